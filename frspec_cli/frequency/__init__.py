@@ -1,0 +1,1 @@
+"""Token ids to counts: count a shard, merge, resume, and say how stable the ranking is."""

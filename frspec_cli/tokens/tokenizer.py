@@ -1,0 +1,164 @@
+"""A tokenizer as frspec uses it: the tokenizer.json as it lies on disk, its fingerprint, the bytes of its tokens.
+
+The reference encoder is `tokenizers.Tokenizer` from that file, never AutoTokenizer, which rewrites some. Special
+strings inside a text are ordinary text (`encode_special_tokens`), and no special token is added.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+
+from frspec_cli import storage
+from frspec_cli.errors import FrspecError
+from frspec_cli.models.locate import locate_tokenizer
+
+
+@dataclass(frozen=True)
+class LoadedTokenizer:
+    """A tokenizer.json, with what lies beside it (tokenizer_config, config, generation_config, chat template).
+
+    reference: what the user named. path: the tokenizer.json. backend: the reference encoder.
+    """
+
+    reference: str
+    path: Path
+    backend: tokenizers.Tokenizer
+
+    @cached_property
+    def vocabulary(self) -> dict[int, str]:
+        """id -> token string as the file has it, added tokens included, in the order of ids (which may have holes)."""
+        return dict(sorted((index, token) for token, index in self.backend.get_vocab(with_added_tokens=True).items()))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex sha256 over the lines `id TAB token NEWLINE`, by id."""
+        lines = "".join(f"{index}\t{token}\n" for index, token in self.vocabulary.items())
+        return hashlib.sha256(lines.encode("utf-8", "surrogatepass")).hexdigest()
+
+    @property
+    def size(self) -> int:
+        """Number of tokens (not the highest id + 1: ids may have holes)."""
+        return len(self.vocabulary)
+
+    @cached_property
+    def highest_id(self) -> int:
+        """The highest token id."""
+        return max(self.vocabulary, default=-1)
+
+    @cached_property
+    def added(self) -> dict[int, tokenizers.AddedToken]:
+        """id -> added token."""
+        return dict(sorted(self.backend.get_added_tokens_decoder().items()))
+
+    def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
+        """Token ids (int32 [n]) of each text by the reference encoder: no special tokens added, none recognised."""
+        encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that a token stands for. Raises KeyError for an id the tokenizer does not have."""
+        token = self.vocabulary[token_id]
+        if token_id in self.added:
+            return token.encode()
+        if self._is_byte_level:
+            return bytes(_BYTE_OF_CHARACTER[character] for character in token)
+        if token_id in self.byte_token_ids:
+            return bytes([int(token[3:5], 16)])
+        return token.replace("\u2581", " ").encode()
+
+    @cached_property
+    def byte_token_ids(self) -> tuple[int, ...]:
+        """Ids of SentencePiece's byte tokens `<0xNN>`; () where bytes are spelled by characters (byte-level BPE)."""
+        if self._is_byte_level:
+            return ()
+        names = (f"<0x{byte:02X}>" for byte in range(256))
+        ids = (self.backend.token_to_id(name) for name in names)
+        return tuple(sorted(index for index in ids if index is not None))
+
+    @cached_property
+    def _is_byte_level(self) -> bool:
+        return '"ByteLevel"' in json.dumps(self._file.get("decoder"))
+
+    @cached_property
+    def _file(self) -> dict[str, Any]:
+        return storage.read_json(self.path)
+
+    def beside(self, name: str) -> dict[str, Any]:
+        """The JSON object in a file beside the tokenizer.json; {} where there is none."""
+        file = self.path.with_name(name)
+        return storage.read_json(file) if file.is_file() else {}
+
+    @cached_property
+    def chat_templates(self) -> tuple[str, ...]:
+        """Every chat template's source (Jinja); () for a base model."""
+        file = self.path.with_name("chat_template.jinja")
+        found = [file.read_text()] if file.is_file() else []
+        configured = self.beside("tokenizer_config.json").get("chat_template") or []
+        named = [{"template": configured}] if isinstance(configured, str) else configured
+        return tuple(found + [entry["template"] for entry in named])
+
+    @cached_property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Every end-of-sequence id that generation_config, config and tokenizer_config name, sorted."""
+        found: set[int] = set()
+        for name in ("generation_config.json", "config.json"):
+            config = self.beside(name)
+            value = config.get("eos_token_id", config.get("text_config", {}).get("eos_token_id"))
+            found.update([value] if isinstance(value, int) else value or [])
+        token = self.beside("tokenizer_config.json").get("eos_token")
+        content = token.get("content") if isinstance(token, dict) else token
+        index = self.backend.token_to_id(content) if content else None
+        return tuple(sorted(found | ({index} if index is not None else set())))
+
+    @cached_property
+    def forced_candidates(self) -> dict[int, str]:
+        """id -> why a subset keeps it whatever its count, by id: `eos`, `template` or `byte`.
+
+        Every EOS id; added tokens, not white space, that occur in a chat template; SentencePiece byte tokens. A token
+        that ends a turn is one of the first two. Reserved tokens are never forced.
+        """
+        forced = dict.fromkeys(self.byte_token_ids, "byte")
+        for index, token in self.added.items():
+            if token.content.strip() and any(token.content in template for template in self.chat_templates):
+                forced[index] = "template"
+        forced.update(dict.fromkeys(self.eos_ids, "eos"))
+        return dict(sorted(forced.items()))
+
+    @cached_property
+    def model_rows(self) -> int | None:
+        """Rows of the model's embedding, from a config.json beside the tokenizer; None where no model is known."""
+        config = self.beside("config.json")
+        return config.get("vocab_size", config.get("text_config", {}).get("vocab_size"))
+
+
+def load_tokenizer(name: str) -> LoadedTokenizer:
+    """Loads what `name` means (see `locate_tokenizer`). Raises `FrspecError` when the file is no tokenizer."""
+    path = locate_tokenizer(name)
+    try:
+        backend = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception for a file that it cannot parse
+        raise FrspecError(f"{path} is no tokenizer.json that the tokenizers library can read: {error}.") from None
+    backend.encode_special_tokens = True
+    backend.no_truncation()
+    backend.no_padding()
+    return LoadedTokenizer(reference=name, path=path, backend=backend)
+
+
+def _byte_characters() -> dict[str, int]:
+    """The character that stands for each byte in byte-level BPE: printable bytes stand for themselves, the others
+    for the code points from 256 on, in order (GPT-2's table)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in set(printable)]
+    table = {chr(byte): byte for byte in printable}
+    return table | {chr(256 + index): byte for index, byte in enumerate(others)}
+
+
+_BYTE_OF_CHARACTER = _byte_characters()

@@ -1,0 +1,1 @@
+"""Counts to a vocabulary subset: choose, cover, mix; read and write every foreign format."""

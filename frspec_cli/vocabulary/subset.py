@@ -1,0 +1,122 @@
+"""The vocabulary subset: the k token ids that the draft may propose, in rank order, in a parquet file.
+
+Columns `rank:int32, token_id:int32, token:binary, count:int64, reason:dictionary (forced | budget | frequency)`. Forced
+ids stand first (by -count, id), then the others by (-count, id): for every k not below the number forced, the first k
+rows are what `build-vocab` gives for that k, so one file serves all sizes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from frspec_cli import storage
+from frspec_cli.errors import FrspecError
+
+SCHEMA_VERSION = 1
+REASONS = ("forced", "budget", "frequency")
+_SCHEMA = pa.schema(
+    [
+        ("rank", pa.int32()),
+        ("token_id", pa.int32()),
+        ("token", pa.binary()),
+        ("count", pa.int64()),
+        ("reason", pa.dictionary(pa.int8(), pa.string())),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class VocabularySubset:
+    """Token ids in rank order.
+
+    token_ids: int32 [k], unique. tokens: the bytes of each. counts: int64 [k]. reasons: int8 [k], indices of REASONS.
+    metadata: what the `frspec` key of the parquet file holds, less `schema`. Keys that every subset has: `tokenizer`
+    (as in a frequency table), `vocabulary_rows`, `origin`, `coverage` (or None), `nested`, `padded`, `sha256`.
+    """
+
+    token_ids: np.ndarray
+    tokens: list[bytes]
+    counts: np.ndarray
+    reasons: np.ndarray
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def k(self) -> int:
+        """Number of tokens."""
+        return len(self.token_ids)
+
+    @property
+    def forced(self) -> int:
+        """How many of them stand first because they are forced."""
+        return int((self.reasons == REASONS.index("forced")).sum())
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the tokenizer that the ids belong to."""
+        return self.metadata["tokenizer"]["fingerprint"]
+
+    def prefix(self, k: int) -> VocabularySubset:
+        """The first k rows: the subset that `build-vocab --k` gives for that k.
+
+        Raises `FrspecError` when k is above the file's, below the number forced, or the file is not nested.
+        """
+        if k == self.k:
+            return self
+        if not self.metadata.get("nested", True):
+            raise FrspecError(
+                f"this subset was made with script budgets, so its first {k} rows are no subset of their own.",
+                hint=f"Build that size: frspec build-vocab COUNTS --k {k} --script-budget ... --out PATH",
+            )
+        if k > self.k:
+            raise FrspecError(f"--k {k} is more than the {self.k} tokens of this subset.")
+        if k < max(1, self.forced):
+            raise FrspecError(f"--k {k} is less than the {self.forced} tokens that this subset forces in.")
+        ids = self.token_ids[:k]
+        metadata = self.metadata | {"sha256": storage.sha256_ids(ids), "coverage": None}
+        return VocabularySubset(ids, self.tokens[:k], self.counts[:k], self.reasons[:k], metadata)
+
+    def write(self, path: Path | str) -> None:
+        """Writes the parquet file, whole or not at all; equal subsets give equal bytes."""
+        arrays = [
+            pa.array(np.arange(self.k), pa.int32()),
+            pa.array(self.token_ids, pa.int32()),
+            pa.array(self.tokens, pa.binary()),
+            pa.array(self.counts, pa.int64()),
+            pa.DictionaryArray.from_arrays(pa.array(self.reasons, pa.int8()), pa.array(REASONS, pa.string())),
+        ]
+        metadata = json.dumps({"schema": SCHEMA_VERSION, **self.metadata}, sort_keys=True, ensure_ascii=False)
+        table = pa.Table.from_arrays(arrays, schema=_SCHEMA.with_metadata({"frspec": metadata}))
+        with storage.atomic_path(path) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+
+    @staticmethod
+    def read(path: Path | str) -> VocabularySubset:
+        """Reads a subset. Raises `FrspecError` when the file is missing, broken, no subset, or damaged."""
+        try:
+            table = pq.read_table(path)
+        except FileNotFoundError:
+            raise FrspecError(f"there is no file {path}.") from None
+        except (OSError, pa.ArrowException) as error:
+            raise FrspecError(f"{path} cannot be read as parquet: {str(error).splitlines()[0]}") from None
+        raw = (table.schema.metadata or {}).get(b"frspec")
+        if raw is None or table.column_names != _SCHEMA.names:
+            raise FrspecError(
+                f"{path} is a parquet file but no vocabulary subset.",
+                hint="Make one with `frspec build-vocab counts.parquet --k 32768 --out subset.parquet`.",
+            )
+        metadata = json.loads(raw)
+        if (schema := metadata.pop("schema")) > SCHEMA_VERSION:
+            raise FrspecError(f"{path} has schema {schema}, newer than this frspec reads ({SCHEMA_VERSION}).")
+        ids = table["token_id"].to_numpy()
+        if storage.sha256_ids(ids) != metadata["sha256"]:
+            raise FrspecError(f"{path} is damaged: its ids do not have the sha256 that it names.")
+        order = {reason: code for code, reason in enumerate(REASONS)}
+        reasons = np.array([order[reason] for reason in table["reason"].to_pylist()], dtype=np.int8)
+        return VocabularySubset(ids, table["token"].to_pylist(), table["count"].to_numpy(), reasons, metadata)
