@@ -1,0 +1,103 @@
+"""A key-value cache of fixed length whose rows are written at slots that the engine chooses.
+
+transformers' own static cache keeps sliding layers as rings, which can neither hold a tree nor roll one back. Here every
+layer has the full length, lies in one buffer, and accepted rows are gathered to the front for all layers at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+LENGTH_STEP = 256
+"""Cache lengths are multiples of this: attention pays for every slot, a compiled step for every other length."""
+
+
+def cache_length(tokens: int) -> int:
+    """The length of a cache that must hold `tokens` rows, rounded up."""
+    return -(-tokens // LENGTH_STEP) * LENGTH_STEP
+
+
+class SlotLayer(CacheLayerMixin):
+    """One layer's keys and values, [1, KV, L, D] each: `update` writes T rows at the buffer's `slots` (int64 [T])."""
+
+    is_compileable = True
+    is_sliding = False
+
+    def __init__(self, buffer: SlotBuffer, index: int) -> None:
+        super().__init__()
+        self.buffer = buffer
+        self.keys = buffer.data[2 * index]
+        self.values = buffer.data[2 * index + 1]
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Writes [1, KV, T, D] rows and returns all keys and values, [1, KV, L, D]."""
+        self.keys.index_copy_(2, self.buffer.slots, key_states)
+        self.values.index_copy_(2, self.buffer.slots, value_states)
+        return self.keys, self.values
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Nothing to do: the buffer exists from the start."""
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """(length, offset) for transformers' own masks, which frspec replaces."""
+        return self.keys.shape[2], 0
+
+    def get_seq_length(self) -> int:
+        """0: positions are always given, never derived from the cache."""
+        return 0
+
+    def get_max_length(self) -> int:
+        """L."""
+        return self.keys.shape[2]
+
+
+class SlotBuffer:
+    """The cache of a model with uniform layers: one tensor [2 * layers, 1, KV, L, D], and the slots to write at next.
+
+    Set `slots` (int64 [T]) before each forward pass of T rows.
+    """
+
+    def __init__(
+        self, *, layers: int, kv_heads: int, head_dim: int, length: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        # Zeros, not empty memory: a NaN in a masked value row would still poison every sum it is in.
+        self.data = torch.zeros(2 * layers, 1, kv_heads, length, head_dim, dtype=dtype, device=device)
+        self.slots = torch.zeros(0, dtype=torch.int64, device=device)
+        self.layers = [SlotLayer(self, index) for index in range(layers)]
+
+    @staticmethod
+    def for_model(config: Any, *, length: int, dtype: torch.dtype, device: torch.device) -> SlotBuffer:
+        """The buffer that a transformers text config asks for."""
+        heads = config.num_attention_heads
+        return SlotBuffer(
+            layers=config.num_hidden_layers,
+            kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            length=length,
+            dtype=dtype,
+            device=device,
+        )
+
+    @property
+    def length(self) -> int:
+        """L."""
+        return self.data.shape[3]
+
+    @property
+    def bytes(self) -> int:
+        """Memory in bytes."""
+        return self.data.numel() * self.data.element_size()
+
+    def as_cache(self) -> Cache:
+        """The view that a transformers model takes as `past_key_values`."""
+        return Cache(layers=list(self.layers))
+
+    def move(self, source: torch.Tensor, target: torch.Tensor) -> None:
+        """Copies the rows at slots `source` to slots `target` (int64 [M] each) in every layer, reading before writing."""
+        self.data.index_copy_(3, target, self.data.index_select(3, source))

@@ -1,0 +1,174 @@
+"""The target: the model whose output law is kept, with its tokenizer, its end-of-sequence ids and its LM head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from frspec_cli.errors import FrspecError, UsageError
+from frspec_cli.models.lm_head import LmHead, lm_head_of
+from frspec_cli.models.locate import locate_model
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("bfloat16", "float16", "float32", "float64")
+_ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A loaded causal LM.
+
+    name: what the user named. folder: where it lies. model: the transformers model, in eval mode, without gradients.
+    processor: the transformers tokenizer (chat template, streaming text); ids for counting come from tokens/ instead.
+    """
+
+    name: str
+    folder: Path
+    model: Any
+    processor: Any
+
+    @property
+    def config(self) -> Any:
+        """The text model's configuration."""
+        return self.model.config.get_text_config()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' dtype."""
+        return self.model.dtype
+
+    @cached_property
+    def lm_head(self) -> LmHead:
+        """The LM head over the whole vocabulary, for drafts."""
+        return lm_head_of(self.model)
+
+    @property
+    def embedding(self) -> torch.Tensor:
+        """The input embedding's weight, [rows, H]."""
+        return self.model.get_input_embeddings().weight.detach()
+
+    @property
+    def rows(self) -> int:
+        """Rows of the embedding: ids at or above this do not exist for the model."""
+        return self.embedding.shape[0]
+
+    @cached_property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Every id that ends a text: generation config, config and tokenizer, sorted."""
+        found: set[int] = set()
+        for value in (
+            self.model.generation_config.eos_token_id,
+            getattr(self.config, "eos_token_id", None),
+            self.processor.eos_token_id,
+        ):
+            found.update([value] if isinstance(value, int) else value or [])
+        return tuple(sorted(index for index in found if index < self.rows))
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether the model has a chat template."""
+        return bool(self.processor.chat_template)
+
+    def prompt_ids(self, prompt: str, *, raw: bool = False) -> list[int]:
+        """Token ids of a user's prompt: through the chat template, or (`raw`, or a base model) as plain text.
+
+        A template that writes BOS itself gets no second one; plain text gets what the tokenizer adds by itself.
+        """
+        if raw or not self.is_chat:
+            return list(self.processor(prompt)["input_ids"])
+        return self.chat_ids([{"role": "user", "content": prompt}])
+
+    def chat_ids(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        """Token ids of a conversation that the assistant is to go on with."""
+        text = self.processor.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        return list(self.processor(text, add_special_tokens=False)["input_ids"])
+
+
+def load_target(
+    name: str, *, device: str | None = None, dtype: str = "bfloat16", attention: str | None = None
+) -> Target:
+    """Loads what `name` means (see `locate_model`) onto `device` (default: CUDA if there is one) in `dtype`.
+
+    Raises `FrspecError` for a model that frspec cannot drive: no causal LM, or layers that are not attention.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    placed = resolve_device(device)
+    folder = locate_model(name)
+    config = _read_config(name, folder)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=resolve_dtype(dtype),
+            attn_implementation=attention or "sdpa",
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+        processor = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        raise FrspecError(f"{name} could not be loaded: {reason}.") from error
+    model.requires_grad_(False).eval()
+    try:
+        model.to(placed)
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        reason = str(error).split("\n")[0].rstrip(".")
+        raise FrspecError(f"{name} does not fit on {placed}: {reason}.", hint="Try --dtype bfloat16.") from error
+    return Target(name=name, folder=folder, model=model, processor=processor)
+
+
+def _read_config(name: str, folder: Path) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        raise FrspecError(f"{name} has a config.json that transformers cannot use: {reason}.") from error
+    text = config.get_text_config()
+    foreign = sorted(set(getattr(text, "layer_types", None) or []) - _ATTENTION_LAYERS)
+    if foreign:
+        raise FrspecError(
+            f"{name} has {foreign[0]} layers: frspec decodes only models whose layers are full or sliding attention.",
+            hint="Its tokens can still be counted, and subsets cut and exported.",
+        )
+    return config
+
+
+def resolve_device(device: str | None) -> torch.device:
+    """The device that an option names; None means CUDA if there is one, else the CPU. Raises `UsageError`."""
+    import torch
+
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise UsageError(f"--device {device} is no device that torch knows; try cpu, cuda or cuda:0.") from None
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise FrspecError(f"--device {device}: this machine, or this build of torch, has no CUDA device.")
+    return found
+
+
+def resolve_dtype(dtype: str) -> torch.dtype:
+    """The torch dtype that an option names. Raises `UsageError` for one that is not in `DTYPES`."""
+    import torch
+
+    if dtype not in DTYPES:
+        raise UsageError(f"--dtype {dtype} is not one of {', '.join(DTYPES)}.")
+    return getattr(torch, dtype)
