@@ -70,3 +70,8 @@ def _show(error: FrspecError) -> None:
     console.print(Text.assemble(("error: ", "bold red"), error.message))
     if error.hint:
         console.print(Text(error.hint))
+
+
+from frspec_cli.cli import build_vocab  # noqa: E402  (the commands, below the app that they join)
+
+app.command("build-vocab")(build_vocab.command)

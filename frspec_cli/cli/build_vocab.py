@@ -1,0 +1,205 @@
+"""`frspec build-vocab`: frequency tables to vocabulary subsets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from frspec_cli.cli.sink import Sink
+from frspec_cli.errors import FrspecError, UsageError
+
+if TYPE_CHECKING:
+    from frspec_cli.tokens.tokenizer import LoadedTokenizer
+    from frspec_cli.vocabulary.build import Builder, Recipe
+    from frspec_cli.vocabulary.mix import NamedTable
+
+
+def command(
+    counts: Annotated[list[Path], typer.Argument(help="Frequency tables from count-freq; several are added.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="A file; with several --k a folder for subset-<k>.parquet.")],
+    k: Annotated[list[int] | None, typer.Option("--k", help="Number of tokens; may be given several times.")] = None,
+    coverage: Annotated[
+        float | None,
+        typer.Option(help="In place of --k: the fewest tokens that cover this share (0.98) of the counts."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The model, for its tokenizer, rows and end tokens.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="The tokenizer that counted. Default: the one recorded in the table.")
+    ] = None,
+    mix: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=W",
+            help="Give a source, a table (its file's name without .parquet) or TABLE:SOURCE the share W / (sum of W) of "
+            "the mix, however much text it had. Sources without a weight are left out; a small W makes one the tail.",
+        ),
+    ] = None,
+    script_budget: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SCRIPT=N", help="Keep the N most frequent tokens of a script: cjk, or Unicode's name."),
+    ] = None,
+    vocab_rows: Annotated[
+        int | None, typer.Option(help="Rows of the model's embedding, where only a tokenizer is known.")
+    ] = None,
+    forced: Annotated[
+        str, typer.Option(help="What is kept whatever its count: all (end, template and byte tokens), eos, or none.")
+    ] = "all",
+    force_id: Annotated[list[int] | None, typer.Option(help="Keep this token id too; may be repeated.")] = None,
+    pad: Annotated[
+        bool, typer.Option("--pad", help="Fill up with unseen tokens by id where too few were seen.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr.")] = False,
+) -> None:
+    """Cut vocabulary subsets: the k most frequent tokens, forced ones first, ties by id.
+
+    Because the order does not depend on k, the first rows of a large subset are the smaller one (except with
+    --script-budget): every command that takes a subset has --k.
+    """
+    from frspec_cli.vocabulary.build import FORCED_KINDS, Recipe, is_share
+
+    if (coverage is None) == (not k):
+        raise UsageError("give either --k or --coverage.")
+    if coverage is not None and not is_share(coverage):
+        raise UsageError(f"--coverage {coverage} is no share: it must be above 0 and at most 1, such as 0.98.")
+    if any(each < 1 for each in k or []):
+        raise UsageError("--k must be at least 1.")
+    if forced not in FORCED_KINDS:
+        raise UsageError(f"--forced {forced} is none of {', '.join(FORCED_KINDS)}.")
+    if model and tokenizer:
+        raise UsageError("give --model or --tokenizer, not both: a model brings its tokenizer.")
+    recipe = Recipe(
+        weights=_weights(mix or []),
+        budgets=_budgets(script_budget or []),
+        forced=forced,
+        force_ids=tuple(sorted(set(force_id or []))),
+        pad=pad,
+        vocabulary_rows=vocab_rows,
+    )
+    _run(counts, out, k or [], coverage, model or tokenizer, recipe, Sink(as_json=as_json, quiet=quiet))
+
+
+def _run(
+    counts: list[Path],
+    out: str,
+    ks: list[int],
+    coverage: float | None,
+    tokenizer: str | None,
+    recipe: Recipe,
+    sink: Sink,
+) -> None:
+    from frspec_cli.vocabulary.build import Builder, output_paths
+    from frspec_cli.vocabulary.mix import NamedTable
+
+    tables = [NamedTable.read(path) for path in counts]
+    builder = Builder(tables, _tokenizer(tables, tokenizer), recipe)
+    if builder.evidence.left_out:
+        sink.say(f"left out, since --mix gives them no weight: {', '.join(builder.evidence.left_out)}")
+    wanted = sorted(set(ks)) if coverage is None else [builder.smallest_covering(coverage)]
+    paths = output_paths(out, wanted)
+    if len(wanted) > 1 and Path(out).is_file():
+        raise FrspecError(f"{out} is a file, but several sizes need a folder.")
+    if len(wanted) == 1 and Path(out).is_dir():
+        raise FrspecError(
+            f"{out} is a folder, but one size is one file.", hint=f"Try --out {out}/subset-{wanted[0]}.parquet"
+        )
+    subsets = {each: builder.subset(each) for each in wanted}  # all are chosen before the first is written
+    rows = []
+    for each, subset in subsets.items():
+        subset.write(paths[each])
+        rows.append(
+            {
+                "out": paths[each],
+                "k": each,
+                "forced": subset.forced,
+                "padded": subset.metadata["padded"],
+                "coverage": subset.metadata["coverage"],
+                "held_out": subset.metadata["held_out"],
+                "sha256": subset.metadata["sha256"],
+            }
+        )
+        if subset.metadata["padded"]:
+            sink.warn(f"{subset.metadata['padded']} of the {each} tokens were never seen; they fill up by id.")
+    _show(sink, builder, rows)
+
+
+def _show(sink: Sink, builder: Builder, rows: list[dict]) -> None:
+    kinds = list(builder.forced.values())
+    named = ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds))) or "none"
+    sink.say(f"forced in: {named}" + (f" (ids {', '.join(map(str, _few(builder)))})" if kinds else ""))
+    table = []
+    for row in rows:
+        interval = row["held_out"]
+        held_out = f"{interval['value']:.2%} ({interval['low']:.2%} to {interval['high']:.2%})" if interval else "-"
+        table.append(
+            [
+                row["out"],
+                f"{row['k']:,}",
+                f"{row['forced']:,}",
+                f"{row['padded']:,}",
+                f"{row['coverage']:.2%}",
+                held_out,
+            ]
+        )
+    sink.table("", ["subset", "k", "forced", "padded", "covers", "held out by fold (95 %)"], table)
+    sink.result({"subsets": rows}, f"wrote {', '.join(row['out'] for row in rows)}")
+
+
+def _few(builder: Builder, most: int = 12) -> list[int | str]:
+    named = [index for index, kind in builder.forced.items() if kind != "byte"]
+    return [*named[:most], *(["..."] if len(named) > most else [])]
+
+
+def _tokenizer(tables: list[NamedTable], name: str | None) -> LoadedTokenizer:
+    from frspec_cli.tokens.tokenizer import load_tokenizer
+
+    if name is not None:
+        return load_tokenizer(name)
+    recorded = tables[0].table.metadata["tokenizer"]["reference"]
+    try:
+        return load_tokenizer(recorded)
+    except FrspecError as error:
+        raise FrspecError(
+            f"the tokenizer that counted {tables[0].name}, {recorded}, cannot be loaded: {error.message}",
+            hint="Say where it is with --tokenizer, or --model.",
+        ) from None
+
+
+def _weights(pairs: list[str]) -> dict[str, float]:
+    weights = {}
+    for pair in pairs:
+        name, value = _split("--mix", pair)
+        try:
+            weights[name] = float(value)
+        except ValueError:
+            weights[name] = 0.0
+        if not 0 < weights[name] < float("inf"):
+            raise UsageError(
+                f"--mix {pair}: the weight must be a number above 0.", hint="Leave a source out by not naming it."
+            )
+    if len(weights) < len(pairs):
+        raise UsageError("--mix names one source twice.")
+    return weights
+
+
+def _budgets(pairs: list[str]) -> dict[str, int]:
+    from frspec_cli.vocabulary.scripts import check_name
+
+    budgets = {}
+    for pair in pairs:
+        name, value = _split("--script-budget", pair)
+        if not value.isdecimal() or int(value) < 1:
+            raise UsageError(f"--script-budget {pair}: the number of tokens must be a whole number above 0.")
+        budgets[check_name(name)] = int(value)
+    if len(budgets) < len(pairs):
+        raise UsageError("--script-budget names one script twice.")
+    return budgets
+
+
+def _split(option: str, pair: str) -> tuple[str, str]:
+    name, separator, value = pair.rpartition("=")
+    if not separator or not name:
+        raise UsageError(f"{option} {pair} must be NAME=NUMBER.")
+    return name, value
