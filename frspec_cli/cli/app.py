@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from frspec_cli import __version__
+from frspec_cli.cli import build_vocab, env, fetch, generate
 from frspec_cli.errors import FrspecError
 
 app = typer.Typer(
@@ -46,6 +47,13 @@ def _root(
     pass
 
 
+# In the order of the work: count, choose, draft, decode, measure.
+app.command("build-vocab")(build_vocab.command)
+app.command("generate")(generate.command)
+app.command("fetch")(fetch.command)
+app.command("env")(env.command)
+
+
 def main() -> None:
     """Runs the command line; exit codes 0 fine, 1 a known failure, 2 usage, 3 a verification failed, 130 interrupted."""
     try:
@@ -70,8 +78,3 @@ def _show(error: FrspecError) -> None:
     console.print(Text.assemble(("error: ", "bold red"), error.message))
     if error.hint:
         console.print(Text(error.hint))
-
-
-from frspec_cli.cli import build_vocab  # noqa: E402  (the commands, below the app that they join)
-
-app.command("build-vocab")(build_vocab.command)

@@ -46,6 +46,22 @@ class LmHead:
         bias = None if self.bias is None else self.bias[ids].contiguous()
         return LmHead(self.weight[ids].contiguous(), bias, self.scale, self.softcap, ids)
 
+    def restrict(self, ids: torch.Tensor) -> LmHead:
+        """Of a head over some tokens: those of `ids` (int64 [K]) that it has, in the order of `ids`.
+
+        An EAGLE-3 head has trained rows for its own tokens only, so it can shrink but not learn others. Raises
+        `FrspecError` when none is left.
+        """
+        if self.ids is None:
+            return self.rows(ids)
+        place = {token: row for row, token in enumerate(self.ids.tolist())}
+        kept = [place[token] for token in ids.tolist() if token in place]
+        if not kept:
+            raise FrspecError("the draft head's own vocabulary and the subset have no token in common.")
+        rows = torch.tensor(kept, device=self.weight.device)
+        bias = None if self.bias is None else self.bias[rows].contiguous()
+        return LmHead(self.weight[rows].contiguous(), bias, self.scale, self.softcap, self.ids[rows])
+
     def to_token_ids(self, row: torch.Tensor) -> torch.Tensor:
         """Row numbers (any shape) -> the target's token ids."""
         return row if self.ids is None else self.ids[row]

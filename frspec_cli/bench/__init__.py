@@ -1,0 +1,1 @@
+"""Measure: prompts, methods, and what a result says."""

@@ -1,0 +1,19 @@
+"""`frspec env`: versions and devices, for a bug report."""
+
+from __future__ import annotations
+
+from frspec_cli.cli import options
+from frspec_cli.cli.sink import Sink
+
+
+def command(as_json: options.AsJson = False) -> None:
+    """Show versions, devices and folders, for a bug report."""
+    from frspec_cli.bench.environment import environment
+
+    sink = Sink(as_json=as_json)
+    found = environment()
+    if as_json:
+        sink.json(found)
+        return
+    for key, value in found.items():
+        sink.data(f"{key:<14} {value}")

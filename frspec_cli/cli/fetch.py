@@ -1,0 +1,53 @@
+"""`frspec fetch`: get and convert an embedded model, so that the first use need not."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from frspec_cli.cli import options
+from frspec_cli.cli.sink import Sink
+from frspec_cli.errors import FrspecError
+
+
+def command(
+    name: Annotated[str | None, typer.Argument(help="Short name; leave out to list them.")] = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Get an embedded model into the cache ($FRSPEC_CACHE), or list them."""
+    from frspec_cli.models.embedded import EMBEDDED
+    from frspec_cli.models.locate import locate_model
+
+    sink = Sink(as_json=as_json, quiet=quiet)
+    if name is None:
+        _list(sink)
+        return
+    if name not in EMBEDDED:
+        raise FrspecError(f"{name!r} is no short name.", hint=f"Short names: {', '.join(EMBEDDED)}.")
+    folder = locate_model(name, say=sink.say)
+    sink.result({"name": name, "folder": str(folder)}, f"{name} is in {folder}")
+
+
+def _list(sink: Sink) -> None:
+    from frspec_cli.models.convert import converted_folder
+    from frspec_cli.models.embedded import EMBEDDED
+
+    models = [
+        {
+            "name": model.name,
+            "title": model.title,
+            "megabytes": model.megabytes,
+            "licence": model.licence,
+            "cached": converted_folder(model.name, model.sha256).is_dir(),
+        }
+        for model in EMBEDDED.values()
+    ]
+    if sink.as_json:
+        sink.json({"models": models})
+        return
+    rows = [
+        [m["name"], m["title"], m["licence"], f"{m['megabytes']} MB", "yes" if m["cached"] else "no"] for m in models
+    ]
+    sink.table("Embedded models", ["name", "model", "licence", "download", "in the cache"], rows, left=3)

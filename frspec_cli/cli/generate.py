@@ -1,0 +1,178 @@
+"""`frspec generate`: text to stdout as it comes, what it cost to stderr."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from frspec_cli.cli import options
+from frspec_cli.cli.sink import Sink
+from frspec_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from frspec_cli.decoding.engine import Engine, Generation
+    from frspec_cli.decoding.sampling import Sampling
+    from frspec_cli.decoding.session import Parts
+
+
+def command(
+    prompt: Annotated[str | None, typer.Argument(help="The prompt; - reads it from stdin.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option("--prompts", help='JSONL of {"prompt"} or Spec-Bench\'s {"turns"} (first turn).')
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many of --prompts.")] = None,
+    model: options.Model = options.DEFAULT_MODEL,
+    draft: options.Draft = None,
+    vocab: options.Vocab = None,
+    k: options.K = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            "--method",
+            help="ar (plain), eagle (full LM head), frspec (subset) or lookup (n-grams). "
+            "Default: frspec if a head and a subset are at hand.",
+        ),
+    ] = None,
+    depth: options.Depth = 5,
+    beam: options.Beam = 4,
+    nodes: options.Nodes = 16,
+    max_new_tokens: options.MaxNewTokens = 128,
+    temperature: Annotated[float, typer.Option("--temperature", help="0 is greedy.")] = 0.0,
+    top_k: Annotated[int, typer.Option("--top-k", help="Sample from the K likeliest tokens; 0 is off.")] = 0,
+    top_p: Annotated[float, typer.Option("--top-p", help="Sample from the likeliest tokens of this mass.")] = 1.0,
+    min_p: Annotated[float, typer.Option("--min-p", help="Leave out tokens below this share of the likeliest.")] = 0.0,
+    seed: options.Seed = 0,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Go on from the prompt as it is, without the chat template.")
+    ] = False,
+    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Always make --max-new-tokens tokens.")] = False,
+    device: options.Device = None,
+    dtype: options.Dtype = "bfloat16",
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Generate text: plain, with EAGLE-2, or with FR-Spec. The method changes the speed, not the text.
+
+    With --prompts and --json, one line per prompt in file order. The same --seed gives the same text with every method.
+    """
+    if (prompt is None) == (prompts is None):
+        raise UsageError("give a prompt or --prompts FILE.", hint='For example: frspec generate "Tell me about owls."')
+    from frspec_cli.bench.prompts import Prompt, read_prompts
+    from frspec_cli.decoding.sampling import Sampling
+    from frspec_cli.decoding.session import METHODS
+    from frspec_cli.decoding.tree import Shape
+
+    if method is not None and method not in METHODS:
+        raise UsageError(f"--method {method} is not one of {', '.join(METHODS)}.")
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
+    sink = Sink(as_json=as_json, quiet=quiet)
+    if prompts is not None:
+        asked = read_prompts(prompts, limit=limit)
+    else:
+        asked = [Prompt(text=sys.stdin.read() if prompt == "-" else str(prompt), id="1")]
+    parts = _load(model, draft, vocab, k, method, device=device, dtype=dtype, sink=sink)
+    chosen: Any = method or parts.default_method()
+    if method is None and chosen != "frspec":
+        sink.say(f"no {'draft head' if parts.head is None else 'subset'} at hand for {model}: --method {chosen}")
+    engine = parts.engine(chosen, shape=Shape(depth=depth, beam=beam, nodes=nodes), k=None)
+    for item in asked:
+        ids = parts.target.prompt_ids(item.text, raw=raw)
+        _one(engine, parts, chosen, ids, sampling, max_new_tokens, ignore_eos, sink, several=len(asked) > 1)
+
+
+def _load(
+    model: str,
+    draft: str | None,
+    vocab: Path | None,
+    k: int | None,
+    method: str | None,
+    *,
+    device: str | None,
+    dtype: str,
+    sink: Sink,
+) -> Parts:
+    from frspec_cli.decoding.session import Parts, open_parts
+    from frspec_cli.models.target import load_target
+
+    target = load_target(model, device=device, dtype=dtype)
+    if method in ("ar", "lookup"):
+        return Parts(target=target)
+    return open_parts(target, draft=draft, vocab=None if vocab is None else str(vocab), k=k, warn=sink.warn)
+
+
+def _one(
+    engine: Engine,
+    parts: Parts,
+    method: str,
+    ids: list[int],
+    sampling: Sampling,
+    max_new_tokens: int,
+    ignore_eos: bool,
+    sink: Sink,
+    *,
+    several: bool,
+) -> None:
+    from frspec_cli.decoding.engine import Generation
+    from frspec_cli.decoding.text import TextStream
+
+    generation = Generation(prompt_tokens=len(ids))
+    stream = TextStream(parts.target.processor, ids)
+    for cycle in engine.generate(ids, max_new_tokens=max_new_tokens, sampling=sampling, ignore_eos=ignore_eos):
+        generation.add(cycle)
+        if not sink.as_json:
+            sink.data(stream.push(cycle.tokens), end="")
+    generation.seconds = engine.stopwatch.seconds()
+    if sink.as_json:
+        sink.json(_record(generation, engine, parts, method, sampling))
+        return
+    sink.data("\n" if several else "")
+    sink.say(_summary(generation, engine, method))
+
+
+def _record(generation: Generation, engine: Engine, parts: Parts, method: str, sampling: Sampling) -> dict[str, Any]:
+    from frspec_cli.decoding.text import decode
+
+    drafter, target = engine.drafter, parts.target
+    shape = getattr(drafter, "shape", None)
+    return {
+        "text": decode(target.processor, generation.token_ids),
+        "token_ids": generation.token_ids,
+        "prompt_tokens": generation.prompt_tokens,
+        "new_tokens": generation.new_tokens,
+        "cycles": generation.cycles,
+        "acceptance_length": round(generation.acceptance_length, 4),
+        "seconds": {name: round(value, 6) for name, value in generation.seconds.items()},
+        "tokens_per_second": round(generation.tokens_per_second, 3),
+        "decode_tokens_per_second": round(generation.decode_tokens_per_second, 3),
+        "method": method,
+        "k": drafter.k or None,
+        "depth": drafter.depth or None,
+        "beam": shape.beam if shape else None,
+        "nodes": drafter.nodes,
+        "model": target.name,
+        "draft": parts.draft if method in ("eagle", "frspec") else None,
+        "dtype": str(target.dtype).removeprefix("torch."),
+        "device": str(target.device),
+        "seed": sampling.seed,
+    }
+
+
+def _summary(generation: Generation, engine: Engine, method: str) -> str:
+    drafter, seconds = engine.drafter, generation.seconds
+    parts = [
+        f"{generation.new_tokens} tokens in {seconds['total']:.2f} s",
+        f"{generation.tokens_per_second:.1f} tokens/s",
+        f"acceptance length {generation.acceptance_length:.2f}",
+        f"method {method}" + (f", k {drafter.k:,}" if drafter.k else ""),
+    ]
+    if drafter.nodes > 1:
+        shape = getattr(drafter, "shape", None)
+        size = f"depth {shape.depth}, beam {shape.beam}, {shape.nodes} nodes" if shape else f"depth {drafter.depth}"
+        parts.append(
+            f"{size}: draft {seconds['draft'] / seconds['total']:.0%} of the time, "
+            f"verify {seconds['verify'] / seconds['total']:.0%}"
+        )
+    return " | ".join(parts)

@@ -1,0 +1,46 @@
+"""Options that several commands share: one name, one meaning, one default each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from frspec_cli.models.shipped import DEFAULT_MODEL
+
+Model = Annotated[
+    str,
+    typer.Option("--model", "-m", help="Folder, .gguf, short name (frspec fetch lists them) or owner/name on the hub."),
+]
+Draft = Annotated[
+    str | None, typer.Option("--draft", help="Draft head: a folder or hub id. Default: what ships for the model.")
+]
+Vocab = Annotated[Path | None, typer.Option("--vocab", help="Vocabulary subset. Default: what ships for the model.")]
+K = Annotated[int | None, typer.Option("--k", min=1, help="Use the subset's first K tokens.")]
+Depth = Annotated[int, typer.Option("--depth", min=1, help="Draft levels: draft forward passes a cycle.")]
+Beam = Annotated[int, typer.Option("--beam", min=1, help="Candidates kept per level.")]
+Nodes = Annotated[int, typer.Option("--nodes", min=2, help="Rows that the target verifies a cycle, root included.")]
+MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", "-n", min=1, help="Stop after so many tokens.")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:0. Default: CUDA if there is one.")]
+Dtype = Annotated[str, typer.Option("--dtype", help="bfloat16, float16, float32 or float64.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Fixes every random choice.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, no bars.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr.")]
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "AsJson",
+    "Beam",
+    "Depth",
+    "Device",
+    "Draft",
+    "Dtype",
+    "K",
+    "MaxNewTokens",
+    "Model",
+    "Nodes",
+    "Quiet",
+    "Seed",
+    "Vocab",
+]

@@ -1,0 +1,117 @@
+"""From what a user names (model, draft head, subset, method) to an engine that is ready to run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+
+from frspec_cli.decoding.drafters import Drafter, EagleDrafter, LookupDrafter, NoDrafter
+from frspec_cli.decoding.engine import Engine
+from frspec_cli.decoding.tree import Shape
+from frspec_cli.drafting.checkpoint import load_head
+from frspec_cli.drafting.head import EagleHead
+from frspec_cli.errors import FrspecError, UsageError
+from frspec_cli.models.lm_head import LmHead
+from frspec_cli.models.shipped import DEFAULT_K, shipped_for
+from frspec_cli.models.target import Target
+from frspec_cli.tokens.tokenizer import load_tokenizer
+from frspec_cli.vocabulary.load import load_subset
+from frspec_cli.vocabulary.subset import VocabularySubset
+
+Method = Literal["ar", "eagle", "frspec", "lookup"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A target with the draft head and the subset that go with it; one target serves all methods.
+
+    draft, vocab: what the user named (or what frspec ships for the model), None where there is none.
+    """
+
+    target: Target
+    head: EagleHead | None = None
+    subset: VocabularySubset | None = None
+    draft: str | None = None
+    vocab: str | None = None
+
+    def default_method(self) -> Method:
+        """frspec where a head and a subset are at hand, else the best that can run."""
+        if self.head is None:
+            return "ar"
+        return "frspec" if self.subset is not None else "eagle"
+
+    def engine(self, method: Method, *, shape: Shape, k: int | None = None) -> Engine:
+        """The engine of one method. k: a prefix of the subset (frspec only). Raises as `drafter` does."""
+        return Engine(self.target, self.drafter(method, shape=shape, k=k))
+
+    def drafter(self, method: Method, *, shape: Shape, k: int | None = None) -> Drafter:
+        """The drafter of one method. Raises `FrspecError` when the head or the subset that it needs is missing."""
+        match method:
+            case "ar":
+                return NoDrafter()
+            case "lookup":
+                return LookupDrafter(shape.depth)
+            case "eagle":
+                head = self._head(method)
+                return EagleDrafter(head, head.own_lm_head or self.target.lm_head, shape)
+            case "frspec":
+                head = self._head(method)
+                if self.subset is None:
+                    raise FrspecError(
+                        "--method frspec needs a vocabulary subset.",
+                        hint="Name one with --vocab, or build one: frspec count-freq, then frspec build-vocab.",
+                    )
+                return EagleDrafter(head, self._rows(head, self.subset.prefix(k) if k else self.subset), shape)
+            case _:
+                raise UsageError(f"--method {method} is not one of {', '.join(METHODS)}.")
+
+    def _head(self, method: Method) -> EagleHead:
+        if self.head is None:
+            raise FrspecError(
+                f"--method {method} needs a draft head.",
+                hint="Name one with --draft, or train one: frspec collect, then frspec train-draft.",
+            )
+        return self.head
+
+    def _rows(self, head: EagleHead, subset: VocabularySubset) -> LmHead:
+        ids = torch.from_numpy(subset.token_ids.astype("int64"))
+        if head.own_lm_head is None:
+            return self.target.lm_head.rows(ids)
+        return head.own_lm_head.restrict(ids)
+
+
+def open_parts(
+    target: Target,
+    *,
+    draft: str | None = None,
+    vocab: str | None = None,
+    k: int | None = None,
+    warn: Callable[[str], None] = lambda text: None,
+) -> Parts:
+    """Loads head and subset for a target; where the user names neither, what frspec ships for the model is taken.
+
+    k: the size of the subset's prefix; default all of a user's subset, DEFAULT_K of the shipped one. warn: told when the
+    subset's tokenizer is another one that agrees on the subset's ids. Raises `FrspecError` for files that do not fit.
+    """
+    shipped = shipped_for(target.name)
+    draft = draft or (str(shipped.head) if shipped.head else None)
+    if vocab is None and shipped.subset is not None:
+        vocab, k = str(shipped.subset), k or DEFAULT_K
+    head = None
+    if draft is not None:
+        head = load_head(
+            draft,
+            target_config=target.config,
+            embedding_weight=target.embedding,
+            device=target.device,
+            dtype=target.dtype,
+        )
+    subset = None
+    if vocab is not None:
+        tokenizer = load_tokenizer(str(target.folder))
+        subset = load_subset(vocab, tokenizer=tokenizer, model_rows=target.rows, k=k, warn=warn)
+    return Parts(target=target, head=head, subset=subset, draft=draft, vocab=vocab)

@@ -1,0 +1,33 @@
+"""What frspec ships for its embedded models: counts, a subset and a draft head, made by this project (see data/)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_MODEL = "smollm2-135m"
+DEFAULT_K = 8192
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """The files that belong to one short name; each path is None where nothing is shipped."""
+
+    counts: Path | None
+    subset: Path | None
+    head: Path | None
+
+
+def data_folder() -> Path:
+    """Where the shipped data lies: inside the package when installed, beside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    installed = package / "data"
+    return installed if installed.is_dir() else package.parent / "data"
+
+
+def shipped_for(model: str) -> Shipped:
+    """What is shipped for the short name `model` (nothing for any other name)."""
+    folder = data_folder() / model if "/" not in model else data_folder() / "none"
+    files = (folder / "counts.parquet", folder / "subset.parquet", folder / "head")
+    counts, subset, head = (path if path.exists() else None for path in files)
+    return Shipped(counts=counts, subset=subset, head=head)
