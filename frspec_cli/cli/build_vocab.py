@@ -32,8 +32,8 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="NAME=W",
-            help="Give a source, a table (its file's name without .parquet) or TABLE:SOURCE the share W / (sum of W) of "
-            "the mix, however much text it had. Sources without a weight are left out; a small W makes one the tail.",
+            help="Give a source, a table (its file's name without .parquet) or TABLE:SOURCE the share W / (sum of W) "
+            "of the mix, however much text it had. Sources without a weight are left out; a small W makes one the tail.",
         ),
     ] = None,
     script_budget: Annotated[
@@ -103,7 +103,7 @@ def _run(
         raise FrspecError(f"{out} is a file, but several sizes need a folder.")
     if len(wanted) == 1 and Path(out).is_dir():
         raise FrspecError(
-            f"{out} is a folder, but one size is one file.", hint=f"Try --out {out}/subset-{wanted[0]}.parquet"
+            f"{out} is a folder, but one size is one file.", hint=f"Try --out {out}/subset.parquet"
         )
     subsets = {each: builder.subset(each) for each in wanted}  # all are chosen before the first is written
     rows = []
@@ -133,16 +133,8 @@ def _show(sink: Sink, builder: Builder, rows: list[dict]) -> None:
     for row in rows:
         interval = row["held_out"]
         held_out = f"{interval['value']:.2%} ({interval['low']:.2%} to {interval['high']:.2%})" if interval else "-"
-        table.append(
-            [
-                row["out"],
-                f"{row['k']:,}",
-                f"{row['forced']:,}",
-                f"{row['padded']:,}",
-                f"{row['coverage']:.2%}",
-                held_out,
-            ]
-        )
+        numbers = [f"{row[name]:,}" for name in ("k", "forced", "padded")]
+        table.append([row["out"], *numbers, f"{row['coverage']:.2%}", held_out])
     sink.table("", ["subset", "k", "forced", "padded", "covers", "held out by fold (95 %)"], table)
     sink.result({"subsets": rows}, f"wrote {', '.join(row['out'] for row in rows)}")
 
@@ -177,7 +169,7 @@ def _weights(pairs: list[str]) -> dict[str, float]:
             weights[name] = 0.0
         if not 0 < weights[name] < float("inf"):
             raise UsageError(
-                f"--mix {pair}: the weight must be a number above 0.", hint="Leave a source out by not naming it."
+                f"--mix {pair}: the weight must be above 0.", hint="To leave a source out, don't name it."
             )
     if len(weights) < len(pairs):
         raise UsageError("--mix names one source twice.")

@@ -1,4 +1,4 @@
-"""Frequency tables to subsets: gathers the evidence, says what is forced, chooses, and writes down where it came from."""
+"""Frequency tables to subsets: gathers the evidence, says what is forced, chooses, and records where it came from."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Builder:
         return choose.choose(self.ranking(without_fold=without_fold), k, budgets=budgets, pad=pad)
 
     def held_out(self, k: int) -> Interval | None:
-        """What k ids ranked by nine folds cover of the tenth, over all ten; None where fewer than two folds hold text."""
+        """What k ids ranked by nine folds cover of the tenth, over all ten; None if fewer than two hold text."""
         if (self.by_fold.sum(axis=1) > 0).sum() < 2:
             return None
         covered = np.zeros(FOLDS)

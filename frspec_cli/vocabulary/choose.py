@@ -112,7 +112,7 @@ def _check_size(ranking: Ranking, k: int, pad: bool) -> None:
         )
     if k > ranking.seen and not pad:
         raise FrspecError(
-            f"k {k} asks for more tokens than were seen: the counts hold {ranking.seen} distinct ones, forced included.",
+            f"k {k} asks for more tokens than were seen: only {ranking.seen} distinct ones, forced included.",
             hint=f"Count more text, choose --k {ranking.seen}, or let --pad fill the rest by id.",
         )
 

@@ -12,7 +12,7 @@ _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 @dataclass(frozen=True)
 class Interval:
-    """A share (0..1) and its 95 % interval by the jackknife over folds; low = high = value with fewer than two folds."""
+    """A share (0..1) and its 95 % interval by the jackknife over folds; low = high = value with one fold only."""
 
     value: float
     low: float
@@ -27,7 +27,7 @@ def jackknife(covered: np.ndarray, tokens: np.ndarray) -> Interval | None:
     """The share sum(covered) / sum(tokens) and its interval, leaving one fold out at a time.
 
     covered, tokens: [folds]. Folds are whole documents, so the interval holds for text whose tokens hang together by
-    document (a binomial one would be far too narrow). Folds without tokens are left out. None where there are no tokens.
+    document (a binomial one would be far too narrow). Folds without tokens are left out. None without any tokens.
     """
     used = tokens > 0
     covered, tokens = covered[used].astype(np.float64), tokens[used].astype(np.float64)

@@ -1,4 +1,4 @@
-"""Loads a subset for a model: does it speak this tokenizer, are its ids rows of this model, how much of it is wanted."""
+"""Loads a subset for a model: is it of this tokenizer, are its ids rows of this model, how much of it is wanted."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def load_subset(
     if model_rows is not None and (highest := int(subset.token_ids.max())) >= model_rows:
         raise FrspecError(
             f"{path} holds the token id {highest}, but the model has only {model_rows} rows.",
-            hint="It belongs to another model; build one with `frspec build-vocab COUNTS --model MODEL --k K --out PATH`.",
+            hint="It belongs to another model; build one: frspec build-vocab COUNTS --model MODEL --k K --out PATH.",
         )
     return subset
 
