@@ -1,0 +1,1 @@
+"""The EAGLE draft head: its config, the module, and the checkpoints of every generation."""

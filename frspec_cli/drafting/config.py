@@ -1,0 +1,152 @@
+"""What a draft head is made of: one frozen record for all layouts, read from and written to a config.json."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from frspec_cli.errors import FrspecError
+
+Layout = Literal["eagle", "eagle3", "frspec"]
+
+ARCHITECTURES: dict[str, Layout] = {"FrspecEagle": "frspec"}
+"""The `architectures` entries that name a layout on their own."""
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """One transformer layer and what stands before and after it.
+
+    layout: "eagle" (EAGLE-1/2: fc over embedding and feature, no norms before attention and the LM head), "eagle3"
+    (fc over three taps, attention reads norm(embedding) beside norm(feature), own norm and LM head), "frspec" (ours:
+    EAGLE-2's fc with normalised inputs, pre-norm attention, final norm, taps fused with the last state; the target's
+    LM head).
+    taps: indices into the target's `hidden_states` (0 = embeddings) that features are made of, besides the last one.
+    rope: transformers' `rope_parameters` (at least rope_theta and rope_type).
+    embedding_scale: what the target multiplies its embeddings by (Gemma: sqrt(H)).
+    """
+
+    layout: Layout
+    hidden_size: int
+    intermediate_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    vocab_size: int
+    draft_vocab_size: int | None = None
+    rms_norm_eps: float = 1e-5
+    rope: dict[str, Any] = field(default_factory=lambda: {"rope_theta": 10000.0, "rope_type": "default"})
+    max_position_embeddings: int = 2048
+    hidden_act: str = "silu"
+    fc_bias: bool = False
+    qkv_bias: bool = False
+    taps: tuple[int, ...] = ()
+    embedding_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise FrspecError(
+                f"a draft head needs num_attention_heads ({self.num_attention_heads}) to be a multiple of "
+                f"num_key_value_heads ({self.num_key_value_heads})."
+            )
+        if self.layout == "eagle3" and not self.taps:
+            raise FrspecError("an EAGLE-3 head needs the indices of the hidden states that it taps.")
+        if self.layout == "eagle" and self.taps:
+            raise FrspecError("an EAGLE-1/2 head reads the last hidden state only, so it can have no taps.")
+
+    def to_json(self) -> dict[str, Any]:
+        """The config.json of our own layout."""
+        return {
+            "architectures": ["FrspecEagle"],
+            "model_type": "frspec_eagle",
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_hidden_layers": 1,
+            "num_attention_heads": self.num_attention_heads,
+            "num_key_value_heads": self.num_key_value_heads,
+            "head_dim": self.head_dim,
+            "vocab_size": self.vocab_size,
+            "rms_norm_eps": self.rms_norm_eps,
+            "rope_parameters": self.rope,
+            "max_position_embeddings": self.max_position_embeddings,
+            "hidden_act": self.hidden_act,
+            "qkv_bias": self.qkv_bias,
+            "frspec": {
+                "taps": list(self.taps),
+                "embedding_scale": self.embedding_scale,
+                "fc_input": "cat(embedding_norm(embedding), feature_norm(feature))",
+                "fuse_input": "cat(last_hidden_state, tap_norms[i](hidden_states[taps[i]])...)",
+                "lm_head": "target",
+            },
+        }
+
+
+def own_config(raw: dict[str, Any], *, where: str) -> HeadConfig:
+    """The `HeadConfig` of a config.json in our own layout. Raises `FrspecError` naming the key that is missing."""
+    try:
+        extra = raw["frspec"]
+        return HeadConfig(
+            layout="frspec",
+            **{name: raw[name] for name in _COPIED},
+            rope=dict(raw["rope_parameters"]),
+            taps=tuple(extra["taps"]),
+            embedding_scale=float(extra["embedding_scale"]),
+        )
+    except KeyError as error:
+        raise FrspecError(f"{where}: the config of a FrspecEagle head lacks the key {error}.") from None
+
+
+_COPIED = (
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "rms_norm_eps",
+    "max_position_embeddings",
+    "hidden_act",
+    "qkv_bias",
+)
+
+
+def head_config_for(target_config: Any, *, taps: tuple[int, ...] | None = None) -> HeadConfig:
+    """The config of a new head (our layout) for a target, whose sizes it takes.
+
+    taps: default (2, n // 2, n - 3) of the target's n layers (EAGLE-3's choice), fewer where the target is shallow.
+    """
+    n = target_config.num_hidden_layers
+    if taps is None:
+        taps = tuple(sorted({index for index in (2, n // 2, n - 3) if 0 < index < n}))
+    heads = target_config.num_attention_heads
+    head_dim = getattr(target_config, "head_dim", None) or target_config.hidden_size // heads
+    return HeadConfig(
+        layout="frspec",
+        hidden_size=target_config.hidden_size,
+        intermediate_size=target_config.intermediate_size,
+        num_attention_heads=heads,
+        num_key_value_heads=getattr(target_config, "num_key_value_heads", None) or heads,
+        head_dim=head_dim,
+        vocab_size=target_config.vocab_size,
+        rms_norm_eps=float(getattr(target_config, "rms_norm_eps", 1e-5)),
+        rope=rope_of(target_config),
+        max_position_embeddings=target_config.max_position_embeddings,
+        hidden_act=getattr(target_config, "hidden_act", None) or getattr(target_config, "hidden_activation", "silu"),
+        taps=taps,
+        embedding_scale=embedding_scale_of(target_config),
+    )
+
+
+def rope_of(target_config: Any) -> dict[str, Any]:
+    """The target's rotary parameters; of a model with several layer types those of its full attention."""
+    rope = dict(getattr(target_config, "rope_parameters", None) or {"rope_theta": 10000.0, "rope_type": "default"})
+    if "full_attention" in rope:
+        rope = dict(rope["full_attention"])
+    return rope
+
+
+def embedding_scale_of(target_config: Any) -> float:
+    """What the target multiplies its token embeddings by before the first layer (1 for most families)."""
+    if target_config.model_type.startswith("gemma"):
+        return float(target_config.hidden_size) ** 0.5
+    return float(getattr(target_config, "embedding_multiplier", 1.0))
