@@ -1,0 +1,140 @@
+"""The target's features over recorded answers, computed once and kept as safetensors.
+
+A shard holds a few dozen answers; it is made when first asked for (one batched pass of the frozen target) and read from
+disk ever after. The teacher's distribution is kept as its m most probable tokens, with probabilities taken in float32
+over the whole vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from frspec_cli import storage
+from frspec_cli.models.lm_head import lm_head_of
+from frspec_cli.training.answers import Answer, fingerprint, pad_ids
+
+FEATURES_VERSION = 1
+SHARD_ANSWERS = 32
+TEACHER_TOKENS = 32
+_TARGET_TOKENS = 4096  # positions (padding included) in one pass of the target
+_LOGIT_ROWS = 512  # rows of full-vocabulary logits held at once
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """What the target thought while it read one answer of N ids.
+
+    last: [N-1, H], post-norm states of positions 0..N-2. taps: one [N-1, H] each. teacher_ids: int64 [Q, m] and
+    teacher_probabilities float32 [Q, m]: row q is the distribution of id prompt_length + 1 + q, Q = queries.
+    """
+
+    last: torch.Tensor
+    taps: tuple[torch.Tensor, ...]
+    teacher_ids: torch.Tensor
+    teacher_probabilities: torch.Tensor
+
+
+class FeatureStore:
+    """Features of `answers` by index, shard by shard in `folder`.
+
+    model: the target, transformers' causal LM, frozen. taps: `hidden_states` indices. identity: what else the features
+    depend on (the target's name and fingerprint); shards of other inputs have other names and are never mixed up.
+    """
+
+    def __init__(
+        self, model: Any, answers: list[Answer], *, taps: tuple[int, ...], folder: Path, identity: str, keep: int = 16
+    ) -> None:
+        self.model = model
+        self.answers = answers
+        self.taps = taps
+        self.folder = folder
+        self.identity = identity
+        self._keep = keep
+        self._loaded: OrderedDict[int, dict[str, torch.Tensor]] = OrderedDict()
+
+    def __getitem__(self, index: int) -> Features:
+        """Features of answer `index`, made with its whole shard if no one asked before."""
+        tensors = self._shard(index // SHARD_ANSWERS)
+        stacked = tensors[f"{index}.taps"]
+        return Features(
+            tensors[f"{index}.last"],
+            tuple(stacked.unbind(0)),
+            tensors[f"{index}.teacher_ids"].to(torch.int64),
+            tensors[f"{index}.teacher_probabilities"],
+        )
+
+    def _shard(self, number: int) -> dict[str, torch.Tensor]:
+        if number not in self._loaded:
+            path = self._path(number)
+            if not path.is_file():
+                with storage.atomic_path(path) as temporary:
+                    save_file(self._compute(number), temporary)
+            self._loaded[number] = load_file(path)
+            while len(self._loaded) > self._keep:
+                self._loaded.popitem(last=False)
+        self._loaded.move_to_end(number)
+        return self._loaded[number]
+
+    def _members(self, number: int) -> range:
+        return range(number * SHARD_ANSWERS, min((number + 1) * SHARD_ANSWERS, len(self.answers)))
+
+    def _path(self, number: int) -> Path:
+        parts = (
+            f"v{FEATURES_VERSION}",
+            self.identity,
+            str(self.model.dtype),
+            str(self.taps),
+            str(TEACHER_TOKENS),
+            str(number),
+            fingerprint([self.answers[i] for i in self._members(number)]),
+        )
+        key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
+        return self.folder / f"features-{number:05d}-{key}.safetensors"
+
+    def _compute(self, number: int) -> dict[str, torch.Tensor]:
+        tensors: dict[str, torch.Tensor] = {}
+        batch: list[int] = []
+        for index in sorted(self._members(number), key=lambda i: len(self.answers[i].ids)):
+            if batch and (len(batch) + 1) * len(self.answers[index].ids) > _TARGET_TOKENS:
+                tensors |= self._run_target(batch)
+                batch = []
+            batch.append(index)
+        return tensors | self._run_target(batch)
+
+    @torch.no_grad()
+    def _run_target(self, batch: list[int]) -> dict[str, torch.Tensor]:
+        """One pass over right-padded answers: their features, by name."""
+        device = self.model.device
+        ids, mask = pad_ids([self.answers[i] for i in batch])
+        out = self.model.base_model(
+            input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False, output_hidden_states=True
+        )
+        tensors: dict[str, torch.Tensor] = {}
+        for row, i in enumerate(batch):
+            answer, end = self.answers[i], len(self.answers[i].ids) - 1
+            last = out.last_hidden_state[row, :end]
+            taps = [out.hidden_states[tap][row, :end] for tap in self.taps]
+            teacher_ids, probabilities = self._teacher(last[answer.prompt_length :])
+            tensors[f"{i}.last"] = last.cpu().contiguous()
+            tensors[f"{i}.taps"] = (torch.stack(taps) if taps else last.new_zeros(0, *last.shape)).cpu().contiguous()
+            tensors[f"{i}.teacher_ids"] = teacher_ids.to(torch.int32).cpu()
+            tensors[f"{i}.teacher_probabilities"] = probabilities.cpu()
+        return tensors
+
+    def _teacher(self, last: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """last [Q, H] -> the m most probable ids int64 [Q, m] and their probabilities float32 [Q, m]."""
+        head = lm_head_of(self.model)
+        ids, probabilities = [], []
+        for chunk in last.split(_LOGIT_ROWS):
+            logits = head(chunk).float()
+            top = logits.topk(min(TEACHER_TOKENS, logits.shape[-1]))
+            ids.append(top.indices)
+            probabilities.append((top.values - logits.logsumexp(-1, keepdim=True)).exp())
+        return torch.cat(ids), torch.cat(probabilities)

@@ -1,0 +1,83 @@
+"""A loss that is fair to the whole vocabulary and computes only a part of its rows.
+
+Cross-entropy against the teacher p is  -sum_v p_v z_v + log sum_v exp(z_v).  The first sum needs the teacher's tokens
+only. The second runs over all V rows; here it is taken exactly over a set S (frequent tokens and the teacher's) and
+estimated over the rest from n rows drawn anew at every step, each standing for (V - |S|) / n rows:
+
+    log( sum_{v in S} exp(z_v) + (V - |S|) / n * sum_{v in sample} exp(z_v) )
+
+The sum inside is unbiased, so no row is free to rise unpunished: a head trained over S alone would never learn to push
+the others down, and would look bad in EAGLE-2 and flattered in FR-Spec.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from frspec_cli.models.lm_head import LmHead
+
+
+@dataclass(frozen=True, eq=False)
+class LossRows:
+    """The LM head rows of one training step.
+
+    head: R gathered rows (`head.ids` int64 [R]). log_weights: float32 [R], log of how many rows each stands for.
+    row_of: int64 [V], the row of a token id, -1 where it has none.
+    """
+
+    head: LmHead
+    log_weights: torch.Tensor
+    row_of: torch.Tensor
+
+
+def choose_rows(
+    head: LmHead,
+    *,
+    frequent: torch.Tensor,
+    teacher_ids: torch.Tensor,
+    sampled: int | None,
+    generator: torch.Generator,
+) -> LossRows:
+    """S = frequent ids [K] and all `teacher_ids` (any shape), plus `sampled` of the others, uniformly, without repeats.
+
+    sampled: None takes all V rows (the exact loss); 0 takes S alone (the biased, subset-only loss). generator: on the
+    CPU.
+    """
+    size, device = head.size, head.weight.device
+    certain = torch.zeros(size, dtype=torch.bool)
+    certain[frequent.cpu()] = True
+    certain[teacher_ids.flatten().cpu()] = True
+    if sampled is None:
+        ids, log_weights = torch.arange(size), torch.zeros(size)
+    else:
+        order = torch.randperm(size, generator=generator)
+        rest = order[~certain[order]]
+        drawn = rest[:sampled]
+        ids = torch.cat((certain.nonzero().flatten(), drawn))
+        log_weights = torch.zeros(len(ids))
+        if len(drawn):
+            log_weights[len(ids) - len(drawn) :] = math.log(len(rest) / len(drawn))
+    row_of = torch.full((size,), -1, dtype=torch.int64)
+    row_of[ids] = torch.arange(len(ids))
+    return LossRows(head.rows(ids.to(device)), log_weights.to(device), row_of.to(device))
+
+
+def cross_entropy(
+    hidden: torch.Tensor, rows: LossRows, *, teacher_ids: torch.Tensor, teacher_probabilities: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy of the head over hidden [Q, H] against the teacher's truncated distribution, float32 [Q]; and where
+    the head's best row is the teacher's best token, bool [Q].
+
+    teacher_ids int64 [Q, m], teacher_probabilities float32 [Q, m]: a probability of 0 marks an id that is left out;
+    the rest is taken as it is, then divided by its sum.
+    """
+    logits = rows.head(hidden).float()
+    log_partition = (logits + rows.log_weights).logsumexp(-1)
+    kept = teacher_probabilities > 0
+    at_teacher = logits.gather(1, torch.where(kept, rows.row_of[teacher_ids], 0))
+    target = teacher_probabilities / teacher_probabilities.sum(-1, keepdim=True)
+    agrees = logits.detach().argmax(-1) == rows.row_of[teacher_ids[:, 0]]
+    return log_partition - (target * at_teacher).sum(-1), agrees
