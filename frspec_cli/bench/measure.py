@@ -1,0 +1,93 @@
+"""Methods measured side by side: the same prompts, interleaved in one run, tokens counted one way, identity checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from frspec_cli.bench.prompts import Prompt
+from frspec_cli.decoding.drafters import Drafter
+from frspec_cli.decoding.engine import Engine, Generation
+from frspec_cli.models.target import Target
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One method under its name in the tables: `ar`, `eagle`, `frspec`, `frspec-local`..."""
+
+    name: str
+    drafter: Drafter
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One prompt decoded by one arm."""
+
+    arm: str
+    prompt: Prompt
+    prompt_ids: list[int]
+    generation: Generation
+
+
+@dataclass
+class Totals:
+    """An arm's sums over its prompts. seconds: total, prefill, draft, verify, other."""
+
+    name: str
+    k: int
+    new_tokens: int = 0
+    cycles: int = 0
+    accepted: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def add(self, generation: Generation) -> None:
+        """Adds one text."""
+        self.new_tokens += generation.new_tokens
+        self.cycles += generation.cycles
+        self.accepted += sum(generation.accepted)
+        for name, value in generation.seconds.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + value
+
+    @property
+    def acceptance_length(self) -> float:
+        """Mean of (accepted + 1) over all cycles; 1.0 for plain decoding."""
+        return (self.accepted + self.cycles) / self.cycles if self.cycles else 1.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """All new tokens over all seconds, prefill included."""
+        return self.new_tokens / self.seconds["total"]
+
+    @property
+    def draft_seconds_per_cycle(self) -> float:
+        """Seconds in the drafter per cycle, the prompt's pass not counted."""
+        return self.seconds["draft"] / self.cycles if self.cycles else 0.0
+
+    def share(self, name: str) -> float:
+        """The share of the total time that went into `name`."""
+        return self.seconds[name] / self.seconds["total"]
+
+
+def run(
+    target: Target,
+    arms: Sequence[Arm],
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int,
+    ignore_eos: bool = False,
+    warm_up_tokens: int = 8,
+) -> Iterator[Measurement]:
+    """Decodes every prompt greedily with every arm; yields in the order run.
+
+    The arms take turns within each prompt, and who begins moves on from prompt to prompt, so that a drift of the
+    machine's speed hits all alike. Before counting starts each arm decodes `warm_up_tokens` of the first prompt.
+    """
+    engines = [Engine(target, arm.drafter) for arm in arms]
+    ids = [target.prompt_ids(prompt.text) for prompt in prompts]
+    for engine in engines:
+        engine.complete(ids[0], max_new_tokens=warm_up_tokens, ignore_eos=True)
+    for number, prompt in enumerate(prompts):
+        for turn in range(len(arms)):
+            index = (number + turn) % len(arms)
+            generation = engines[index].complete(ids[number], max_new_tokens=max_new_tokens, ignore_eos=ignore_eos)
+            yield Measurement(arms[index].name, prompt, ids[number], generation)

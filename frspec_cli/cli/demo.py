@@ -1,0 +1,73 @@
+"""`frspec demo`: FR-Spec at work on the model that frspec ships a head for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from frspec_cli.cli import options
+from frspec_cli.cli.sink import Sink
+from frspec_cli.errors import VerificationError
+
+
+def command(
+    local: Annotated[Path | None, typer.Option("--local", help="A subset of your own, as one more row.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for summary.json.")] = Path("out/demo"),
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Plain decoding, EAGLE-2 and FR-Spec side by side on SmolLM2-135M, in float32.
+
+    The texts must be the same, token by token (exit code 3 if not).
+    """
+    from frspec_cli.bench import demo
+
+    sink = Sink(as_json=as_json, quiet=quiet)
+    arms = 3 + (local is not None)
+    with sink.progress() as progress:
+        task = progress.add_task("decoding", total=len(demo.PROMPTS) * arms)
+        summary = demo.demo(local=local, out=out, done=lambda item: progress.advance(task))
+    _show(summary, sink)
+    sink.result(summary, f"wrote {out / 'summary.json'}")
+    if not summary["identical"]:
+        first = summary["differences"][0]
+        raise VerificationError(
+            f"{first['method']} differs from plain decoding on prompt {first['prompt']} at token {first['position']} "
+            f"(top-2 margin {first['margin']:.2g})."
+        )
+
+
+def _show(summary: dict[str, Any], sink: Sink) -> None:
+    plain = summary["methods"]["ar"]
+    rows = []
+    for name, figures in summary["methods"].items():
+        seconds = figures["seconds"]
+        rows.append(
+            [
+                name,
+                f"{figures['k']:,}" if figures["k"] else "-",
+                f"{figures['tokens_per_second']:.1f}",
+                f"{figures['tokens_per_second'] / plain['tokens_per_second']:.2f}x",
+                f"{figures['acceptance_length']:.2f}",
+                f"{seconds['draft'] / seconds['total']:.0%}",
+                f"{seconds['verify'] / seconds['total']:.0%}",
+                f"{1000 * figures['draft_seconds_per_cycle']:.1f}" if figures["k"] else "-",
+                _identical(name, summary),
+            ]
+        )
+    tree = summary["tree"]
+    sink.table(
+        f"{summary['prompts']} prompts, {summary['max_new_tokens']} new tokens each, {summary['dtype']}, tree of depth "
+        f"{tree['depth']}, beam {tree['beam']}, {tree['nodes']} nodes",
+        ["method", "k", "tokens/s", "vs ar", "acceptance", "draft", "verify", "draft ms/cycle", "identical ids"],
+        rows,
+    )
+
+
+def _identical(name: str, summary: dict[str, Any]) -> str:
+    if any(each["method"] == name for each in summary["differences"]):
+        return "NO"
+    ties = sum(each["method"] == name for each in summary["near_ties"])
+    return f"yes ({ties} near tie{'s' if ties > 1 else ''}, equal in float64)" if ties else "yes"

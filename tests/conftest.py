@@ -1,0 +1,40 @@
+"""What all tests stand on: no network, no home folder, tiny models and tokenizers made in-process."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Importing our own `tests.tiny` helpers works from any test module, however deep.
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like a hub snapshot: a tiny random Llama with a byte-level tokenizer and a chat template."""
+    from tests.tiny import save_tiny_model
+
+    return save_tiny_model(tmp_path_factory.mktemp("tiny") / "tiny-llama")
+
+
+@pytest.fixture
+def cli():
+    """Runs the command line in-process as `frspec` would: `cli("generate", ...)` -> (exit code, stdout, stderr)."""
+    from tests.tiny import run_cli
+
+    return run_cli
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`cuda` tests skip where there is no device."""
+    marked = [item for item in items if item.get_closest_marker("cuda")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
