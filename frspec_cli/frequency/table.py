@@ -1,6 +1,7 @@
 """The frequency table: how often each token occurred, by source and by fold, in a parquet file that other tools open.
 
-Rows `token_id:int32, source:dictionary, fold:int8, count:int64`, sorted by (token_id, source, fold), counts > 0 only.
+Rows `token_id:int32, source:dictionary, fold:int8, count:int64`, sorted by (token_id, source, fold), counts > 0 only;
+with --document-frequency a fifth column `documents:int64`, the documents that hold the token.
 `fold` is the document's hash mod 10: totals over folds are the exact counts, and folds give held-out coverage and
 intervals without reading the text again. The metadata holds no time and no worker count: equal inputs, equal bytes.
 """
@@ -30,6 +31,7 @@ _SCHEMA = pa.schema(
         ("count", pa.int64()),
     ]
 )
+_DOCUMENTS = pa.field("documents", pa.int64())
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,14 @@ class FrequencyTable:
 
     counts: source -> int64 [FOLDS, rows], rows = the tokenizer's highest id + 1.
     metadata: what the `frspec` key of the parquet file holds, less `schema`. Keys that every table has: `tokenizer`
-    (`reference`, `fingerprint`, `size`, `highest_id`, `model_rows` or None, `forced` {id: reason}), `documents`,
-    `tokens`, `bytes`, `skipped` {reason: n}, `shards`, `encoder`, `options`.
+    (`reference`, `fingerprint`, `size`, `highest_id`, `model_rows` or None, `forced` {id: reason}), `lines`, `documents`,
+    `tokens`, `bytes`, `skipped` {reason: n}, `shards`, `encoder`, `options`, `stability` {k: {...}}.
+    documents: source -> int64 [FOLDS, rows], documents that hold the token; None where that was not counted.
     """
 
     counts: Mapping[str, np.ndarray]
     metadata: dict[str, Any] = field(default_factory=dict)
+    documents: Mapping[str, np.ndarray] | None = None
 
     @property
     def rows(self) -> int:
@@ -77,13 +81,16 @@ class FrequencyTable:
     def write(self, path: Path | str) -> None:
         """Writes the parquet file, whole or not at all; equal tables give equal bytes."""
         sources = self.sources
-        columns: dict[str, list[np.ndarray]] = {"token_id": [], "source": [], "fold": [], "count": []}
+        columns: dict[str, list[np.ndarray]] = {
+            name: [] for name in ("token_id", "source", "fold", "count", "documents")
+        }
         for code, source in enumerate(sources):
             fold, token = np.nonzero(self.counts[source])
             columns["token_id"].append(token)
             columns["source"].append(np.full(len(token), code))
             columns["fold"].append(fold)
             columns["count"].append(self.counts[source][fold, token])
+            columns["documents"].append(token if self.documents is None else self.documents[source][fold, token])
         flat = {name: np.concatenate(parts) if parts else np.zeros(0, int) for name, parts in columns.items()}
         order = np.lexsort((flat["fold"], flat["source"], flat["token_id"]))
         arrays = [
@@ -92,8 +99,12 @@ class FrequencyTable:
             pa.array(flat["fold"][order], pa.int8()),
             pa.array(flat["count"][order], pa.int64()),
         ]
+        schema = _SCHEMA
+        if self.documents is not None:
+            arrays.append(pa.array(flat["documents"][order], pa.int64()))
+            schema = schema.append(_DOCUMENTS)
         metadata = json.dumps({"schema": SCHEMA_VERSION, **self.metadata}, sort_keys=True, ensure_ascii=False)
-        table = pa.Table.from_arrays(arrays, schema=_SCHEMA.with_metadata({"frspec": metadata}))
+        table = pa.Table.from_arrays(arrays, schema=schema.with_metadata({"frspec": metadata}))
         with storage.atomic_path(path) as temporary:
             pq.write_table(table, temporary, compression="zstd")
 
@@ -107,7 +118,7 @@ class FrequencyTable:
         except (OSError, pa.ArrowException) as error:
             raise FrspecError(f"{path} cannot be read as parquet: {str(error).splitlines()[0]}") from None
         raw = (table.schema.metadata or {}).get(b"frspec")
-        if raw is None or table.column_names != _SCHEMA.names:
+        if raw is None or table.column_names[: len(_SCHEMA)] != _SCHEMA.names:
             raise FrspecError(
                 f"{path} is a parquet file but no frequency table.",
                 hint="Make one with `frspec count-freq SOURCE --tokenizer T --out counts.parquet`.",
@@ -115,13 +126,15 @@ class FrequencyTable:
         metadata = json.loads(raw)
         if (schema := metadata.pop("schema")) > SCHEMA_VERSION:
             raise FrspecError(f"{path} has schema {schema}, newer than this frspec reads ({SCHEMA_VERSION}).")
-        return FrequencyTable(_dense(table, int(metadata["tokenizer"]["highest_id"]) + 1, path), metadata)
+        rows = int(metadata["tokenizer"]["highest_id"]) + 1
+        documents = _dense(table, rows, path, "documents") if _DOCUMENTS.name in table.column_names else None
+        return FrequencyTable(_dense(table, rows, path, "count"), metadata, documents)
 
 
-def _dense(table: pa.Table, rows: int, path: Path | str) -> dict[str, np.ndarray]:
+def _dense(table: pa.Table, rows: int, path: Path | str, column: str) -> dict[str, np.ndarray]:
     token = table["token_id"].to_numpy()
     fold = table["fold"].to_numpy()
-    count = table["count"].to_numpy()
+    count = table[column].to_numpy()
     if len(token) and (token.min() < 0 or token.max() >= rows or fold.min() < 0 or fold.max() >= FOLDS):
         raise FrspecError(f"{path} holds a token id or a fold outside its range, so it is damaged.")
     encoded = table["source"].combine_chunks()

@@ -1,0 +1,196 @@
+"""Bytes of a shard's file: opened wherever it lies, hashed as they pass, decompressed, cut into lines.
+
+A container that ends early or is damaged raises `BrokenFile`, which names the file and the byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import IO, Any
+
+from frspec_cli.corpus.shards import Shard
+from frspec_cli.errors import FrspecError
+
+CHUNK_BYTES = 1 << 20
+ZSTD_INPUT_BYTES = 16 << 10
+"""Compressed bytes handed over at once: a zstd block of a few bytes may stand for 128 KB, and there is no output limit."""
+
+
+class BrokenFile(FrspecError):
+    """A container (gzip, zstd, parquet, arrow, a JSON list) that cannot be read to its end."""
+
+    def __init__(self, name: str, what: str, byte: int) -> None:
+        super().__init__(
+            f"{name} is broken: {what} at byte {byte:,}.",
+            hint="Get the file again, or leave such files out with --skip-broken-files.",
+        )
+
+
+def open_binary(path: str) -> IO[bytes]:
+    """A local path or an fsspec URL, opened for reading. Raises `FrspecError` when that fails."""
+    try:
+        if "://" not in path:
+            return open(path, "rb")
+        import fsspec
+
+        return fsspec.open(path, "rb").open()
+    except FileNotFoundError:
+        raise FrspecError(f"there is no file {path}.") from None
+    except (OSError, ValueError, ImportError) as error:
+        raise FrspecError(f"{path} cannot be opened: {error}.") from error
+
+
+def raw_chunks(file: IO[bytes], digest: Any, *, limit: int | None = None) -> Iterator[bytes]:
+    """The file's next bytes (at most `limit`) in chunks; `digest` sees them all."""
+    left = limit
+    while left is None or left > 0:
+        chunk = file.read(CHUNK_BYTES if left is None else min(CHUNK_BYTES, left))
+        if not chunk:
+            return
+        if left is not None:
+            left -= len(chunk)
+        digest.update(chunk)
+        yield chunk
+
+
+def content_digest(shard: Shard) -> str:
+    """Hex sha256 of the shard's bytes on disk: what a digest handed to `read_shard` has seen at the end."""
+    digest = hashlib.sha256()
+    for path in shard.paths:
+        with open_binary(path) as file:
+            lines_only = shard.stop is not None and not shard.compression
+            file.seek(shard.start if lines_only else 0)
+            for _ in raw_chunks(file, digest, limit=shard.size if lines_only else None):
+                pass
+    return digest.hexdigest()
+
+
+def text_chunks(shard: Shard, path: str, digest: Any) -> Iterator[bytes]:
+    """A whole file's bytes, decompressed, in chunks."""
+    with open_binary(path) as file:
+        chunks = raw_chunks(file, digest)
+        yield from DECOMPRESSORS[shard.compression](chunks, shard.label)
+
+
+def _plain(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
+    yield from chunks
+
+
+def _gunzip(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
+    """Every member of a gzip file; output in pieces of at most `CHUNK_BYTES`, whatever the ratio."""
+    position = 0
+    member: Any = None
+    try:
+        for chunk in chunks:
+            position += len(chunk)
+            while chunk:
+                if member is None:
+                    member = zlib.decompressobj(wbits=31)
+                piece = member.decompress(chunk, CHUNK_BYTES)
+                if piece:
+                    yield piece
+                chunk = member.unconsumed_tail
+                if member.eof:
+                    # Zero bytes after the last member are padding (tar, tapes), as gzip itself has it.
+                    chunk = member.unused_data.lstrip(b"\0")
+                    member = None
+    except zlib.error as error:
+        raise BrokenFile(name, f"damaged gzip data ({_reason(error)})", position) from None
+    if member is not None or position == 0:
+        raise BrokenFile(name, "the gzip data ends too early", position)
+
+
+def _unzstd(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
+    """Every frame of a zstd file."""
+    import zstandard
+
+    position = 0
+    frame: Any = None
+    try:
+        for chunk in chunks:
+            for start in range(0, len(chunk), ZSTD_INPUT_BYTES):
+                piece = chunk[start : start + ZSTD_INPUT_BYTES]
+                position += len(piece)
+                while piece:
+                    if frame is None:
+                        # Frames made with --long need a window beyond the library's default of 128 MB.
+                        frame = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
+                    text = frame.decompress(piece)
+                    if text:
+                        yield text
+                    piece = frame.unused_data if frame.eof else b""
+                    if frame.eof:
+                        frame = None
+    except zstandard.ZstdError as error:
+        raise BrokenFile(name, f"damaged zstd data ({_reason(error)})", position) from None
+    if frame is not None or position == 0:
+        raise BrokenFile(name, "the zstd data ends too early", position)
+
+
+def _reason(error: Exception) -> str:
+    return str(error).split(": ")[-1]
+
+
+DECOMPRESSORS = {"": _plain, "gz": _gunzip, "zst": _unzstd}
+
+
+def lines(chunks: Iterable[bytes], *, longest: int) -> Iterator[bytes | None]:
+    """Lines without their newline; None stands for a line of more than `longest` bytes, which is never held whole.
+
+    The last line may lack its newline; a newline at the very end begins no further line.
+    """
+    pending: list[bytes] = []
+    held = 0
+    for chunk in chunks:
+        *ended, rest = chunk.split(b"\n")
+        for line in ended:
+            if held + len(line) > longest:
+                yield None
+            elif pending:
+                yield b"".join([*pending, line])
+            else:
+                yield line
+            pending, held = [], 0
+        if rest:
+            held += len(rest)
+            if held <= longest:
+                pending.append(rest)
+            else:
+                pending = []
+    if held:
+        yield None if held > longest else b"".join(pending)
+
+
+def piece_chunks(shard: Shard, digest: Any) -> Iterator[bytes]:
+    """The bytes of the lines that begin in [start, stop) of a plain file: one line may reach past `stop`.
+
+    The digest covers exactly the bytes [start, stop), so pieces of equal files have equal digests.
+    """
+    with open_binary(shard.paths[0]) as file:
+        skip = shard.start > 0
+        if skip:
+            # A line begins at `start` only if a newline stands just before it.
+            file.seek(shard.start - 1)
+            skip = file.read(1) != b"\n"
+        limit = None if shard.stop is None else shard.stop - shard.start
+        last = b"\n"
+        for chunk in raw_chunks(file, digest, limit=limit):
+            last = chunk[-1:]
+            if skip:
+                newline = chunk.find(b"\n")
+                skip = newline < 0
+                chunk = b"" if skip else chunk[newline + 1 :]
+            if chunk:
+                yield chunk
+        if not skip and last != b"\n":
+            yield from _rest_of_line(file)
+
+
+def _rest_of_line(file: IO[bytes]) -> Iterator[bytes]:
+    for chunk in raw_chunks(file, hashlib.sha256()):
+        newline = chunk.find(b"\n")
+        yield chunk if newline < 0 else chunk[: newline + 1]
+        if newline >= 0:
+            return

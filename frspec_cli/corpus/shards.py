@@ -1,0 +1,93 @@
+"""A corpus as a sorted list of shards: what one worker reads in one go, cut the same way on every machine.
+
+How a corpus is cut depends on the files alone (never on workers or on the order of arguments): a compressed file is one
+shard, a large plain one is split at line ends by byte range, many small text files are bundled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+PIECE_BYTES = 16 << 20
+"""A plain line-oriented file is split into byte ranges of this size (a line belongs to the range it begins in)."""
+BUNDLE_BYTES = 4 << 20
+BUNDLE_FILES = 2000
+MAX_DEFAULT_SOURCES = 32
+"""More data set names than this, found from the files' names, are no labels of kinds: the common folder's name is used."""
+
+LINE_FORMATS = ("jsonl", "lines")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One unit of counting.
+
+    label: the path relative to the folder common to the whole corpus, or the URL; shards are ordered by it.
+    paths: what is opened, local paths or URLs; more than one only where small text files are bundled.
+    format: a key of `reading.READERS`. compression: "", "gz" or "zst".
+    start, stop: byte range (line formats), row groups (parquet) or shard numbers (hub); stop None means to the end.
+    size: bytes on disk. stamp: changes when the file does (modification time, etag), "" where unknown.
+    source: the label of documents that carry none of their own.
+    """
+
+    label: str
+    paths: tuple[str, ...]
+    format: str
+    compression: str = ""
+    start: int = 0
+    stop: int | None = None
+    size: int = 0
+    stamp: str = ""
+    source: str = ""
+
+    @property
+    def name(self) -> str:
+        """How messages name it."""
+        more = f" and {len(self.paths) - 1} more files" if len(self.paths) > 1 else ""
+        return self.label + more
+
+
+def arrange(files: Iterable[Shard]) -> list[Shard]:
+    """Whole files in any order -> the corpus's shards in theirs: sorted, each file once, split and bundled."""
+    unique: dict[tuple[str, ...], Shard] = {}
+    for shard in files:
+        known = unique.get(shard.paths)
+        if known is None or shard.source < known.source:
+            unique[shard.paths] = shard
+    ordered = sorted(unique.values(), key=lambda shard: (shard.label, shard.paths, shard.start))
+    return _bundle(piece for shard in ordered for piece in _split(shard))
+
+
+def _split(shard: Shard) -> list[Shard]:
+    if shard.compression or shard.format not in LINE_FORMATS or shard.size <= PIECE_BYTES:
+        return [shard]
+    starts = range(0, shard.size, PIECE_BYTES)
+    return [
+        replace(
+            shard, start=start, stop=min(start + PIECE_BYTES, shard.size), size=min(PIECE_BYTES, shard.size - start)
+        )
+        for start in starts
+    ]
+
+
+def _bundle(shards: Iterable[Shard]) -> list[Shard]:
+    """Joins neighbours that are whole-file documents of one source: a folder of small files is not a million shards."""
+    groups: list[list[Shard]] = []
+    size = 0
+    for shard in shards:
+        fits = size + shard.size <= BUNDLE_BYTES and groups and len(groups[-1]) < BUNDLE_FILES
+        if fits and shard.format == groups[-1][0].format == "text" and shard.source == groups[-1][0].source:
+            groups[-1].append(shard)
+            size += shard.size
+        else:
+            groups.append([shard])
+            size = shard.size
+    return [group[0] if len(group) == 1 else _join(group) for group in groups]
+
+
+def _join(group: list[Shard]) -> Shard:
+    stamps = hashlib.sha256(" ".join(shard.stamp for shard in group).encode()).hexdigest()
+    paths = tuple(path for shard in group for path in shard.paths)
+    return replace(group[0], paths=paths, size=sum(shard.size for shard in group), stamp=stamps)

@@ -1,0 +1,191 @@
+"""Who runs the tasks: this process, or worker processes. Every engine takes tasks and gives parts, in any order."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any, Protocol
+
+from frspec_cli.errors import FrspecError
+from frspec_cli.frequency.counting import Progress, ShardCounter, Task
+from frspec_cli.frequency.options import CountOptions
+from frspec_cli.frequency.tally import Part
+from frspec_cli.tokens.encoder import EncoderSpec
+
+PROGRESS_SECONDS = 0.25
+QUEUED = 2
+"""Tasks that a worker holds: one that it counts and one that waits, so that it never does."""
+
+
+@dataclass(frozen=True)
+class CounterSpec:
+    """How a `ShardCounter` is made, wherever the work is done."""
+
+    encoder: EncoderSpec
+    rows: int
+    options: CountOptions
+    recheck: bool = False
+    chat: Any = None
+
+    def build(self) -> ShardCounter:
+        """The counter, its encoder loaded."""
+        return ShardCounter(
+            self.encoder.build(),
+            self.rows,
+            self.options,
+            recheck=self.recheck,
+            chat=self.chat.build() if self.chat is not None else None,
+        )
+
+
+class Engine(Protocol):
+    """Runs tasks. `run` yields (task's index, its counts) as they are finished; closing the iterator stops the work."""
+
+    def run(self, tasks: Iterable[Task], progress: Progress) -> Iterator[tuple[int, Part]]: ...
+
+
+class InProcess:
+    """One task after another in this process: for small corpora, and as what every other engine is held against."""
+
+    def __init__(self, counter: ShardCounter) -> None:
+        self.counter = counter
+
+    def run(self, tasks: Iterable[Task], progress: Progress) -> Iterator[tuple[int, Part]]:
+        """Yields in the order of the tasks."""
+        for task in tasks:
+            yield task.index, self.counter.count(task, progress)
+
+
+class WorkerPool:
+    """Worker processes of this machine, few and long-lived: an encoder that learns words is slow only once.
+
+    A worker that dies (the kernel kills what takes too much memory) ends the run with an error that says so.
+    """
+
+    def __init__(self, spec: CounterSpec, workers: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.workers = [_Worker(context, spec) for _ in range(workers)]
+
+    def run(self, tasks: Iterable[Task], progress: Progress) -> Iterator[tuple[int, Part]]:
+        """Yields whatever is finished first."""
+        waiting = iter(tasks)
+        try:
+            for _ in range(QUEUED):
+                for worker in self.workers:
+                    worker.give(next(waiting, None))
+            while busy := [worker for worker in self.workers if worker.tasks]:
+                for worker in _ready(busy):
+                    answer = worker.take()
+                    if isinstance(answer, Part):
+                        done = worker.tasks.popleft()
+                        worker.give(next(waiting, None))
+                        yield done.index, answer
+                    else:
+                        progress(*answer)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Ends the workers, whatever they do."""
+        for worker in self.workers:
+            worker.process.terminate()
+        for worker in self.workers:
+            worker.process.join()
+            worker.connection.close()
+
+
+class _Worker:
+    def __init__(self, context: Any, spec: CounterSpec) -> None:
+        self.connection, theirs = context.Pipe()
+        self.tasks: deque[Task] = deque()
+        self.process = context.Process(target=_serve, args=(theirs, spec), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def give(self, task: Task | None) -> None:
+        if task is not None:
+            self.tasks.append(task)
+            try:
+                self.connection.send(task)
+            except OSError:
+                raise self._died() from None
+
+    def take(self) -> Part | tuple[int, int, int]:
+        try:
+            answer = self.connection.recv()
+        except (EOFError, ConnectionError):
+            raise self._died() from None
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def _died(self) -> FrspecError:
+        self.process.join(1)
+        name = self.tasks[0].shard.name if self.tasks else "nothing"
+        return FrspecError(
+            f"a worker died while it counted {name} (exit code {self.process.exitcode}).",
+            hint="Exit code -9 often means too little memory: try fewer --workers. The same command goes on from here.",
+        )
+
+
+def _ready(workers: list[_Worker]) -> list[_Worker]:
+    ready = wait([worker.connection for worker in workers])
+    return [worker for worker in workers if worker.connection in ready]
+
+
+def _serve(connection: Connection, spec: CounterSpec) -> None:
+    """A worker's life: build the counter once, then answer every task with its counts, or with what went wrong."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are the parallelism
+    answer: Part | BaseException
+    try:
+        counter: ShardCounter | None = None
+        while True:
+            task = connection.recv()
+            try:
+                counter = counter or spec.build()
+                answer = counter.count(task, _Throttled(connection.send))
+            except Exception as error:  # handed to the parent, which raises it
+                answer = _portable(error)
+            connection.send(answer)
+    except (EOFError, OSError):
+        return  # the parent is gone or has closed the pipe
+
+
+def _portable(error: Exception) -> BaseException:
+    """The error as it can be sent: known ones as they are, unknown ones with the worker's traceback in their text."""
+    if isinstance(error, FrspecError):
+        return FrspecError(error.message, hint=error.hint)
+    return RuntimeError("in a worker:\n" + "".join(traceback.format_exception(error)))
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+class _Throttled:
+    """Adds progress up and passes it on a few times a second."""
+
+    def __init__(self, send: Callable[[tuple[int, int, int]], None]) -> None:
+        self.send = send
+        self.sums = (0, 0, 0)
+        self.last = time.monotonic()
+
+    def __call__(self, documents: int, size: int, tokens: int) -> None:
+        self.sums = (self.sums[0] + documents, self.sums[1] + size, self.sums[2] + tokens)
+        if (now := time.monotonic()) - self.last > PROGRESS_SECONDS:
+            self.send(self.sums)
+            self.sums, self.last = (0, 0, 0), now

@@ -1,0 +1,186 @@
+"""A whole corpus to a frequency table: tasks go out, parts come back in any order, and are added in the corpus's order.
+
+Limits, stopping rules and the share of bad records are decided on that order at the shards' boundaries, so that the
+bytes written depend neither on workers nor on which shard is finished first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from frspec_cli.corpus.documents import EMPTY
+from frspec_cli.corpus.shards import Shard
+from frspec_cli.errors import FrspecError
+from frspec_cli.frequency.counting import Progress, Task
+from frspec_cli.frequency.engines import Engine
+from frspec_cli.frequency.ledger import Ledger
+from frspec_cli.frequency.options import CountOptions
+from frspec_cli.frequency.stability import expected_loss
+from frspec_cli.frequency.tally import Part, Tally
+
+JOIN_AFTER = 64
+"""Ledger entries that are joined at once."""
+EARLY_BAD_LINES = 10_000
+"""Records after which too large a share of bad ones ends the run at the next shard's boundary, not at the end."""
+STABLE_STEP = 1.05
+"""How much more text there must be before the stopping rule is looked at again."""
+
+
+@dataclass
+class Counted:
+    """The corpus so far, in its order: all shards before `shards`' length.
+
+    stopped: why no further shard is needed, "" while one is.
+    """
+
+    tally: Tally
+    shards: list[dict[str, Any]] = field(default_factory=list)
+    examples: list[tuple[str, int, str, str]] = field(default_factory=list)
+    documents: int = 0
+    tokens: int = 0
+    lines: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    stopped: str = ""
+
+    def add(self, part: Part) -> None:
+        """Adds the next shard's counts, or those of several at once."""
+        self.tally.add_part(part)
+        self.shards += part.shards
+        self.examples += part.examples
+        self.documents += part.total("documents")
+        self.tokens += part.total("tokens")
+        self.lines += part.total("lines")
+        for shard in part.shards:
+            self.skipped.update(shard["skipped"])
+
+    def part(self) -> Part:
+        """All of it as one part, for the ledger."""
+        part = self.tally.part()
+        part.shards, part.examples = self.shards, self.examples
+        return part
+
+
+class CorpusRun:
+    """One run over a corpus. `counter` recounts single tasks in this process (the shard that a limit cuts)."""
+
+    def __init__(
+        self,
+        shards: list[Shard],
+        rows: int,
+        options: CountOptions,
+        *,
+        max_bad: float,
+        ledger: Ledger,
+        confirm: Callable[[Part], None] = lambda part: None,
+        finished: Callable[[int], None] = lambda size: None,
+    ) -> None:
+        self.shards = shards
+        self.options = options
+        self.max_bad = max_bad
+        self.ledger = ledger
+        self.confirm = confirm
+        self.finished = finished
+        self.counted = Counted(Tally(rows, document_frequency=options.document_frequency))
+        self._early: dict[int, int] = {}  # entries of the ledger that are not added yet: first shard -> last
+        self._joined = 0
+
+    def resume(self) -> int:
+        """Takes up what the ledger holds; the number of shards that were counted before."""
+        self._early = dict(self.ledger.entries())
+        return sum(last - first + 1 for first, last in self._early.items())
+
+    def run(self, engine: Engine, recount: Callable[[Task], Part], progress: Progress) -> Counted:
+        """Counts what is not counted yet. Raises `FrspecError` when too many records are bad."""
+        self._drain(recount)
+        results = engine.run(self._tasks(), progress)
+        with contextlib.closing(results):
+            for index, part in results:
+                self.confirm(part)
+                self.ledger.put(index, index, part)
+                self.finished(self.shards[index].size)
+                self._early[index] = index
+                self._drain(recount)
+                if self.counted.stopped:
+                    break
+        self._judge(final=True)
+        return self.counted
+
+    def _tasks(self) -> Iterator[Task]:
+        done = {index for first, last in self._early.items() for index in range(first, last + 1)}
+        done |= set(range(len(self.counted.shards)))
+        for index, shard in enumerate(self.shards):
+            if index not in done and not self.counted.stopped:
+                yield Task(index, shard, self.options.limit_documents, self.options.limit_tokens)
+
+    def _drain(self, recount: Callable[[Task], Part]) -> None:
+        """Adds finished shards as far as the corpus's order allows."""
+        while not self.counted.stopped and (first := len(self.counted.shards)) in self._early:
+            last = self._early.pop(first)
+            part = self.ledger.get(first, last)
+            before = self.counted.tokens
+            self.counted.add(self._cut(first, part, recount) if first == last else part)
+            if first != last:
+                self._joined = last + 1
+            self._look(before)
+            if len(self.counted.shards) - self._joined >= JOIN_AFTER and not self.counted.stopped:
+                self._joined = len(self.counted.shards)
+                self.ledger.join(self._joined - 1, self.counted.part())
+
+    def _cut(self, index: int, part: Part, recount: Callable[[Task], Part]) -> Part:
+        """The part, or where a limit lies inside it the shard counted again up to the limit."""
+        documents, tokens = self.options.limit_documents, self.options.limit_tokens
+        left_documents = None if documents is None else documents - self.counted.documents
+        left_tokens = None if tokens is None else tokens - self.counted.tokens
+        over = (left_documents is not None and part.total("documents") > left_documents) or (
+            left_tokens is not None and part.total("tokens") > left_tokens
+        )
+        return recount(Task(index, self.shards[index], left_documents, left_tokens)) if over else part
+
+    def _look(self, tokens_before: int) -> None:
+        """Decides at a shard's boundary whether the run goes on."""
+        counted, options = self.counted, self.options
+        if options.limit_documents is not None and counted.documents >= options.limit_documents:
+            counted.stopped = "--limit-documents"
+        elif options.limit_tokens is not None and counted.tokens >= options.limit_tokens:
+            counted.stopped = "--limit-tokens"
+        elif options.until_stable is not None and _step(counted.tokens) > _step(tokens_before):
+            # Looked at whenever the text has grown by a step, so the cost does not grow with the number of shards.
+            if expected_loss(counted.tally.by_fold(), options.stable_k) < options.until_stable:
+                counted.stopped = "--until-stable"
+        self._judge(final=False)
+
+    def _judge(self, *, final: bool) -> None:
+        lines = self.counted.lines
+        bad = sum(bad_records(shard) for shard in self.counted.shards)
+        if (final or lines >= EARLY_BAD_LINES) and bad > self.max_bad * lines:
+            raise FrspecError(_too_many_bad(self.counted, bad, self.max_bad), hint=_bad_hint(self.counted))
+
+
+def bad_records(shard: dict[str, Any]) -> int:
+    """Skipped records that count as bad. Empty ones do not where they are files or lines of plain text."""
+    harmless = shard["skipped"].get(EMPTY, 0) if shard["format"] in ("text", "lines") else 0
+    return sum(shard["skipped"].values()) - harmless
+
+
+def _step(tokens: int) -> int:
+    return int(math.log(tokens) / math.log(STABLE_STEP)) if tokens else -1
+
+
+def _too_many_bad(counted: Counted, bad: int, max_bad: float) -> str:
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(counted.skipped.items()))
+    share = (
+        f"{bad:,} of {counted.lines:,} records ({bad / counted.lines:.1%}) are bad ({reasons}), more than {max_bad:.3g}"
+    )
+    label, line, reason, detail = counted.examples[0]
+    return f"{share}; for instance {label}, line {line:,}: {reason}{f' ({detail})' if detail else ''}."
+
+
+def _bad_hint(counted: Counted) -> str:
+    if counted.skipped.get("missing field", 0) * 2 > counted.lines:
+        return "Name the field that holds the text with --text-field."
+    return "Allow a larger share with --max-bad; what is counted already is kept."
