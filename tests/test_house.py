@@ -13,7 +13,20 @@ from tests.conftest import ROOT
 
 PACKAGE = ROOT / "frspec_cli"
 # design: each may import those to its right
-ORDER = "cli bench training decoding drafting vocabulary frequency tokens corpus models storage errors".split()
+ORDER = [
+    "cli",
+    "bench",
+    "training",
+    "decoding",
+    "drafting",
+    "vocabulary",
+    "frequency",
+    "tokens",
+    "corpus",
+    "models",
+    "storage",
+    "errors",
+]
 
 
 def _imports(file: Path) -> set[str]:
@@ -84,7 +97,9 @@ def test_public_names_resolve() -> None:
 
 def test_readme_names_real_commands_and_targets() -> None:
     readme = (ROOT / "README.md").read_text()
-    used = {line.split()[1] for line in readme.splitlines() if line.strip().startswith("frspec ") and len(line.split()) > 1}
+    used = {
+        line.split()[1] for line in readme.splitlines() if line.strip().startswith("frspec ") and len(line.split()) > 1
+    }
     assert used
     assert used <= {*_commands(), "--help"}
     makefile = (ROOT / "Makefile").read_text()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import struct
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -74,7 +75,7 @@ def _reading(gguf: Path) -> Iterator[tuple[str, str]]:
         with warnings.catch_warnings(), open(os.devnull, "w") as devnull, contextlib.redirect_stderr(devnull):
             warnings.simplefilter("ignore")
             yield str(gguf.parent), gguf.name
-    except (ValueError, KeyError, NotImplementedError, IndexError, UnicodeDecodeError) as error:
+    except (ValueError, KeyError, NotImplementedError, IndexError, UnicodeDecodeError, struct.error) as error:
         reason = str(error).split("\n")[0].rstrip(".")
         raise FrspecError(f"{gguf} cannot be converted by transformers' GGUF reader: {reason}.") from error
     finally:

@@ -1,0 +1,52 @@
+# Every target does all the set-up that it needs: `make demo` and `make test` work in a fresh clone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.frspec-ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow check bench-count clean
+
+help:
+	@echo 'make demo        plain decoding, EAGLE-2 and FR-Spec side by side on a real model'
+	@echo 'make test        the quick tests            make test-slow   the slow ones'
+	@echo 'make check       lint, format, types        make bench-count counting against the published loop'
+	@echo 'make setup       .venv with frspec in it    make -f recipes/NAME.mk   one model from counts to text'
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'frspec needs Python >= 3.11; name one: make setup PYTHON=python3.12' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fast,plot,dev]'
+	$(BIN)/frspec fetch smollm2-135m
+	@touch $@
+
+# Text that is on any machine: Python's own documentation and the sources of installed packages (nearly all code).
+demo: setup
+	$(BIN)/frspec count-freq --tokenizer smollm2-135m --glob '**/*.py' --out out/demo/counts.parquet \
+		"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')/pydoc_data" \
+		"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch"
+	$(BIN)/frspec build-vocab out/demo/counts.parquet --k 8192 --out out/demo/subset.parquet
+	$(BIN)/frspec coverage data/smollm2-135m/subset.parquet out/demo/subset.parquet --k 8192 \
+		--on data/smollm2-135m/counts.parquet
+	$(BIN)/frspec demo --local out/demo/subset.parquet --out out/demo
+
+test: setup
+	$(BIN)/python -m pytest -q -m 'not slow'
+
+test-slow: setup
+	$(BIN)/python -m pytest -q -m slow
+
+check: setup
+	$(BIN)/ruff check frspec_cli tests
+	$(BIN)/ruff format --check frspec_cli tests
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_house.py
+
+bench-count: setup
+	$(BIN)/python -m frspec_cli.bench.counting $(ARGS)
+
+clean:
+	rm -rf out

@@ -1,0 +1,122 @@
+"""`frspec generate` as a user meets it: text on stdout, talk on stderr, clear sentences when something is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def model(tiny_folder: Path) -> list[str]:
+    return ["--model", str(tiny_folder), "--dtype", "float32", "--device", "cpu"]
+
+
+def test_text_goes_to_stdout_and_statistics_to_stderr(cli, model) -> None:
+    code, out, err = cli("generate", "the fox", *model, "-n", 12, "--ignore-eos")
+    assert code == 0
+    assert out.endswith("\n")
+    assert "12 tokens in" in err
+    assert "tokens/s | acceptance length 1.00 | method ar" in err
+    assert "no draft head at hand" in err
+
+
+def test_json_is_one_object_and_nothing_else(cli, model) -> None:
+    code, out, err = cli(
+        "generate", "the fox", *model, "-n", 9, "--ignore-eos", "--json", "--method", "lookup", "--quiet"
+    )
+    assert (code, err) == (0, "")
+    record = json.loads(out)
+    assert out.count("\n") == 1
+    assert len(record["token_ids"]) == record["new_tokens"] == 9
+    assert record["method"] == "lookup"
+    assert record["acceptance_length"] >= 1
+    assert set(record["seconds"]) == {"total", "prefill", "draft", "verify", "other"}
+    assert record["tokens_per_second"] == pytest.approx(9 / record["seconds"]["total"], rel=0.01)
+    assert set(record) == {
+        "text", "token_ids", "prompt_tokens", "new_tokens", "cycles", "acceptance_length", "seconds",
+        "tokens_per_second", "decode_tokens_per_second", "method", "k", "depth", "beam", "nodes", "model", "draft",
+        "dtype", "device", "seed",
+    }  # fmt: skip
+
+
+def test_streamed_text_is_the_json_text(cli, model) -> None:
+    arguments = ["generate", "the fox", *model, "-n", 30, "--ignore-eos", "--method", "ar", "--quiet"]
+    _, streamed, _ = cli(*arguments)
+    _, recorded, _ = cli(*arguments, "--json")
+    assert streamed.rstrip("\n") == json.loads(recorded)["text"].rstrip("\ufffd\n")
+
+
+def test_a_file_of_prompts_gives_a_line_each_in_order(cli, model, tmp_path) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "the fox"}\n\n{"question_id": 7, "category": "qa", "turns": ["the hen", "and?"]}\n')
+    code, out, _ = cli("generate", "--prompts", file, *model, "-n", 4, "--json", "--quiet")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert len(lines) == 2
+    assert lines[0]["prompt_tokens"] > 0
+
+
+def test_standard_input_is_a_prompt(cli, model, monkeypatch) -> None:
+    import io
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("the fox"))
+    _, from_stdin, _ = cli("generate", "-", *model, "-n", 5, "--json", "-q")
+    _, from_argument, _ = cli("generate", "the fox", *model, "-n", 5, "--json", "-q")
+    assert json.loads(from_stdin)["token_ids"] == json.loads(from_argument)["token_ids"]
+
+
+def test_a_seed_fixes_the_text_whatever_the_method(cli, model) -> None:
+    texts = [
+        json.loads(cli("generate", "the fox", *model, "-n", 20, "--json", "-q", "--temperature", 1, *more)[1])[
+            "token_ids"
+        ]
+        for more in (["--seed", 4], ["--seed", 4, "--method", "lookup"], ["--seed", 5])
+    ]
+    assert texts[0] == texts[1] != texts[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["generate"], 2, "give a prompt or --prompts"),
+        (["generate", "x", "--method", "magic"], 2, "--method magic is not one of ar, eagle, frspec, lookup."),
+        (["generate", "x", "--nodes", "1"], 2, "nodes"),
+        (["generate", "x", "--temperature", "-1"], 2, "--temperature -1.0 is negative"),
+        (["generate", "x", "--top-p", "0.5"], 2, "mean nothing at --temperature 0"),
+        (["generate", "--prompts", "no-such-file.jsonl"], 1, "there is no file no-such-file.jsonl."),
+        (["generate", "x", "--model", "smolm2-135m"], 1, "there is no model named 'smolm2-135m'"),
+    ],
+)
+def test_wrong_input_is_one_sentence(cli, arguments: list[str], code: int, said: str) -> None:
+    found, out, err = cli(*arguments)
+    assert (found, out) == (code, "")
+    assert said in " ".join(err.split())
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--method", "eagle"], "--method eagle needs a draft head."),
+        (["--method", "frspec"], "--method frspec needs a draft head."),
+        (["--draft", "no-such-head"], "there is no draft head at no-such-head"),
+        (["--vocab", "no-such.parquet"], "there is no file no-such.parquet."),
+        (["--dtype", "float8"], "--dtype float8 is not one of"),
+        (["-n", "4000"], "do not fit into the model's context of 512"),
+    ],
+)
+def test_what_the_model_cannot_do_is_one_sentence(cli, model, more: list[str], said: str) -> None:
+    code, out, err = cli("generate", "the fox", *model, *more)
+    assert code in (1, 2)
+    assert out == ""
+    assert said in " ".join(err.split())
+
+
+def test_a_line_that_is_no_prompt_is_named(cli, model, tmp_path) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "the fox"}\n{"question": "?"}\n')
+    code, _, err = cli("generate", "--prompts", file, *model)
+    assert code == 1
+    assert "line 2 is no prompt" in " ".join(err.split())
