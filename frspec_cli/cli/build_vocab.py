@@ -50,6 +50,9 @@ def command(
     pad: Annotated[
         bool, typer.Option("--pad", help="Fill up with unseen tokens by id where too few were seen.")
     ] = False,
+    formats: Annotated[
+        list[str] | None, typer.Option("--format", help="Also write it as sglang, eagle3, ... (see export-vocab).")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr.")] = False,
 ) -> None:
@@ -58,68 +61,84 @@ def command(
     Because the order does not depend on k, the first rows of a large subset are the smaller one (except with
     --script-budget): every command that takes a subset has --k.
     """
-    from frspec_cli.vocabulary.build import FORCED_KINDS, Recipe, is_share
+    _check(k or [], coverage, forced, formats or [], model, tokenizer)
+    recipe = _recipe(mix or [], script_budget or [], forced, force_id or [], pad, vocab_rows)
+    sink = Sink(as_json=as_json, quiet=quiet)
+    builder = _builder(counts, model or tokenizer, recipe, sink)
+    wanted = sorted(set(k)) if k else [builder.smallest_covering(coverage or 1.0)]
+    _write(builder, wanted, out, formats or [], sink)
 
-    if (coverage is None) == (not k):
+
+def _check(
+    ks: list[int], coverage: float | None, forced: str, formats: list[str], model: str | None, tokenizer: str | None
+) -> None:
+    from frspec_cli.vocabulary.build import FORCED_KINDS, is_share
+    from frspec_cli.vocabulary.foreign_write import WRITERS
+
+    if (coverage is None) == (not ks):
         raise UsageError("give either --k or --coverage.")
     if coverage is not None and not is_share(coverage):
         raise UsageError(f"--coverage {coverage} is no share: it must be above 0 and at most 1, such as 0.98.")
-    if any(each < 1 for each in k or []):
+    if any(each < 1 for each in ks):
         raise UsageError("--k must be at least 1.")
     if forced not in FORCED_KINDS:
         raise UsageError(f"--forced {forced} is none of {', '.join(FORCED_KINDS)}.")
+    if unknown := [each for each in formats if each not in WRITERS]:
+        raise UsageError(f"--format {unknown[0]} is none of {', '.join(WRITERS)}.")
     if model and tokenizer:
         raise UsageError("give --model or --tokenizer, not both: a model brings its tokenizer.")
-    recipe = Recipe(
-        weights=_weights(mix or []),
-        budgets=_budgets(script_budget or []),
+
+
+def _recipe(
+    mix: list[str], budgets: list[str], forced: str, force_ids: list[int], pad: bool, vocab_rows: int | None
+) -> Recipe:
+    from frspec_cli.vocabulary.build import Recipe
+
+    return Recipe(
+        weights=_weights(mix),
+        budgets=_budgets(budgets),
         forced=forced,
-        force_ids=tuple(sorted(set(force_id or []))),
+        force_ids=tuple(sorted(set(force_ids))),
         pad=pad,
         vocabulary_rows=vocab_rows,
     )
-    _run(counts, out, k or [], coverage, model or tokenizer, recipe, Sink(as_json=as_json, quiet=quiet))
 
 
-def _run(
-    counts: list[Path],
-    out: str,
-    ks: list[int],
-    coverage: float | None,
-    tokenizer: str | None,
-    recipe: Recipe,
-    sink: Sink,
-) -> None:
-    from frspec_cli.vocabulary.build import Builder, output_paths
+def _builder(counts: list[Path], tokenizer: str | None, recipe: Recipe, sink: Sink) -> Builder:
+    from frspec_cli.vocabulary.build import Builder
     from frspec_cli.vocabulary.mix import NamedTable
 
     tables = [NamedTable.read(path) for path in counts]
     builder = Builder(tables, _tokenizer(tables, tokenizer), recipe)
     if builder.evidence.left_out:
         sink.say(f"left out, since --mix gives them no weight: {', '.join(builder.evidence.left_out)}")
-    wanted = sorted(set(ks)) if coverage is None else [builder.smallest_covering(coverage)]
-    paths = output_paths(out, wanted)
+    return builder
+
+
+def _write(builder: Builder, wanted: list[int], out: str, formats: list[str], sink: Sink) -> None:
+    from frspec_cli.vocabulary.build import output_paths
+    from frspec_cli.vocabulary.foreign_write import WRITERS, export_subset
+
     if len(wanted) > 1 and Path(out).is_file():
         raise FrspecError(f"{out} is a file, but several sizes need a folder.")
     if len(wanted) == 1 and Path(out).is_dir():
-        raise FrspecError(
-            f"{out} is a folder, but one size is one file.", hint=f"Try --out {out}/subset.parquet"
-        )
+        raise FrspecError(f"{out} is a folder, but one size is one file.", hint=f"Try --out {out}/subset.parquet")
+    paths = output_paths(out, wanted)
     subsets = {each: builder.subset(each) for each in wanted}  # all are chosen before the first is written
     rows = []
     for each, subset in subsets.items():
         subset.write(paths[each])
-        rows.append(
-            {
-                "out": paths[each],
-                "k": each,
-                "forced": subset.forced,
-                "padded": subset.metadata["padded"],
-                "coverage": subset.metadata["coverage"],
-                "held_out": subset.metadata["held_out"],
-                "sha256": subset.metadata["sha256"],
-            }
-        )
+        row = {"out": paths[each], "k": each, "forced": subset.forced}
+        row |= {name: subset.metadata[name] for name in ("padded", "coverage", "held_out", "sha256")}
+        if builder.recipe.budgets:
+            row["budgets"] = builder.budget_effects(each)
+        if formats:
+            stem = paths[each].removesuffix(".parquet")
+            exports = [export_subset(subset, name, stem + WRITERS[name].suffix) for name in formats]
+            row["exports"] = [export.out for export in exports]
+            for warning in dict.fromkeys(text for export in exports for text in export.warnings):
+                sink.warn(warning)
+        rows.append(row)
         if subset.metadata["padded"]:
             sink.warn(f"{subset.metadata['padded']} of the {each} tokens were never seen; they fill up by id.")
     _show(sink, builder, rows)
@@ -136,7 +155,17 @@ def _show(sink: Sink, builder: Builder, rows: list[dict]) -> None:
         numbers = [f"{row[name]:,}" for name in ("k", "forced", "padded")]
         table.append([row["out"], *numbers, f"{row['coverage']:.2%}", held_out])
     sink.table("", ["subset", "k", "forced", "padded", "covers", "held out by fold (95 %)"], table)
-    sink.result({"subsets": rows}, f"wrote {', '.join(row['out'] for row in rows)}")
+    effects = [[f"{row['k']:,}", *_effect(each)] for row in rows for each in row.get("budgets", [])]
+    if effects:
+        columns = ["k", "script", "budget", "its tokens counted", "covered with it", "by frequency alone"]
+        sink.table("Script budgets, held out by fold", columns, effects, left=2)
+    written = [path for row in rows for path in (row["out"], *row.get("exports", []))]
+    sink.result({"subsets": rows}, f"wrote {', '.join(written)}")
+
+
+def _effect(effect: dict) -> list[str]:
+    shares = [f"{effect[name]:.2%}" if effect[name] is not None else "-" for name in ("coverage", "by_frequency")]
+    return [effect["script"], f"{effect['rows']:,}", f"{effect['tokens']:,}", *shares]
 
 
 def _few(builder: Builder, most: int = 12) -> list[int | str]:
@@ -168,9 +197,7 @@ def _weights(pairs: list[str]) -> dict[str, float]:
         except ValueError:
             weights[name] = 0.0
         if not 0 < weights[name] < float("inf"):
-            raise UsageError(
-                f"--mix {pair}: the weight must be above 0.", hint="To leave a source out, don't name it."
-            )
+            raise UsageError(f"--mix {pair}: the weight must be above 0.", hint="To leave a source out, don't name it.")
     if len(weights) < len(pairs):
         raise UsageError("--mix names one source twice.")
     return weights

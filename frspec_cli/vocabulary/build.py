@@ -126,6 +126,28 @@ class Builder:
         tokens = [self.tokenizer.token_bytes(index) for index in ids.tolist()]
         return VocabularySubset(ids, tokens, counts, choice.reasons, metadata)
 
+    def budget_effects(self, k: int) -> list[dict[str, Any]]:
+        """For each script budget: how much of the text in that script k ids cover, with the budgets and without.
+
+        Held out by fold; the shares are None where fewer than two folds hold text.
+        """
+        tokens = {name: np.zeros(FOLDS) for name in self.recipe.budgets}
+        covered = {name: np.zeros((2, FOLDS)) for name in self.recipe.budgets}
+        for fold in range(FOLDS):
+            subsets = [self.choose(k, without_fold=fold).token_ids, self.ranking(without_fold=fold).token_ids[:k]]
+            parts = {name: _fit(part[fold], self.rows) for name, part in self.evidence.parts.items()}
+            for name in self.recipe.budgets:
+                scores = self._scripts.scores(name, parts)
+                tokens[name][fold] = scores.sum()
+                covered[name][:, fold] = [scores[ids].sum() for ids in subsets]
+        effects = []
+        for name, rows in self.recipe.budgets.items():
+            total = tokens[name].sum()
+            both = covered[name].sum(axis=1) / total if (tokens[name] > 0).sum() > 1 else (None, None)
+            shares = {"coverage": both[0], "by_frequency": both[1]}
+            effects.append({"script": name, "rows": rows, "tokens": int(total), **shares})
+        return effects
+
     def smallest_covering(self, target: float) -> int:
         """The smallest k that covers `target` (0..1) of what was counted."""
         ranking = self.ranking()

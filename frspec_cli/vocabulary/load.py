@@ -9,7 +9,9 @@ import numpy as np
 
 from frspec_cli.errors import FrspecError
 from frspec_cli.tokens.tokenizer import LoadedTokenizer
-from frspec_cli.vocabulary.subset import VocabularySubset
+from frspec_cli.vocabulary.foreign_read import container, read_foreign
+from frspec_cli.vocabulary.importing import import_list
+from frspec_cli.vocabulary.subset import VocabularySubset, show_token
 
 
 def load_subset(
@@ -22,11 +24,12 @@ def load_subset(
 ) -> VocabularySubset:
     """Reads a subset and checks it against the tokenizer and the model that will use it.
 
+    A foreign file (FR-Spec's .pt and the like) is imported on the way, for which the tokenizer must be given.
     k: use the first k rows only. warn: called with a sentence where the fingerprints differ and every id means the
     same bytes all the same. Raises `FrspecError` for another tokenizer's subset, for ids past the model's rows, and as
     `VocabularySubset.read` and `prefix` do.
     """
-    subset = VocabularySubset.read(path)
+    subset = _read(path, tokenizer, model_rows, warn)
     if k is not None:
         subset = subset.prefix(k)
     if tokenizer is not None:
@@ -37,6 +40,23 @@ def load_subset(
             hint="It belongs to another model; build one: frspec build-vocab COUNTS --model MODEL --k K --out PATH.",
         )
     return subset
+
+
+def _read(
+    path: Path | str, tokenizer: LoadedTokenizer | None, model_rows: int | None, warn: Callable[[str], None]
+) -> VocabularySubset:
+    if not Path(path).is_dir() and container(path) == "parquet":
+        return VocabularySubset.read(path)
+    found = read_foreign(path)
+    if tokenizer is None:
+        raise FrspecError(
+            f"{path} is no vocabulary subset but a list of ids ({found.format}), which does not say whose they are.",
+            hint=f"Import it: frspec import-vocab {path} --tokenizer T --out subset.parquet",
+        )
+    done = import_list(found, tokenizer, vocabulary_rows=model_rows)
+    for warning in done.warnings:
+        warn(warning)
+    return done.subset
 
 
 def check_tokenizer(
@@ -70,14 +90,6 @@ def first_difference(tokens: Iterable[tuple[int, bytes]], tokenizer: LoadedToken
         if index not in tokenizer.vocabulary or tokenizer.token_bytes(index) != content:
             return index
     return None
-
-
-def show_token(content: bytes) -> str:
-    """A token's bytes as a person reads them: quoted text, or hex where they are no whole UTF-8."""
-    try:
-        return repr(content.decode())
-    except UnicodeDecodeError:
-        return " ".join(f"<{byte:02X}>" for byte in content)
 
 
 def _theirs(tokenizer: LoadedTokenizer, index: int) -> str:

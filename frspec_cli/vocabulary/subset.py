@@ -70,10 +70,7 @@ class VocabularySubset:
         if k == self.k:
             return self
         if not self.metadata.get("nested", True):
-            raise FrspecError(
-                f"this subset was made with script budgets, so its first {k} rows are no subset of their own.",
-                hint=f"Build that size: frspec build-vocab COUNTS --k {k} --script-budget ... --out PATH",
-            )
+            raise self._not_nested(k)
         if k > self.k:
             raise FrspecError(f"--k {k} is more than the {self.k} tokens of this subset.")
         if k < max(1, self.forced):
@@ -81,6 +78,17 @@ class VocabularySubset:
         ids = self.token_ids[:k]
         metadata = self.metadata | {"sha256": storage.sha256_ids(ids), "coverage": None}
         return VocabularySubset(ids, self.tokens[:k], self.counts[:k], self.reasons[:k], metadata)
+
+    def _not_nested(self, k: int) -> FrspecError:
+        if "imported" in self.metadata["origin"]:
+            return FrspecError(
+                f"this subset was imported from a list by id, so its first {k} rows are not the most frequent ones.",
+                hint="Import it again with --counts TABLE, which ranks its ids.",
+            )
+        return FrspecError(
+            f"this subset was made with script budgets, so its first {k} rows are no subset of their own.",
+            hint=f"Build that size: frspec build-vocab COUNTS --k {k} --script-budget ... --out PATH",
+        )
 
     def write(self, path: Path | str) -> None:
         """Writes the parquet file, whole or not at all; equal subsets give equal bytes."""
@@ -120,3 +128,11 @@ class VocabularySubset:
         order = {reason: code for code, reason in enumerate(REASONS)}
         reasons = np.array([order[reason] for reason in table["reason"].to_pylist()], dtype=np.int8)
         return VocabularySubset(ids, table["token"].to_pylist(), table["count"].to_numpy(), reasons, metadata)
+
+
+def show_token(content: bytes) -> str:
+    """A token's bytes as a person reads them: quoted text, or hex where they are no whole UTF-8."""
+    try:
+        return repr(content.decode())
+    except UnicodeDecodeError:
+        return " ".join(f"<{byte:02X}>" for byte in content)

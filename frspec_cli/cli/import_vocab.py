@@ -1,0 +1,62 @@
+"""`frspec import-vocab`: another project's draft vocabulary as a subset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from frspec_cli.cli.sink import Sink
+from frspec_cli.errors import FrspecError, UsageError
+
+
+def command(
+    file: Annotated[Path, typer.Argument(help="A .pt, .npy, .json, .txt or safetensors file, or a folder.")],
+    tokenizer: Annotated[str, typer.Option("--tokenizer", "--model", help="The tokenizer (or model) of the ids.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="The subset file.")],
+    vocab_rows: Annotated[int | None, typer.Option(help="Rows of the target's embedding.")] = None,
+    read_as: Annotated[str | None, typer.Option("--as", help="ids or offsets, where a file could hold either.")] = None,
+    counts: Annotated[Path | None, typer.Option(help="A frequency table: rank the ids by it.")] = None,
+    dedupe: Annotated[bool, typer.Option("--dedupe", help="Keep the first of repeated ids.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but warnings.")] = False,
+) -> None:
+    """Read a draft vocabulary of FR-Spec, SGLang, EAGLE-3, SpecForge, speculators or a plain list of ids.
+
+    What a file is, is told by what it holds. No code in it is ever run. FR-Spec's own defect, an id repeated in the
+    end-of-sequence block, is repaired and named; any other repetition is refused.
+    """
+    from frspec_cli.frequency.table import FrequencyTable
+    from frspec_cli.tokens.tokenizer import load_tokenizer
+    from frspec_cli.vocabulary.foreign import AS_IDS, AS_OFFSETS
+    from frspec_cli.vocabulary.foreign_read import read_foreign
+    from frspec_cli.vocabulary.importing import import_list
+    from frspec_cli.vocabulary.subset import show_token
+
+    if read_as not in (None, AS_IDS, AS_OFFSETS):
+        raise UsageError(f"--as {read_as} is neither ids nor offsets.")
+    sink = Sink(as_json=as_json, quiet=quiet)
+    found = read_foreign(file, read_as=read_as)
+    loaded = load_tokenizer(tokenizer)
+    totals = None
+    if counts is not None:
+        table = FrequencyTable.read(counts)
+        if table.fingerprint != loaded.fingerprint:
+            raise FrspecError(f"{counts} was counted with another tokenizer than {tokenizer}.")
+        totals = table.totals()
+    done = import_list(found, loaded, vocabulary_rows=vocab_rows, dedupe=dedupe, counts=totals)
+    for warning in done.warnings:
+        sink.warn(warning)
+    subset = done.subset
+    subset.write(out)
+    first = " ".join(show_token(content) for content in subset.tokens[:8])
+    sink.say(f"read as {found.format}: {subset.k:,} ids of {subset.metadata['vocabulary_rows']:,}, first {first}")
+    value = {
+        "out": out,
+        "format": found.format,
+        "k": subset.k,
+        "sha256": subset.metadata["sha256"],
+        "warnings": list(done.warnings),
+    }
+    sink.result(value, f"wrote {out}")
