@@ -209,8 +209,9 @@ class _Bar:
 
         self.sums = [have + more for have, more in zip(self.sums, (documents, size, tokens), strict=True)]
         seconds = max(time.monotonic() - self.began, 1e-3)
-        talk = f"{self.sums[0]:,} documents, {self.sums[1] / 1e6 / seconds:,.1f} MB/s, {self.sums[2] / 1e6 / seconds:,.2f} M tokens/s"
-        self.progress.update(self.task, talk=talk)
+        documents, megabytes, millions = self.sums[0], self.sums[1] / 1e6, self.sums[2] / 1e6
+        rates = f"{megabytes / seconds:,.1f} MB/s, {millions / seconds:,.2f} M tokens/s"
+        self.progress.update(self.task, talk=f"{documents:,} documents, {rates}")
 
     def _finished(self, size: int) -> None:
         self.progress.advance(self.task, size)

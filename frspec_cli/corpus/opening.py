@@ -43,7 +43,7 @@ def open_binary(path: str) -> IO[bytes]:
 
 
 def raw_chunks(file: IO[bytes], digest: Any, *, limit: int | None = None) -> Iterator[bytes]:
-    """The file's next bytes (at most `limit`) in chunks; `digest` sees them all."""
+    """The file's next bytes (at most `limit`) in chunks; `digest` (a hashlib object, or None) sees them all."""
     left = limit
     while left is None or left > 0:
         chunk = file.read(CHUNK_BYTES if left is None else min(CHUNK_BYTES, left))
@@ -51,7 +51,8 @@ def raw_chunks(file: IO[bytes], digest: Any, *, limit: int | None = None) -> Ite
             return
         if left is not None:
             left -= len(chunk)
-        digest.update(chunk)
+        if digest is not None:
+            digest.update(chunk)
         yield chunk
 
 
@@ -189,7 +190,7 @@ def piece_chunks(shard: Shard, digest: Any) -> Iterator[bytes]:
 
 
 def _rest_of_line(file: IO[bytes]) -> Iterator[bytes]:
-    for chunk in raw_chunks(file, hashlib.sha256()):
+    for chunk in raw_chunks(file, None):
         newline = chunk.find(b"\n")
         yield chunk if newline < 0 else chunk[: newline + 1]
         if newline >= 0:

@@ -28,7 +28,7 @@ _LINE_OVERHEAD = 4
 def read_shard(shard: Shard, fields: Fields, digest: Any) -> Iterator[Document | Skipped]:
     """The shard's records in their order, each as a document or as skipped for a reason.
 
-    digest: a hashlib object that is updated with the shard's bytes. Raises `BrokenFile` for a damaged container.
+    digest: a hashlib object that is updated with the shard's bytes, or None. Raises `BrokenFile` for a damaged container.
     """
     return READERS[shard.format](shard, fields, digest)
 

@@ -11,15 +11,16 @@ from typing import Any
 
 from frspec_cli.corpus.shards import Shard
 from frspec_cli.errors import FrspecError, UsageError
-from frspec_cli.frequency.counting import Progress, ShardCounter, Task
+from frspec_cli.frequency.choice import Choice, choose, confirm
+from frspec_cli.frequency.counting import Progress, ShardCounter, Task, silent
 from frspec_cli.frequency.engines import CounterSpec, Engine, InProcess, WorkerPool
-from frspec_cli.frequency.ledger import Ledger, ledger_folder, make_plan
+from frspec_cli.frequency.ledger import Ledger, begun_with, ledger_folder, make_plan
 from frspec_cli.frequency.options import CountOptions
 from frspec_cli.frequency.run import CorpusRun, Counted
 from frspec_cli.frequency.stability import fold_totals, stability
 from frspec_cli.frequency.table import FrequencyTable
 from frspec_cli.frequency.tally import Part
-from frspec_cli.tokens.encoder import EncoderSpec
+from frspec_cli.tokens.gate import EncodersDiffer
 from frspec_cli.tokens.tokenizer import LoadedTokenizer
 
 
@@ -87,22 +88,73 @@ def count_corpus(
     began = time.monotonic()
     out = Path(out)
     check_writable(out)
-    mine = shards[how.shard[0] - 1 :: how.shard[1]]
-    spec = _counter_spec(tokenizer, how, options)
-    plan = make_plan(
-        tokenizer=tokenizer.fingerprint, encoder=spec.encoder.name, options=options.recorded(), shards=mine
-    )
-    with Ledger.opened(ledger_folder(out), plan, mine, restart=how.restart) as ledger:
-        run = CorpusRun(mine, spec.rows, options, max_bad=how.max_bad, ledger=ledger, finished=listener.finished)
+    job = _Job(shards, tokenizer, out, options, how, listener)
+    try:
+        counted, table = job.run(how.encoder)
+    except EncodersDiffer as error:
+        if how.encoder != "auto":
+            raise
+        listener.say(f"counting again with the reference encoder: {error.message}")
+        counted, table = job.run("reference", restart=True)
+    return CountResult(out, table, counted.lines, time.monotonic() - began, counted.stopped, counted.examples)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What `count_corpus` was asked for; `run` does it with one choice of encoder."""
+
+    shards: list[Shard]
+    tokenizer: LoadedTokenizer
+    out: Path
+    options: CountOptions
+    how: HowToRun
+    listener: Listener
+
+    def run(self, encoder: str, *, restart: bool = False) -> tuple[Counted, FrequencyTable]:
+        """Counts, writes the table, drops the ledger. Raises `EncodersDiffer` when the fast encoder was caught."""
+        folder = ledger_folder(self.out)
+        mine = self.shards[self.how.shard[0] - 1 :: self.how.shard[1]]
+        cores = self.how.workers or available_cores()
+        choice = choose(
+            encoder,
+            self.tokenizer,
+            self.shards,
+            self.options.fields,
+            begun_with=None if self.how.restart else begun_with(folder),
+            threads=len(mine) == 1 and cores > 1,
+            say=self.listener.say,
+        )
+        recheck = choice.spec.name == "fast"
+        spec = CounterSpec(choice.spec, self.tokenizer.highest_id + 1, self.options, recheck=recheck)
+        plan = make_plan(
+            tokenizer=self.tokenizer.fingerprint,
+            encoder=choice.spec.name,
+            options=self.options.recorded(),
+            shards=mine,
+        )
+        with Ledger.opened(folder, plan, mine, restart=restart or self.how.restart) as ledger:
+            counted = self._count(spec, mine, cores, ledger)
+            table = _table(counted, self.tokenizer, choice, self.options)
+            _place(table, self.out, ledger)
+        return counted, table
+
+    def _count(self, spec: CounterSpec, mine: list[Shard], cores: int, ledger: Ledger) -> Counted:
+        run = CorpusRun(
+            mine,
+            spec.rows,
+            self.options,
+            max_bad=self.how.max_bad,
+            ledger=ledger,
+            confirm=lambda part: confirm(part, self.tokenizer),
+            finished=self.listener.finished,
+        )
         if done := run.resume():
-            listener.say(f"{done} of {len(mine)} shards were counted before; going on.")
-        listener.begin(sum(shard.size for shard in mine))
+            self.listener.say(f"{done} of {len(mine)} shards were counted before; going on.")
+        self.listener.begin(sum(shard.size for shard in mine))
         counter = _Lazy(spec)
-        counted = run.run(_engine(spec, how, len(mine) - done, counter), counter.count, listener.progress)
-        table = _table(counted, tokenizer, counter, options)
-        _place(table, out, ledger)
-    seconds = time.monotonic() - began
-    return CountResult(out, table, counted.lines, seconds, counted.stopped, counted.examples)
+        workers = min(cores, len(mine) - done)
+        engine: Engine = InProcess(counter) if workers <= 1 else WorkerPool(spec, workers)
+        return run.run(engine, counter.count, self.listener.progress)
 
 
 class _Lazy:
@@ -112,23 +164,10 @@ class _Lazy:
         self.spec = spec
         self._counter: ShardCounter | None = None
 
-    @property
-    def counter(self) -> ShardCounter:
-        if self._counter is None:
-            self._counter = self.spec.build()
-        return self._counter
-
-    def count(self, task: Task) -> Part:
-        return self.counter.count(task)
-
-
-def _counter_spec(tokenizer: LoadedTokenizer, how: HowToRun, options: CountOptions) -> CounterSpec:
-    return CounterSpec(EncoderSpec("reference", str(tokenizer.path)), tokenizer.highest_id + 1, options)
-
-
-def _engine(spec: CounterSpec, how: HowToRun, shards: int, counter: _Lazy) -> Engine:
-    workers = min(how.workers or available_cores(), shards)
-    return InProcess(counter.counter) if workers <= 1 else WorkerPool(spec, workers)
+    def count(self, task: Task, progress: Progress = silent) -> Part:
+        """See `ShardCounter.count`."""
+        self._counter = self._counter or self.spec.build()
+        return self._counter.count(task, progress)
 
 
 def available_cores() -> int:
@@ -160,13 +199,12 @@ def tokenizer_record(tokenizer: LoadedTokenizer) -> dict[str, Any]:
     }
 
 
-def _table(counted: Counted, tokenizer: LoadedTokenizer, counter: _Lazy, options: CountOptions) -> FrequencyTable:
+def _table(counted: Counted, tokenizer: LoadedTokenizer, choice: Choice, options: CountOptions) -> FrequencyTable:
     counted.tally.flush()
-    encoder = counter.spec.encoder
     metadata = {
         "tokenizer": tokenizer_record(tokenizer),
         **corpus_record(counted.shards),
-        "encoder": {"name": encoder.name},
+        "encoder": choice.record,
         "options": options.recorded(),
     }
     return with_stability(FrequencyTable(counted.tally.counts, metadata, counted.tally.document_counts))

@@ -46,8 +46,8 @@ def fold_of(data: bytes) -> int:
     return zlib.crc32(data) % FOLDS
 
 
-def _silent(documents: int, size: int, tokens: int) -> None:
-    pass
+def silent(documents: int, size: int, tokens: int) -> None:
+    """Progress that nobody watches."""
 
 
 class ShardCounter:
@@ -66,7 +66,7 @@ class ShardCounter:
         self.recheck = recheck
         self.chat = chat
 
-    def count(self, task: Task, progress: Progress = _silent) -> Part:
+    def count(self, task: Task, progress: Progress = silent) -> Part:
         """The task's counts. A broken container raises, or with --skip-broken-files counts as nothing and says so."""
         try:
             return _ShardRun(self, task, progress).part()
@@ -209,7 +209,7 @@ def _unique_by_document(ids: np.ndarray, lengths: np.ndarray, rows: int) -> np.n
 
 def _first_of_each_reason(skipped: list[Skipped]) -> list[Skipped]:
     seen: Counter[str] = Counter()
-    chosen = []
+    chosen: list[Skipped] = []
     for item in skipped:
         seen[item.reason] += 1
         if seen[item.reason] <= MAX_EXAMPLES // 2 and len(chosen) < MAX_EXAMPLES:

@@ -8,7 +8,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
@@ -48,16 +48,22 @@ class CounterSpec:
 class Engine(Protocol):
     """Runs tasks. `run` yields (task's index, its counts) as they are finished; closing the iterator stops the work."""
 
-    def run(self, tasks: Iterable[Task], progress: Progress) -> Iterator[tuple[int, Part]]: ...
+    def run(self, tasks: Iterable[Task], progress: Progress) -> Generator[tuple[int, Part], None, None]: ...
+
+
+class Counts(Protocol):
+    """What counts a task: a `ShardCounter`, or something that makes one when it is first needed."""
+
+    def count(self, task: Task, progress: Progress) -> Part: ...
 
 
 class InProcess:
     """One task after another in this process: for small corpora, and as what every other engine is held against."""
 
-    def __init__(self, counter: ShardCounter) -> None:
+    def __init__(self, counter: Counts) -> None:
         self.counter = counter
 
-    def run(self, tasks: Iterable[Task], progress: Progress) -> Iterator[tuple[int, Part]]:
+    def run(self, tasks: Iterable[Task], progress: Progress) -> Generator[tuple[int, Part], None, None]:
         """Yields in the order of the tasks."""
         for task in tasks:
             yield task.index, self.counter.count(task, progress)
@@ -73,7 +79,7 @@ class WorkerPool:
         context = multiprocessing.get_context("spawn")
         self.workers = [_Worker(context, spec) for _ in range(workers)]
 
-    def run(self, tasks: Iterable[Task], progress: Progress) -> Iterator[tuple[int, Part]]:
+    def run(self, tasks: Iterable[Task], progress: Progress) -> Generator[tuple[int, Part], None, None]:
         """Yields whatever is finished first."""
         waiting = iter(tasks)
         try:
@@ -149,7 +155,7 @@ def _serve(connection: Connection, spec: CounterSpec) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are the parallelism
     answer: Part | BaseException
     try:
-        counter: ShardCounter | None = None
+        counter = _built_early(spec)
         while True:
             task = connection.recv()
             try:
@@ -160,6 +166,14 @@ def _serve(connection: Connection, spec: CounterSpec) -> None:
             connection.send(answer)
     except (EOFError, OSError):
         return  # the parent is gone or has closed the pipe
+
+
+def _built_early(spec: CounterSpec) -> ShardCounter | None:
+    """The counter, built before the first task comes; None where that fails: then the first task is told."""
+    try:
+        return spec.build()
+    except FrspecError:
+        return None
 
 
 def _portable(error: Exception) -> BaseException:

@@ -33,6 +33,12 @@ def ledger_folder(out: Path | str) -> Path:
     return out.with_name(out.name + ".ledger")
 
 
+def begun_with(folder: Path) -> str | None:
+    """The encoder that an unfinished run chose; None where there is none."""
+    path = folder / _PLAN
+    return storage.read_json(path).get("encoder") if path.is_file() else None
+
+
 def make_plan(*, tokenizer: str, encoder: str, options: dict[str, Any], shards: list[Shard]) -> dict[str, Any]:
     """What decides the counts, as JSON: a ledger may be gone on with only under an equal plan."""
     listed = [[shard.label, shard.start, len(shard.paths), shard.format, shard.size, shard.source] for shard in shards]
@@ -63,7 +69,7 @@ class Ledger:
         """
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lock = open(folder / _LOCK, "a")
+            lock = open(folder / _LOCK, "a")  # noqa: SIM115 (held until the run ends)
         except OSError as error:
             raise FrspecError(
                 f"{folder} cannot be written: {error.strerror or error}.", hint="Choose another --out."
@@ -76,7 +82,10 @@ class Ledger:
             if restart:
                 ledger.forget()
             ledger._check(shards)
-            yield ledger
+            try:
+                yield ledger
+            finally:
+                ledger.remove_if_empty()
 
     def _check(self, shards: list[Shard]) -> None:
         path = self.folder / _PLAN
@@ -129,7 +138,7 @@ class Ledger:
     def put(self, first: int, last: int, part: Part) -> None:
         """Adds the counts of the shards `first` to `last`, whole or not at all."""
         meta = {"sources": part.sources, "shards": part.shards, "examples": part.examples}
-        arrays = {"key": part.key, "token": part.token, "count": part.count}
+        arrays: dict[str, Any] = {"key": part.key, "token": part.token, "count": part.count}
         if part.documents is not None:
             arrays["documents"] = part.documents
         with storage.atomic_path(self._path(first, last)) as temporary, open(temporary, "wb") as file:
@@ -148,6 +157,11 @@ class Ledger:
         for path in [*self.folder.glob("*-*.npz"), self.folder / _PLAN]:
             path.unlink(missing_ok=True)
 
+    def remove_if_empty(self) -> None:
+        """Removes the folder of a run that ended before anything was counted: there is nothing to go on from."""
+        if self.folder.is_dir() and not self.entries():
+            self.remove()
+
     def remove(self) -> None:
         """Removes the folder: the output is there."""
         self.forget()
@@ -160,7 +174,7 @@ class Ledger:
 def _load(path: Path) -> Part:
     with np.load(path) as arrays:
         meta = json.loads(arrays["meta"].tobytes())
-        documents = arrays["documents"] if "documents" in arrays else None
+        documents = arrays.get("documents")
         examples = [tuple(example) for example in meta["examples"]]
         return Part(
             meta["sources"], arrays["key"], arrays["token"], arrays["count"], documents, meta["shards"], examples

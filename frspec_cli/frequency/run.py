@@ -150,8 +150,8 @@ class CorpusRun:
             counted.stopped = "--limit-tokens"
         elif options.until_stable is not None and _step(counted.tokens) > _step(tokens_before):
             # Looked at whenever the text has grown by a step, so the cost does not grow with the number of shards.
-            if expected_loss(counted.tally.by_fold(), options.stable_k) < options.until_stable:
-                counted.stopped = "--until-stable"
+            loss = expected_loss(counted.tally.by_fold(), options.stable_k)
+            counted.stopped = "--until-stable" if loss < options.until_stable else ""
         self._judge(final=False)
 
     def _judge(self, *, final: bool) -> None:

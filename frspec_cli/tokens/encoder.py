@@ -55,19 +55,26 @@ class ReferenceEncoder:
 class EncoderSpec:
     """How a worker makes its encoder: small enough to be sent to another process or machine.
 
-    name: `reference` or `fast`. tokenizer: the path of the tokenizer.json.
+    name: `reference` or `fast`. tokenizer: the path of the tokenizer.json. threads: use all cores in one process.
     """
 
     name: str
     tokenizer: str
+    threads: bool = False
 
     def build(self) -> Encoder:
         """The encoder. Raises `FrspecError` when the tokenizer cannot be loaded."""
-        return ENCODERS[self.name](self.tokenizer)
+        return ENCODERS[self.name](self)
 
 
-def _reference(path: str) -> Encoder:
-    return ReferenceEncoder(load_tokenizer(path))
+def _reference(spec: EncoderSpec) -> Encoder:
+    return ReferenceEncoder(load_tokenizer(spec.tokenizer))
 
 
-ENCODERS = {"reference": _reference}
+def _fast(spec: EncoderSpec) -> Encoder:
+    from frspec_cli.tokens.fast import FastEncoder
+
+    return FastEncoder(spec.tokenizer, parallel=spec.threads)
+
+
+ENCODERS = {"reference": _reference, "fast": _fast}

@@ -69,7 +69,7 @@ class LoadedTokenizer:
         if token_id in self.added:
             return token.encode()
         if self._is_byte_level:
-            return bytes(_BYTE_OF_CHARACTER[character] for character in token)
+            return bytes(BYTE_OF_CHARACTER[character] for character in token)
         if token_id in self.byte_token_ids:
             return bytes([int(token[3:5], 16)])
         return token.replace("\u2581", " ").encode()
@@ -161,4 +161,4 @@ def _byte_characters() -> dict[str, int]:
     return table | {chr(256 + index): byte for index, byte in enumerate(others)}
 
 
-_BYTE_OF_CHARACTER = _byte_characters()
+BYTE_OF_CHARACTER = _byte_characters()

@@ -1,0 +1,91 @@
+"""The fast encoder: gigatoken, an optional package, never trusted before it agreed with the reference (see `gate`).
+
+It lives from a cache of words, so its first megabytes in every process are slow: let few processes live long.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from frspec_cli.errors import FrspecError
+from frspec_cli.tokens.encoder import Encoded, ReferenceEncoder
+from frspec_cli.tokens.tokenizer import BYTE_OF_CHARACTER, load_tokenizer
+
+
+class FastEncoderRefuses(FrspecError):
+    """gigatoken is not installed, or does not take this tokenizer."""
+
+
+class FastEncoder:
+    """gigatoken on a tokenizer.json from which the special added tokens are taken out, so that they are plain text.
+
+    Some byte-level vocabularies lack bytes (SmolLM2's has no 0x04); gigatoken refuses those, the reference drops such
+    bytes. They get ids past the last one here, and a text in which such an id turns up is encoded by the reference.
+    """
+
+    name = "fast"
+
+    def __init__(self, path: str, *, parallel: bool = False) -> None:
+        try:
+            import gigatoken
+        except ImportError:
+            raise FastEncoderRefuses(
+                "the fast encoder (gigatoken) is not installed.", hint="Install it with: pip install 'frspec[fast]'"
+            ) from None
+        from importlib.metadata import version
+
+        self.path = path
+        self.parallel = parallel
+        self.version = f"gigatoken {version('gigatoken')}"
+        definition = json.loads(Path(path).read_bytes())
+        definition["added_tokens"] = [token for token in definition["added_tokens"] if not token["special"]]
+        self.first_stand_in = _fill_missing_bytes(definition)
+        try:
+            self._tokenizer = gigatoken.Tokenizer.from_json(json.dumps(definition))
+        except (RuntimeError, ValueError, TypeError, KeyError, NotImplementedError) as error:
+            reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+            raise FastEncoderRefuses(f"the fast encoder does not take this tokenizer ({reason}).") from None
+
+    @cached_property
+    def reference(self) -> ReferenceEncoder:
+        """The reference, loaded only if a text ever needs it."""
+        return ReferenceEncoder(load_tokenizer(self.path))
+
+    def encode(self, texts: list[str], data: list[bytes]) -> Encoded:
+        """See `Encoder.encode`; ids are uint32."""
+        if not data:
+            return Encoded(np.zeros(0, np.uint32), np.zeros(1, np.int64))
+        layout = self._tokenizer.encode_batch(data, parallel=self.parallel).layout
+        offsets = np.asarray(layout.offsets.data).astype(np.int64, copy=False)
+        encoded = Encoded(np.asarray(layout.content.data), offsets)
+        if self.first_stand_in is not None and len(encoded.ids) and encoded.ids.max() >= self.first_stand_in:
+            return self._without_stand_ins(encoded, texts)
+        return encoded
+
+    def _without_stand_ins(self, encoded: Encoded, texts: list[str]) -> Encoded:
+        where = np.searchsorted(encoded.offsets, np.flatnonzero(encoded.ids >= self.first_stand_in), side="right") - 1
+        again = sorted(set(where.tolist()))
+        right = self.reference.encode([texts[index] for index in again], [])
+        replaced = {index: right.of(place).astype(np.uint32) for place, index in enumerate(again)}
+        parts = [replaced.get(index, encoded.of(index)) for index in range(len(texts))]
+        offsets = np.zeros(len(parts) + 1, dtype=np.int64)
+        np.cumsum([len(part) for part in parts], out=offsets[1:])
+        return Encoded(np.concatenate(parts), offsets)
+
+
+def _fill_missing_bytes(definition: dict[str, Any]) -> int | None:
+    """Gives the bytes that a byte-level vocabulary lacks ids past the last one; the first of these, None if none lacks."""
+    model = definition["model"]
+    if model.get("type") != "BPE" or '"ByteLevel"' not in json.dumps(definition.get("pre_tokenizer")):
+        return None
+    vocabulary = model["vocab"]
+    missing = [character for character in BYTE_OF_CHARACTER if character not in vocabulary]
+    added = [token["id"] for token in definition["added_tokens"]]
+    first = max([*vocabulary.values(), *added]) + 1
+    vocabulary.update({character: first + index for index, character in enumerate(missing)})
+    return first if missing else None
