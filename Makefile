@@ -5,13 +5,19 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.frspec-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check bench-count clean
+.PHONY: help setup demo test test-slow check bench-count clean counts subset answers head
+
+# A recipe is a few variables (recipes/NAME.mk); the rules that use them stand at the end of this file.
+RECIPE ?= smollm2-135m
+-include recipes/$(RECIPE).mk
+WORK := out/$(RECIPE)
 
 help:
 	@echo 'make demo        plain decoding, EAGLE-2 and FR-Spec side by side on a real model'
 	@echo 'make test        the quick tests            make test-slow   the slow ones'
 	@echo 'make check       lint, format, types        make bench-count counting against the published loop'
-	@echo 'make setup       .venv with frspec in it    make -f recipes/NAME.mk   one model from counts to text'
+	@echo 'make setup       .venv with frspec in it'
+	@echo 'make counts | subset | answers | head   one model step by step: RECIPE=NAME of recipes/NAME.mk'
 
 setup: $(READY)
 
@@ -50,3 +56,21 @@ bench-count: setup
 
 clean:
 	rm -rf out
+
+# One model from counts to a draft head. Each step resumes where it was stopped.
+counts: $(WORK)/counts.parquet
+subset: $(WORK)/subset.parquet
+answers: $(WORK)/answers.jsonl
+head: $(WORK)/head/config.json
+
+$(WORK)/counts.parquet: | $(READY)
+	$(BIN)/frspec count-freq $(CORPUS) --tokenizer $(MODEL) --out $@ $(COUNT_OPTIONS)
+
+$(WORK)/subset.parquet: $(WORK)/counts.parquet
+	$(BIN)/frspec build-vocab $< --model $(MODEL) --k $(K) --out $@
+
+$(WORK)/answers.jsonl: | $(READY)
+	$(BIN)/frspec collect $(PROMPTS) --model $(MODEL) --out $@ $(COLLECT_OPTIONS)
+
+$(WORK)/head/config.json: $(WORK)/answers.jsonl
+	$(BIN)/frspec train-draft $< --model $(MODEL) --out $(@D) $(TRAIN_OPTIONS)

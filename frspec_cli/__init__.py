@@ -11,9 +11,21 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "FrspecError": "frspec_cli.errors",
+    "EagleHead": "frspec_cli.drafting.head",
+    "Engine": "frspec_cli.decoding.engine",
     "FrequencyTable": "frspec_cli.frequency.table",
+    "FrspecError": "frspec_cli.errors",
+    "Generation": "frspec_cli.decoding.engine",
+    "Parts": "frspec_cli.decoding.session",
+    "Sampling": "frspec_cli.decoding.sampling",
+    "Shape": "frspec_cli.decoding.tree",
+    "Target": "frspec_cli.models.target",
+    "VocabularySubset": "frspec_cli.vocabulary.subset",
+    "load_head": "frspec_cli.drafting.checkpoint",
+    "load_subset": "frspec_cli.vocabulary.load",
+    "load_target": "frspec_cli.models.target",
     "load_tokenizer": "frspec_cli.tokens.tokenizer",
+    "open_parts": "frspec_cli.decoding.session",
 }
 
 __all__ = ["__version__", *_PUBLIC]

@@ -26,6 +26,9 @@ class SlotLayer(CacheLayerMixin):
     is_compileable = True
     is_sliding = False
 
+    keys: torch.Tensor
+    values: torch.Tensor
+
     def __init__(self, buffer: SlotBuffer, index: int) -> None:
         super().__init__()
         self.buffer = buffer

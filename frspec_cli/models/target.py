@@ -111,7 +111,7 @@ def load_target(
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
             dtype=resolve_dtype(dtype),
