@@ -63,7 +63,7 @@ subset: $(WORK)/subset.parquet
 answers: $(WORK)/answers.jsonl
 head: $(WORK)/head/config.json
 
-$(WORK)/counts.parquet: | $(READY)
+$(WORK)/counts.parquet: $(filter $(WORK)/%,$(CORPUS)) | $(READY)
 	$(BIN)/frspec count-freq $(CORPUS) --tokenizer $(MODEL) --out $@ $(COUNT_OPTIONS)
 
 $(WORK)/subset.parquet: $(WORK)/counts.parquet
