@@ -21,7 +21,8 @@ NOT_A_STRING = "not a string"
 INVALID_UTF8 = "invalid UTF-8"
 TOO_LONG = "too long"
 EMPTY = "empty"
-REASONS = (BROKEN_JSON, MISSING, NULL, NOT_A_STRING, INVALID_UTF8, TOO_LONG, EMPTY)
+BAD_CONVERSATION = "bad conversation"
+NO_CONVERSATION = "no assistant turn"
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,13 @@ class Fields:
 
     text: dotted name of the text (or conversation) field; None looks for `text`, then for `conversations`, `messages`.
     source: dotted name of the label; None looks for SlimPajama's. longest: bytes of text above which a record is
-    skipped as too long.
+    skipped as too long. assistant_only: only conversations with an assistant's turn are wanted.
     """
 
     text: str | None = None
     source: str | None = None
     longest: int = 16 << 20
+    assistant_only: bool = False
 
 
 class Message(NamedTuple):
@@ -95,33 +97,40 @@ def of_bytes(data: bytes, line: int, source: str, longest: int) -> Document | Sk
 def of_record(record: Any, line: int, shard: Shard, fields: Fields) -> Document | Skipped:
     """A document from a record of a JSON or table shard (a mapping; a bare string is its own text)."""
     if isinstance(record, str) and fields.text is None:
-        return of_text(record, line, shard.source, fields.longest)
+        record = {"text": record}
     if not isinstance(record, Mapping):
         return Skipped(line, MISSING, f"the record is a {type(record).__name__}")
-    value, found = _text_value(record, fields.text)
+    value, found = _text_value(record, fields)
     if not found:
         return Skipped(line, MISSING, "its fields are " + (", ".join(map(str, list(record)[:8])) or "none"))
-    source = _source(record, shard, fields.source)
-    if isinstance(value, str):
-        return of_text(value, line, source, fields.longest)
     if value is None:
         return Skipped(line, NULL)
+    source = _source(record, shard, fields.source)
     if isinstance(value, list) and value and isinstance(value[0], Mapping):
         from frspec_cli.corpus.conversations import of_conversation
 
-        return of_conversation(record, value, line, source, fields.longest)
-    return Skipped(line, NOT_A_STRING, f"a {type(value).__name__}")
+        document = of_conversation(record, value, line, source, fields.longest)
+    elif isinstance(value, str):
+        document = of_text(value, line, source, fields.longest)
+    else:
+        return Skipped(line, NOT_A_STRING, f"a {type(value).__name__}")
+    return wanted(document, fields)
 
 
-def _text_value(record: Mapping[str, Any], name: str | None) -> tuple[Any, bool]:
-    if name is not None:
-        return dotted(record, name)
-    if "text" in record:
-        return record["text"], True
-    for field in CONVERSATION_FIELDS:
-        if field in record:
-            return record[field], True
-    return None, False
+def wanted(document: Document | Skipped, fields: Fields) -> Document | Skipped:
+    """The document, skipped where only conversations are wanted and it has no assistant's turn."""
+    if not fields.assistant_only or isinstance(document, Skipped):
+        return document
+    if any(message.role == "assistant" for message in document.messages or ()):
+        return document
+    return Skipped(document.line, NO_CONVERSATION)
+
+
+def _text_value(record: Mapping[str, Any], fields: Fields) -> tuple[Any, bool]:
+    if fields.text is not None:
+        return dotted(record, fields.text)
+    order = (*CONVERSATION_FIELDS, "text") if fields.assistant_only else ("text", *CONVERSATION_FIELDS)
+    return next(((record[name], True) for name in order if name in record), (None, False))
 
 
 def dotted(record: Any, name: str) -> tuple[Any, bool]:

@@ -15,6 +15,7 @@ from frspec_cli.corpus.documents import (
     of_bytes,
     of_record,
     parse_json,
+    wanted,
 )
 from frspec_cli.corpus.opening import lines, piece_chunks, text_chunks
 from frspec_cli.corpus.shards import Shard
@@ -63,7 +64,7 @@ def _read_lines(shard: Shard, fields: Fields, digest: Any) -> Iterator[Document 
             continue
         if number == 1 and shard.start == 0:
             line = line.removeprefix(codecs.BOM_UTF8)
-        yield of_bytes(line.removesuffix(b"\r"), number, shard.source, fields.longest)
+        yield wanted(of_bytes(line.removesuffix(b"\r"), number, shard.source, fields.longest), fields)
 
 
 def _read_text(shard: Shard, fields: Fields, digest: Any) -> Iterator[Document | Skipped]:
@@ -82,7 +83,7 @@ def _read_text(shard: Shard, fields: Fields, digest: Any) -> Iterator[Document |
         document = of_bytes(b"".join(held).removeprefix(codecs.BOM_UTF8), number, shard.source, fields.longest)
         if isinstance(document, Skipped) and name:
             document = document._replace(detail=f"{name}: {document.detail}".rstrip(": "))
-        yield document
+        yield wanted(document, fields)
 
 
 def _read_json(shard: Shard, fields: Fields, digest: Any) -> Iterator[Document | Skipped]:

@@ -20,7 +20,9 @@ from frspec_cli.frequency.run import CorpusRun, Counted
 from frspec_cli.frequency.stability import fold_totals, stability
 from frspec_cli.frequency.table import FrequencyTable
 from frspec_cli.frequency.tally import Part
+from frspec_cli.tokens.chat import ChatSpec
 from frspec_cli.tokens.gate import EncodersDiffer
+from frspec_cli.tokens.template import chat_template, end_of_turn
 from frspec_cli.tokens.tokenizer import LoadedTokenizer
 
 
@@ -125,7 +127,9 @@ class _Job:
             say=self.listener.say,
         )
         recheck = choice.spec.name == "fast"
-        spec = CounterSpec(choice.spec, self.tokenizer.highest_id + 1, self.options, recheck=recheck)
+        rows = self.tokenizer.highest_id + 1
+        chat = _chat_spec(self.tokenizer, self.options)
+        spec = CounterSpec(choice.spec, rows, self.options, recheck=recheck, chat=chat)
         plan = make_plan(
             tokenizer=self.tokenizer.fingerprint,
             encoder=choice.spec.name,
@@ -168,6 +172,16 @@ class _Lazy:
         """See `ShardCounter.count`."""
         self._counter = self._counter or self.spec.build()
         return self._counter.count(task, progress)
+
+
+def _chat_spec(tokenizer: LoadedTokenizer, options: CountOptions) -> ChatSpec:
+    return ChatSpec(
+        tokenizer=str(tokenizer.path),
+        rows=tokenizer.highest_id + 1,
+        template=chat_template(tokenizer),
+        turn_end=end_of_turn(tokenizer),
+        assistant_only=options.assistant_only,
+    )
 
 
 def available_cores() -> int:

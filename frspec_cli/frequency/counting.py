@@ -18,6 +18,7 @@ from frspec_cli.corpus.shards import Shard
 from frspec_cli.frequency.options import CountOptions
 from frspec_cli.frequency.table import FOLDS
 from frspec_cli.frequency.tally import Part, Tally
+from frspec_cli.tokens.chat import ChatEncoder
 from frspec_cli.tokens.encoder import Encoded, Encoder
 
 BATCH_DOCUMENTS = 512
@@ -58,7 +59,13 @@ class ShardCounter:
     """
 
     def __init__(
-        self, encoder: Encoder, rows: int, options: CountOptions, *, recheck: bool = False, chat: Any = None
+        self,
+        encoder: Encoder,
+        rows: int,
+        options: CountOptions,
+        *,
+        recheck: bool = False,
+        chat: ChatEncoder | None = None,
     ) -> None:
         self.encoder = encoder
         self.rows = rows
@@ -163,6 +170,7 @@ class _ShardRun:
 
     def _encode(self, batch: list[Document]) -> Encoded:
         if any(document.messages is not None for document in batch):
+            assert self.counter.chat is not None
             return self.counter.chat.encode(batch, self.counter.encoder)
         return self.counter.encoder.encode([item.text for item in batch], [item.data for item in batch])
 

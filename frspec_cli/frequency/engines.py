@@ -17,6 +17,7 @@ from frspec_cli.errors import FrspecError
 from frspec_cli.frequency.counting import Progress, ShardCounter, Task
 from frspec_cli.frequency.options import CountOptions
 from frspec_cli.frequency.tally import Part
+from frspec_cli.tokens.chat import ChatSpec
 from frspec_cli.tokens.encoder import EncoderSpec
 
 PROGRESS_SECONDS = 0.25
@@ -32,7 +33,7 @@ class CounterSpec:
     rows: int
     options: CountOptions
     recheck: bool = False
-    chat: Any = None
+    chat: ChatSpec | None = None
 
     def build(self) -> ShardCounter:
         """The counter, its encoder loaded."""

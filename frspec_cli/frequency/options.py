@@ -42,7 +42,7 @@ class CountOptions:
     @property
     def fields(self) -> Fields:
         """Where records keep what is counted."""
-        return Fields(self.text_field, self.source_field, self.max_document_bytes)
+        return Fields(self.text_field, self.source_field, self.max_document_bytes, self.assistant_only)
 
     def recorded(self) -> dict[str, Any]:
         """The options that were given, for a table's metadata and a ledger's key."""
