@@ -13,7 +13,18 @@ from typing import Annotated
 import typer
 
 from frspec_cli import __version__
-from frspec_cli.cli import build_vocab, count_freq, demo, env, export_vocab, fetch, generate, import_vocab
+from frspec_cli.cli import (
+    build_vocab,
+    count_freq,
+    coverage,
+    demo,
+    env,
+    export_vocab,
+    fetch,
+    generate,
+    import_vocab,
+    inspect,
+)
 from frspec_cli.errors import FrspecError
 
 app = typer.Typer(
@@ -50,8 +61,10 @@ def _root(
 # In the order of the work: count, choose, draft, decode, measure.
 app.command("count-freq")(count_freq.command)
 app.command("build-vocab")(build_vocab.command)
+app.command("coverage")(coverage.command)
 app.command("export-vocab")(export_vocab.command)
 app.command("import-vocab")(import_vocab.command)
+app.command("inspect")(inspect.command)
 app.command("generate")(generate.command)
 app.command("demo")(demo.command)
 app.command("fetch")(fetch.command)

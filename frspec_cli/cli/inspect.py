@@ -1,0 +1,59 @@
+"""`frspec inspect`: what a file or folder is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from frspec_cli.cli.sink import Sink
+
+
+def command(
+    path: Annotated[Path, typer.Argument(help="A table, subset, head, answers, result, or a peer's vocabulary.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Say what a file or folder is: any artifact of frspec or of its peers, told by what it holds."""
+    from frspec_cli.vocabulary.describe import describe
+
+    sink = Sink(as_json=as_json)
+    value = describe(path)
+    if as_json:
+        sink.json(value)
+        return
+    sink.data(f"{path}: {value['kind']}")
+    for name, each in value.items():
+        if name != "kind":
+            _show(sink, name, each, 1)
+
+
+def _show(sink: Sink, name: str, value: Any, depth: int) -> None:
+    indent, most = "  " * depth, 40
+    if isinstance(value, dict) and {"shape", "dtype"} == value.keys():
+        sink.data(f"{indent}{name}: {' x '.join(map(str, value['shape']))} {value['dtype']}")
+    elif isinstance(value, dict) and value:
+        sink.data(f"{indent}{name}:")
+        for key, each in list(value.items())[:most]:
+            _show(sink, str(key), each, depth + 1)
+        if len(value) > most:
+            sink.data(f"{indent}  ... and {len(value) - most} more")
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        if {"id", "token"} == value[0].keys():
+            named = ", ".join(f"{each['id']} {each['token']!r}" for each in value)
+            sink.data(f"{indent}{name}: {named}")
+        else:
+            for index, each in enumerate(value[:most]):
+                _show(sink, f"{name} {index + 1}", each, depth)
+    else:
+        sink.data(f"{indent}{name}: {_plain(value)}")
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "-"}[value]
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
+    return str(value)

@@ -1,0 +1,63 @@
+"""Coverage against k as a picture: log axis, one line a corpus (or a source), 95 % bands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from frspec_cli import storage
+from frspec_cli.errors import FrspecError
+from frspec_cli.vocabulary.cover import Curve
+
+# Colours that stay apart for the colour-blind and in grey (Okabe and Ito's, dark ones first), then dashes.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#555555")
+_DASHES = ("solid", (0, (5, 2)), (0, (1, 1.5)))
+
+
+def plot_curves(path: Path | str, curves: Sequence[Curve], *, unit: str, marks: Sequence[int] = ()) -> None:
+    """Writes a picture (.png, .pdf or .svg by name). unit: what is covered. marks: values of k to point out.
+
+    Raises `FrspecError` without matplotlib, or for a name whose ending is no picture's.
+    """
+    suffix = Path(path).suffix.lower().lstrip(".")
+    if suffix not in ("png", "pdf", "svg"):
+        raise FrspecError(f"{path} is no picture that can be drawn.", hint="Name it .png, .pdf or .svg.")
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        raise FrspecError("drawing needs matplotlib.", hint="pip install 'frspec[plot]'") from None
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6.0, 3.8), layout="constrained")
+    try:
+        _draw(axes, curves, unit, marks)
+        with storage.atomic_path(path) as temporary:
+            # No date in the file: equal curves give equal bytes.
+            metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}[suffix]
+            figure.savefig(temporary, format=suffix, dpi=200, metadata=metadata)
+    finally:
+        plt.close(figure)
+
+
+def _draw(axes, curves: Sequence[Curve], unit: str, marks: Sequence[int]) -> None:
+    lowest = min(float(each.value.min()) for each in curves)
+    for index, each in enumerate(curves):
+        colour, dash = _COLOURS[index % len(_COLOURS)], _DASHES[index // len(_COLOURS) % len(_DASHES)]
+        width = 2.2 if index == 0 and len(curves) > 1 else 1.5
+        axes.plot(each.ks, each.value * 100, color=colour, linestyle=dash, linewidth=width, label=each.label)
+        axes.fill_between(each.ks, each.low * 100, each.high * 100, color=colour, alpha=0.15, linewidth=0)
+    for mark in marks:
+        axes.axvline(mark, color="#999999", linewidth=0.6, zorder=0)
+    first, last = min(int(each.ks[0]) for each in curves), max(int(each.ks[-1]) for each in curves)
+    axes.set_xscale("log", base=2)
+    ticks = [power for power in (2**exponent for exponent in range(5, 22)) if first <= power <= last]
+    axes.set_xticks(ticks, [f"{tick // 1024}k" if tick >= 1024 else str(tick) for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlim(first, last)
+    axes.set_ylim(max(0.0, lowest * 100 - 2), 100.5)
+    axes.set_xlabel("tokens in the subset, k")
+    axes.set_ylabel(f"{unit} covered (%)")
+    axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize="small", loc="lower right", ncols=1 if len(curves) <= 8 else 2)
