@@ -24,6 +24,7 @@ from frspec_cli.cli import (
     generate,
     import_vocab,
     inspect,
+    merge,
 )
 from frspec_cli.errors import FrspecError
 
@@ -60,6 +61,7 @@ def _root(
 
 # In the order of the work: count, choose, draft, decode, measure.
 app.command("count-freq")(count_freq.command)
+app.command("merge")(merge.command)
 app.command("build-vocab")(build_vocab.command)
 app.command("coverage")(coverage.command)
 app.command("export-vocab")(export_vocab.command)
