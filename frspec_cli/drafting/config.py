@@ -131,7 +131,9 @@ def head_config_for(target_config: Any, *, taps: tuple[int, ...] | None = None) 
         rms_norm_eps=float(getattr(target_config, "rms_norm_eps", 1e-5)),
         rope=rope_of(target_config),
         max_position_embeddings=target_config.max_position_embeddings,
-        hidden_act=getattr(target_config, "hidden_act", None) or getattr(target_config, "hidden_activation", "silu"),
+        hidden_act=str(
+            getattr(target_config, "hidden_act", None) or getattr(target_config, "hidden_activation", "silu")
+        ),
         taps=taps,
         embedding_scale=embedding_scale_of(target_config),
     )

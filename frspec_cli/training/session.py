@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,16 +87,20 @@ class Session:
         self.counts = recorded.token_counts(train, vocab_size=config.vocab_size)
         self._check_run(initial)
         head_config = head_config_for(config, taps=settings.taps)
-        identity = self._identity()
-        store = features or self.folder / "features"
-        kept = {"taps": head_config.taps, "folder": store, "identity": identity}
-        self.held_out_features = FeatureStore(target.model, self.held_out, **kept)
+        store = partial(
+            FeatureStore,
+            target.model,
+            taps=head_config.taps,
+            folder=features or self.folder / "features",
+            identity=self._identity(),
+        )
+        self.held_out_features = store(self.held_out)
         head = self._first_head(head_config, initial)
         self.trainer = Trainer(
             head,
             target.lm_head,
             train,
-            FeatureStore(target.model, train, **kept),
+            store(train),
             options,
             counts=self.counts,
             autocast=target.dtype == torch.bfloat16,

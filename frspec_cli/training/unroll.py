@@ -33,12 +33,13 @@ def unroll(head: EagleHead, batch: Batch, *, steps: int) -> Iterator[torch.Tenso
     mask = _causal_mask(places, width, keys.dtype)
     diagonal = _blocked(~torch.eye(batch.longest, dtype=torch.bool, device=x.device), keys.dtype)
 
+    hidden = x
     for step in range(steps):
         rotary = head.rotary(places + step)
         if step:
             tokens = batch.tokens.gather(1, (places + step).clamp(max=width - 1))
             embeddings = head.embed(tokens)
-            x = head.layer_input(embeddings, hidden)  # noqa: F821 - bound by the step before
+            x = head.layer_input(embeddings, hidden)
             own_keys, own_values = attention.keys_and_values(layer.attention_input(embeddings, x), rotary)
             keys, values = torch.cat((keys, own_keys), 2), torch.cat((values, own_values), 2)
             mask = torch.cat((mask, diagonal.expand(size, 1, -1, -1)), -1)
