@@ -25,6 +25,8 @@ from frspec_cli.cli import (
     import_vocab,
     inspect,
     merge,
+    train_draft,
+    verify,
 )
 from frspec_cli.errors import FrspecError
 
@@ -67,7 +69,9 @@ app.command("coverage")(coverage.command)
 app.command("export-vocab")(export_vocab.command)
 app.command("import-vocab")(import_vocab.command)
 app.command("inspect")(inspect.command)
+app.command("train-draft")(train_draft.command)
 app.command("generate")(generate.command)
+app.command("verify")(verify.command)
 app.command("demo")(demo.command)
 app.command("fetch")(fetch.command)
 app.command("env")(env.command)

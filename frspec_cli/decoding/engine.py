@@ -17,7 +17,7 @@ from frspec_cli.decoding.attention import TargetMasks, use_kernel
 from frspec_cli.decoding.cache import SlotBuffer, cache_length
 from frspec_cli.decoding.drafters import Drafter, LookupDrafter, NoDrafter
 from frspec_cli.decoding.sampling import GumbelNoise, Sampling
-from frspec_cli.decoding.walk import choose, walk
+from frspec_cli.decoding.walk import scores, walk
 from frspec_cli.errors import FrspecError
 from frspec_cli.models.target import Target
 
@@ -121,8 +121,11 @@ class Stopwatch:
 class Engine:
     """Decodes texts of one target with one drafter, at batch size 1.
 
-    `generate` yields a `Cycle` per step; `complete` folds them into a `Generation`.
+    `generate` yields a `Cycle` per step; `complete` folds them into a `Generation`. After each step `scores` [N, V] is
+    what the target maximised at the step's nodes.
     """
+
+    scores: torch.Tensor
 
     def __init__(self, target: Target, drafter: Drafter | None = None) -> None:
         self.target = target
@@ -280,11 +283,13 @@ class Engine:
 
     def _choose(self, logits: torch.Tensor, levels: torch.Tensor, position: int, *, count: int) -> torch.Tensor:
         """The target's next token after each row; the token after a row of level 0 stands at absolute `position`."""
-        if self.noise is None:
-            return choose(logits, None, levels)
-        for warper in self.warpers:
-            logits = warper(None, logits)
-        return choose(logits, self.noise.rows(position, count), levels)
+        noise = None
+        if self.noise is not None:
+            for warper in self.warpers:
+                logits = warper(None, logits)
+            noise = self.noise.rows(position, count)
+        self.scores = scores(logits, noise, levels)
+        return self.scores.argmax(dim=-1)
 
     def _observe(self, tokens: torch.Tensor, states: tuple[torch.Tensor, ...]) -> None:
         self.drafter.observe(tokens, states[-1], states[:-1])

@@ -84,3 +84,9 @@ def first_difference(a: Sequence[int], b: Sequence[int]) -> int | None:
         if x != y:
             return position
     return None if len(a) == len(b) else min(len(a), len(b))
+
+
+def unit_in_last_place(value: torch.Tensor) -> float:
+    """The distance from |value| to the next number of its dtype."""
+    size = value.abs()
+    return float(torch.nextafter(size, torch.full_like(size, float("inf"))) - size)

@@ -38,21 +38,22 @@ class Walk:
     accepted: torch.Tensor
 
 
-def choose(logits: torch.Tensor, noise: torch.Tensor | None, levels: torch.Tensor) -> torch.Tensor:
-    """The target's next token after each node, int64 [N].
+def scores(logits: torch.Tensor, noise: torch.Tensor | None, levels: torch.Tensor) -> torch.Tensor:
+    """What the target maximises at each node, [N, V]: its argmax is the next token.
 
     logits: [N, V], processed where sampling. noise: Gumbel noise float32 [depth + 1, V], row l for the position that
     follows a node of level l; None for greedy. levels: int64 [N].
     """
     if noise is None:
-        return logits.argmax(dim=-1)
-    return (logits.float() + noise[levels]).argmax(dim=-1)
+        return logits
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    return logits.to(wide) + noise[levels]
 
 
 def walk(tree: Tree, chosen: torch.Tensor, depth: int) -> Walk:
     """Follows from the root the child that equals the chosen token, as far as there is one.
 
-    chosen: int64 [N] from `choose`. A node is accepted when it and all its ancestors equal what was chosen at their
+    chosen: int64 [N], the argmax of `scores`. A node is accepted when it and all its ancestors equal what was chosen at their
     parents; a parent's children differ from one another, so the accepted nodes are one path.
     """
     agrees = (tree.tokens == chosen[tree.parents]) & tree.valid

@@ -7,7 +7,7 @@ import torch
 
 from frspec_cli.decoding.sampling import GumbelNoise, Sampling
 from frspec_cli.decoding.tree import Tree, ancestors_of
-from frspec_cli.decoding.walk import choose, walk
+from frspec_cli.decoding.walk import scores, walk
 from frspec_cli.errors import UsageError
 
 CPU = torch.device("cpu")
@@ -60,7 +60,7 @@ def _two_tokens(laws: torch.Tensor, tree: Tree, draws: int, *, mutant: str | Non
         noise = -torch.log(torch.empty(3, vocab).exponential_(generator=generator))
         if mutant == "noise used twice":
             noise[1] = noise[0]
-        chosen = choose(laws[state], noise, levels)
+        chosen = scores(laws[state], noise, levels).argmax(-1)
         if mutant == "child followed without comparing":
             chosen = chosen.clone()
             chosen[0] = tree.tokens[1]
