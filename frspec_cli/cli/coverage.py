@@ -47,7 +47,7 @@ def command(
     value: dict[str, Any] = {"rows": [], "tokens": []}
     for each in measured:
         ks = sorted(set(k or [each.subset.k]))
-        rows = [row for size in ks for row in session.rows(each, size)]
+        rows = session.rows(each, ks)
         value["rows"] += [
             {"subset": each.name, "on": each.corpus.name, "how": each.how, **row.as_json()} for row in rows
         ]

@@ -137,14 +137,20 @@ def _dense(table: pa.Table, rows: int, path: Path | str, column: str) -> dict[st
     count = table[column].to_numpy()
     if len(token) and (token.min() < 0 or token.max() >= rows or fold.min() < 0 or fold.max() >= FOLDS):
         raise FrspecError(f"{path} holds a token id or a fold outside its range, so it is damaged.")
+    # One flat index for all sources: far quicker than a pass over the rows for each of them.
     encoded = table["source"].combine_chunks()
     if isinstance(encoded, pa.ChunkedArray):
         encoded = encoded.unify_dictionaries().combine_chunks()
-    codes = np.asarray(encoded.indices)
-    counts = {}
-    for code, source in enumerate(encoded.dictionary.to_pylist()):
-        dense = np.zeros((FOLDS, rows), dtype=np.int64)
-        mine = codes == code
-        np.add.at(dense, (fold[mine], token[mine]), count[mine])
-        counts[source] = dense
-    return counts
+    labels = encoded.dictionary.to_pylist()
+    dense = np.zeros((len(labels), FOLDS, rows), dtype=np.int64)
+    cell = np.asarray(encoded.indices).astype(np.int64)
+    cell *= FOLDS
+    cell += fold
+    cell *= rows
+    cell += token
+    # Every cell stands once in what `write` makes, so assigning is enough, and many times faster than adding up.
+    flat = dense.reshape(-1)
+    flat[cell] = count
+    if int(flat.sum()) != int(count.sum()):
+        raise FrspecError(f"{path} holds a token of one source and fold twice, so it is damaged.")
+    return dict(zip(labels, dense, strict=True))

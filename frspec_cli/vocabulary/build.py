@@ -71,11 +71,13 @@ class Builder:
         self.evidence = mix.gather(tables, recipe.weights)
         _check_tokenizer(tables[0], tokenizer)
         self.rows, self.rows_from = self._vocabulary_rows()
-        self.by_fold = _fit(self.evidence.by_fold(), self.rows)
+        by_fold = self.evidence.by_fold()
+        self.counted_by_fold = by_fold.sum(axis=1)
+        self.by_fold = _fit(by_fold, self.rows)
         self.allowed = np.zeros(self.rows, dtype=bool)
         self.allowed[[index for index in tokenizer.vocabulary if index < self.rows]] = True
         self.forced = self._forced()
-        self.counted = int(self.evidence.by_fold().sum())
+        self.counted = int(self.counted_by_fold.sum())
 
         self._rankings: dict[int | None, Ranking] = {}
 
@@ -102,7 +104,7 @@ class Builder:
         for fold in range(FOLDS):
             ids = self.choose(k, without_fold=fold).token_ids
             covered[fold] = self.by_fold[fold, ids].sum()
-        return jackknife(covered, self.evidence.by_fold().sum(axis=1))
+        return jackknife(covered, self.counted_by_fold)
 
     def subset(self, k: int) -> VocabularySubset:
         """The artifact for one k. Raises `FrspecError` as `choose.choose` does."""

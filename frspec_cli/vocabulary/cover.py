@@ -70,47 +70,56 @@ class Row:
 
 
 def coverage_rows(
-    k: int, chosen: Sequence[np.ndarray], counts: Mapping[str, np.ndarray], scripts: Scripts | None
+    chosen: Mapping[int, Sequence[np.ndarray]], counts: Mapping[str, np.ndarray], scripts: Scripts | None
 ) -> list[Row]:
-    """All tokens, then each source, then each script that occurs (and `cjk`, the sum of its scripts).
+    """For each k: all tokens, then each source, then each script that occurs (and `cjk`, the sum of its scripts).
 
-    chosen: for each fold the ids that cover it (the same array ten times for a subset on other text).
-    counts: source -> int64 [FOLDS, rows]. scripts: None where the tokens' bytes are not known.
+    chosen: k -> for each fold the ids that cover it (the same array ten times for a subset on other text); a larger k
+    holds what a smaller one does. counts: source -> int64 [FOLDS, rows]. scripts: None where tokens' bytes are unknown.
     """
-    rows = next(iter(counts.values())).shape[1]
-    inside = np.zeros((len(chosen), rows), dtype=bool)
-    for fold, ids in enumerate(chosen):
-        inside[fold, ids[ids < rows]] = True
-    total = np.zeros((len(chosen), rows), dtype=np.int64)
-    for part in counts.values():
-        total += part
-    found = [_row(k, ALL, ALL, np.where(inside, total, 0).sum(axis=1), total.sum(axis=1))]
+    ks = sorted(chosen)
+    folds, rows = next(iter(counts.values())).shape
+    entry = np.full((folds, rows), len(ks))  # the index of the smallest k that holds a token
+    for index in reversed(range(len(ks))):
+        for fold, ids in enumerate(chosen[ks[index]]):
+            entry[fold, ids[ids < rows]] = index
+    found = [_Share(ALL, ALL, _spread(np.add.reduce(list(counts.values())), entry, len(ks)))]
     if len(counts) > 1:
-        for source in sorted(counts):
-            part = counts[source]
-            found.append(_row(k, source, ALL, np.where(inside, part, 0).sum(axis=1), part.sum(axis=1)))
+        found += [_Share(source, ALL, _spread(counts[source], entry, len(ks))) for source in sorted(counts)]
     if scripts is not None:
-        found += _by_script(k, inside, total, scripts)
-    return [row for row in found if row is not None]
+        found += _by_script(np.add.reduce(list(counts.values())), entry, len(ks), scripts)
+    return [row for at, k in enumerate(ks) for share in found if (row := share.row(k, at)) is not None]
 
 
-def _by_script(k: int, inside: np.ndarray, total: np.ndarray, scripts: Scripts) -> list[Row | None]:
-    codes, size = scripts.codes[: total.shape[1]], len(scripts.names)
-    tokens = np.stack([np.bincount(codes, weights=fold, minlength=size) for fold in total])
-    kept = np.where(inside, total, 0)
-    covered = np.stack([np.bincount(codes, weights=fold, minlength=size) for fold in kept])
-    by_name = {name: (covered[:, code], tokens[:, code]) for code, name in enumerate(scripts.names)}
-    cjk = [by_name[name] for name in CJK]
-    by_name["cjk"] = (np.sum([each[0] for each in cjk], axis=0), np.sum([each[1] for each in cjk], axis=0))
-    order = sorted(by_name, key=lambda name: (-by_name[name][1].sum(), name))
-    return [_row(k, ALL, name, *by_name[name]) for name in order]
+@dataclass(frozen=True)
+class _Share:
+    """Counts of one source or script. spread: float64 [FOLDS, number of ks + 1], by the smallest k that holds them."""
+
+    source: str
+    script: str
+    spread: np.ndarray
+
+    def row(self, k: int, at: int) -> Row | None:
+        """The row of the `at`-th k; None where there are no tokens."""
+        tokens = self.spread.sum(axis=1)
+        interval = jackknife(self.spread[:, : at + 1].sum(axis=1), tokens)
+        if interval is None:
+            return None
+        return Row(k, self.source, self.script, int(tokens.sum()), interval.value, interval.low, interval.high)
 
 
-def _row(k: int, source: str, script: str, covered: np.ndarray, tokens: np.ndarray) -> Row | None:
-    interval = jackknife(covered, tokens)
-    if interval is None:
-        return None
-    return Row(k, source, script, int(tokens.sum()), interval.value, interval.low, interval.high)
+def _spread(counts: np.ndarray, entry: np.ndarray, sizes: int) -> np.ndarray:
+    """float64 [FOLDS, sizes + 1]: counts by the smallest k that holds them. (Exact: whole numbers below 2**53.)"""
+    return np.stack([np.bincount(e, weights=c, minlength=sizes + 1) for c, e in zip(counts, entry, strict=True)])
+
+
+def _by_script(total: np.ndarray, entry: np.ndarray, sizes: int, scripts: Scripts) -> list[_Share]:
+    size = len(scripts.names)
+    cells = scripts.codes[: total.shape[1]] * np.int64(sizes + 1) + entry
+    spread = _spread(total, cells, size * (sizes + 1) - 1).reshape(len(total), size, sizes + 1)
+    by_name = {name: spread[:, code] for code, name in enumerate(scripts.names)}
+    by_name["cjk"] = np.add.reduce([by_name[name] for name in CJK])
+    return [_Share(ALL, name, by_name[name]) for name in sorted(by_name, key=lambda n: (-by_name[n].sum(), n))]
 
 
 @dataclass(frozen=True)

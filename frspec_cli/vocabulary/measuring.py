@@ -67,11 +67,11 @@ class Measuring:
             self.warn(f"{path} was chosen from {corpus.name} itself, so its coverage is flattered ({why}).")
         return measured
 
-    def rows(self, measured: Measured, k: int) -> list[Row]:
-        """The shares for one k."""
+    def rows(self, measured: Measured, ks: Sequence[int]) -> list[Row]:
+        """The shares for each k."""
         counts = measured.corpus.table.counts
         units = measured.corpus.units
-        rows = coverage_rows(k, measured.chosen(k), counts, self.scripts(measured.corpus))
+        rows = coverage_rows({k: measured.chosen(k) for k in ks}, counts, self.scripts(measured.corpus))
         return [replace(row, tokens=round(row.tokens / units)) for row in rows]
 
     def scripts(self, corpus: Corpus) -> Scripts | None:
@@ -125,6 +125,8 @@ def curves(measured: Sequence[Measured]) -> list[Curve]:
     found = []
     for each in measured:
         label = f"{each.name} on {each.corpus.name}" if several else each.corpus.name
+        if len(measured) == 1 and len(each.corpus.table.counts) > 1:
+            label = f"all of {label}"
         found.append(curve(label, each.chosen(each.subset.k), each.corpus.by_fold()))
     counts = measured[0].corpus.table.counts
     if len(measured) == 1 and len(counts) > 1:

@@ -66,6 +66,8 @@ def gather(tables: Sequence[NamedTable], weights: Mapping[str, float] | None = N
     rows = max(named.table.rows for named in tables)
     if not weights:
         labels = sorted({source for _, source in every})
+        if len(tables) == 1:  # as it is: a large table is not copied
+            return Evidence({label: tables[0].table.counts[label] for label in labels})
         return Evidence({label: _sum(tables, [pair for pair in every if pair[1] == label], rows) for label in labels})
     chosen = {name: _resolve(name, every) for name in weights}
     taken = [pair for pairs in chosen.values() for pair in pairs]
