@@ -149,7 +149,7 @@ def _source(record: Mapping[str, Any], shard: Shard, field: str | None) -> str:
     if isinstance(value, (str, int)) and found and value != "":
         # A label goes into parquet, which holds UTF-8 only.
         return str(value).encode("utf-8", "replace").decode()
-    return shard.source if field is None else "(none)"
+    return shard.source
 
 
 def parse_json(line: bytes) -> tuple[Any, str, str]:
