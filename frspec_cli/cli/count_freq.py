@@ -13,7 +13,8 @@ from frspec_cli.cli.sink import Sink
 from frspec_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from frspec_cli.frequency.corpus_table import CountResult, Listener
+    from frspec_cli.frequency.corpus_table import CountResult
+    from frspec_cli.frequency.options import Listener
     from frspec_cli.frequency.table import FrequencyTable
 
 _INPUT, _LIMITS, _RUN = "What is read", "How much is counted", "How it is run"
@@ -128,9 +129,8 @@ def command(
     goes on when the same command is given again; the table's bytes do not depend on workers or on the order of sources.
     """
     from frspec_cli.corpus.finding import Selection, find_shards
-    from frspec_cli.frequency.corpus_table import HowToRun, count_corpus
-    from frspec_cli.frequency.options import CountOptions
-    from frspec_cli.tokens.tokenizer import load_tokenizer
+    from frspec_cli.frequency.corpus_table import count_corpus
+    from frspec_cli.frequency.options import CountOptions, HowToRun
 
     sink = Sink(as_json=as_json, quiet=quiet)
     how = HowToRun(encoder, workers, engine, _share(max_bad), _shard(shard), restart)
@@ -148,9 +148,8 @@ def command(
     )
     selection = Selection(glob=glob, lines=lines, name=source_name, split=split, config=config)
     shards = find_shards(sources, selection, say=sink.say)
-    loaded = load_tokenizer(tokenizer)
     with _Bar(sink) as bar:
-        result = count_corpus(shards, loaded, out, options=options, how=how, listener=bar.listener())
+        result = count_corpus(shards, tokenizer, out, options=options, how=how, listener=bar.listener())
     _show(sink, result)
 
 
@@ -186,7 +185,6 @@ class _Bar:
         self.began = 0.0
 
     def __enter__(self) -> _Bar:
-        self.progress.start()
         self.task = self.progress.add_task("counting", total=None, talk="")
         return self
 
@@ -194,7 +192,7 @@ class _Bar:
         self.progress.stop()
 
     def listener(self) -> Listener:
-        from frspec_cli.frequency.corpus_table import Listener
+        from frspec_cli.frequency.options import Listener
 
         return Listener(say=self.sink.say, begin=self._begin, progress=self._more, finished=self._finished)
 
@@ -202,6 +200,7 @@ class _Bar:
         import time
 
         self.began = time.monotonic()
+        self.progress.start()  # its thread begins only now: the workers are forked by then
         self.progress.update(self.task, total=size)
 
     def _more(self, documents: int, size: int, tokens: int) -> None:

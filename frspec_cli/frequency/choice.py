@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from frspec_cli.corpus.documents import Document, Fields
@@ -11,9 +10,9 @@ from frspec_cli.corpus.reading import read_shard
 from frspec_cli.corpus.shards import Shard
 from frspec_cli.errors import FrspecError, UsageError
 from frspec_cli.frequency.tally import Part
-from frspec_cli.tokens.encoder import EncoderSpec, ReferenceEncoder
+from frspec_cli.tokens.encoder import ReferenceEncoder
 from frspec_cli.tokens.fast import FastEncoder, FastEncoderRefuses
-from frspec_cli.tokens.gate import EncodersDiffer, check, compare, hostile_texts
+from frspec_cli.tokens.gate import check, compare, hostile_texts
 from frspec_cli.tokens.tokenizer import LoadedTokenizer
 
 CHOICES = ("auto", "fast", "reference")
@@ -22,50 +21,46 @@ PROBE_BYTES = 256 << 10
 PROBE_DOCUMENT_BYTES = 32 << 10
 
 
-@dataclass(frozen=True)
-class Choice:
-    """The encoder of a run, and what a table's metadata says of it (`name`, `version`, `probe`)."""
-
-    spec: EncoderSpec
-    record: dict[str, Any]
-
-
-def choose(
+def fast_encoder(
     wanted: str,
-    tokenizer: LoadedTokenizer,
-    shards: list[Shard],
-    fields: Fields,
+    tokenizer: str,
     *,
     begun_with: str | None = None,
     threads: bool = False,
     say: Callable[[str], None] = lambda text: None,
-) -> Choice:
-    """The encoder for a corpus. begun_with: the one that an unfinished run of the same output chose.
+) -> FastEncoder | None:
+    """The fast encoder for a tokenizer.json (a path), not proved yet; None where the reference is to count.
 
-    `auto` falls back to the reference and says why; `fast` raises `FrspecError` where the fast encoder refuses the
-    tokenizer or differs from the reference. The probe looks at the whole corpus's shards, whichever are counted here.
+    begun_with: the encoder that an unfinished run of the same output chose. `auto` falls back to the reference and says
+    why; `fast` raises `FastEncoderRefuses`.
     """
     if wanted not in CHOICES:
         raise UsageError(f"--encoder {wanted} is not one of {', '.join(CHOICES)}.")
     if wanted == "reference" or (wanted == "auto" and begun_with == "reference"):
-        return reference(tokenizer)
+        return None
     try:
-        fast = FastEncoder(str(tokenizer.path), parallel=threads)
-        probed = compare(fast, tokenizer, [*hostile_texts(tokenizer), *probe_texts(shards, fields)])
-    except (FastEncoderRefuses, EncodersDiffer) as error:
+        return FastEncoder(tokenizer, parallel=threads)
+    except FastEncoderRefuses as error:
         if wanted == "fast":
             raise
         say(f"counting with the reference encoder: {error.message}")
-        return reference(tokenizer)
-    probe = {"documents": probed.documents, "bytes": probed.bytes}
-    spec = EncoderSpec("fast", str(tokenizer.path), threads=threads)
-    return Choice(spec, {"name": fast.name, "version": fast.version, "probe": probe})
+        return None
 
 
-def reference(tokenizer: LoadedTokenizer) -> Choice:
-    """The reference encoder as a choice."""
-    record = {"name": ReferenceEncoder.name, "version": ReferenceEncoder(tokenizer).version}
-    return Choice(EncoderSpec("reference", str(tokenizer.path)), record)
+def prove(fast: FastEncoder, tokenizer: LoadedTokenizer, shards: list[Shard], fields: Fields) -> dict[str, Any]:
+    """What a table's metadata says of the fast encoder, once it agreed with the reference on hostile strings and on
+    documents of the corpus (the whole corpus, whichever shards are counted here). Raises `EncodersDiffer`."""
+    probed = compare(fast, tokenizer, [*hostile_texts(tokenizer), *probe_texts(shards, fields)])
+    return {
+        "name": fast.name,
+        "version": fast.version,
+        "probe": {"documents": probed.documents, "bytes": probed.bytes},
+    }
+
+
+def reference_record(tokenizer: LoadedTokenizer) -> dict[str, Any]:
+    """What a table's metadata says of the reference."""
+    return {"name": ReferenceEncoder.name, "version": ReferenceEncoder(tokenizer).version}
 
 
 def confirm(part: Part, tokenizer: LoadedTokenizer) -> None:

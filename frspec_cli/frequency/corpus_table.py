@@ -1,64 +1,29 @@
-"""From sources to a table on disk: finds the shards, chooses the encoder, runs, keeps the ledger, writes the file."""
+"""From sources to a table on disk: chooses the encoder, runs, keeps the ledger, writes the file."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from frspec_cli.corpus.shards import Shard
-from frspec_cli.errors import FrspecError, UsageError
-from frspec_cli.frequency.choice import Choice, choose, confirm
+from frspec_cli.errors import FrspecError
+from frspec_cli.frequency.choice import confirm, fast_encoder, prove, reference_record
 from frspec_cli.frequency.counting import Progress, ShardCounter, Task, silent
 from frspec_cli.frequency.engines import CounterSpec, Engine, InProcess, WorkerPool
 from frspec_cli.frequency.ledger import Ledger, begun_with, ledger_folder, make_plan
-from frspec_cli.frequency.options import CountOptions
+from frspec_cli.frequency.options import CountOptions, HowToRun, Listener
 from frspec_cli.frequency.run import CorpusRun, Counted
 from frspec_cli.frequency.stability import fold_totals, stability
 from frspec_cli.frequency.table import FrequencyTable
 from frspec_cli.frequency.tally import Part
-from frspec_cli.tokens.chat import ChatSpec
+from frspec_cli.models.locate import locate_tokenizer
+from frspec_cli.tokens.encoder import EncoderSpec
+from frspec_cli.tokens.fast import FastEncoder
 from frspec_cli.tokens.gate import EncodersDiffer
-from frspec_cli.tokens.template import chat_template, end_of_turn
-from frspec_cli.tokens.tokenizer import LoadedTokenizer
-
-
-@dataclass(frozen=True)
-class HowToRun:
-    """What does not change the result: workers (None: one a core), engine, the share of bad records that is borne.
-
-    shard: (I, N), 1 <= I <= N: of the corpus's shards every N-th, from the I-th on. restart: drop what a ledger holds.
-    """
-
-    encoder: str = "auto"
-    workers: int | None = None
-    engine: str = "local"
-    max_bad: float = 0.01
-    shard: tuple[int, int] = (1, 1)
-    restart: bool = False
-
-    def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise UsageError(f"--workers must be at least 1, not {self.workers}.")
-        if not 0 <= self.max_bad <= 1:
-            raise UsageError(f"--max-bad is a share between 0 and 1, not {self.max_bad:g}.")
-        index, count = self.shard
-        if not 1 <= index <= count:
-            raise UsageError(f"--shard is I/N with 1 <= I <= N, not {index}/{count}.")
-
-
-@dataclass(frozen=True)
-class Listener:
-    """Who is told what happens: `say` gets sentences, `progress` (documents, bytes, tokens) just counted, `begin` the
-    size on disk of all that is to be read, `finished` that of what is read."""
-
-    say: Callable[[str], None] = lambda text: None
-    progress: Progress = lambda documents, size, tokens: None
-    begin: Callable[[int], None] = lambda size: None
-    finished: Callable[[int], None] = lambda size: None
+from frspec_cli.tokens.tokenizer import LoadedTokenizer, load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -75,22 +40,23 @@ class CountResult:
 
 def count_corpus(
     shards: list[Shard],
-    tokenizer: LoadedTokenizer,
+    tokenizer: str,
     out: Path | str,
     *,
     options: CountOptions | None = None,
     how: HowToRun | None = None,
     listener: Listener | None = None,
 ) -> CountResult:
-    """Counts the shards into a table at `out`. Killed and called again alike, it goes on and writes the same bytes.
+    """Counts the shards with the tokenizer of that name into a table at `out`.
 
-    Raises `FrspecError` for broken files, too many bad records, a ledger of other inputs, a folder that is read-only.
+    Killed and called again alike, it goes on and writes the same bytes. Raises `FrspecError` for broken files, too many
+    bad records, a ledger of other inputs, a folder that is read-only.
     """
     options, how, listener = options or CountOptions(), how or HowToRun(), listener or Listener()
     began = time.monotonic()
     out = Path(out)
     check_writable(out)
-    job = _Job(shards, tokenizer, out, options, how, listener)
+    job = _Job(shards, tokenizer, str(locate_tokenizer(tokenizer)), out, options, how, listener)
     try:
         counted, table = job.run(how.encoder)
     except EncodersDiffer as error:
@@ -103,85 +69,110 @@ def count_corpus(
 
 @dataclass(frozen=True)
 class _Job:
-    """What `count_corpus` was asked for; `run` does it with one choice of encoder."""
+    """What `count_corpus` was asked for; `run` does it with one choice of encoder. path: of the tokenizer.json."""
 
     shards: list[Shard]
-    tokenizer: LoadedTokenizer
+    tokenizer: str
+    path: str
     out: Path
     options: CountOptions
     how: HowToRun
     listener: Listener
 
+    @property
+    def mine(self) -> list[Shard]:
+        """The shards that are counted here."""
+        return self.shards[self.how.shard[0] - 1 :: self.how.shard[1]]
+
+    @property
+    def cores(self) -> int:
+        """Cores that may be used here."""
+        return self.how.workers or available_cores()
+
     def run(self, encoder: str, *, restart: bool = False) -> tuple[Counted, FrequencyTable]:
         """Counts, writes the table, drops the ledger. Raises `EncodersDiffer` when the fast encoder was caught."""
         folder = ledger_folder(self.out)
-        mine = self.shards[self.how.shard[0] - 1 :: self.how.shard[1]]
-        cores = self.how.workers or available_cores()
-        choice = choose(
+        fast = fast_encoder(
             encoder,
-            self.tokenizer,
-            self.shards,
-            self.options.fields,
+            self.path,
             begun_with=None if self.how.restart else begun_with(folder),
-            threads=len(mine) == 1 and cores > 1,
+            threads=len(self.mine) == 1 and self.cores > 1,
             say=self.listener.say,
         )
-        recheck = choice.spec.name == "fast"
-        rows = self.tokenizer.highest_id + 1
-        chat = _chat_spec(self.tokenizer, self.options)
-        spec = CounterSpec(choice.spec, rows, self.options, recheck=recheck, chat=chat)
+        reference = _Reference(self.tokenizer)
+        rows = fast.rows if fast else reference.get().highest_id + 1
+        spec = CounterSpec(EncoderSpec("fast" if fast else "reference", self.path), rows, self.options)
         plan = make_plan(
-            tokenizer=self.tokenizer.fingerprint,
-            encoder=choice.spec.name,
-            options=self.options.recorded(),
-            shards=mine,
+            tokenizer=self.path, encoder=spec.encoder.name, options=self.options.recorded(), shards=self.mine
         )
-        with Ledger.opened(folder, plan, mine, restart=restart or self.how.restart) as ledger:
-            counted = self._count(spec, mine, cores, ledger)
-            table = _table(counted, self.tokenizer, choice, self.options)
+        with Ledger.opened(folder, plan, self.mine, restart=restart or self.how.restart) as ledger:
+            counted, record = self._count(spec, fast, reference, ledger)
+            table = _table(counted, reference.get(), record, self.options)
             _place(table, self.out, ledger)
         return counted, table
 
-    def _count(self, spec: CounterSpec, mine: list[Shard], cores: int, ledger: Ledger) -> Counted:
+    def _count(
+        self, spec: CounterSpec, fast: FastEncoder | None, reference: _Reference, ledger: Ledger
+    ) -> tuple[Counted, dict[str, Any]]:
+        """The corpus counted, and what is to be recorded of the encoder. While the workers begin, this process loads
+        the reference and holds the fast encoder against it."""
         run = CorpusRun(
-            mine,
+            self.mine,
             spec.rows,
             self.options,
             max_bad=self.how.max_bad,
             ledger=ledger,
-            confirm=lambda part: confirm(part, self.tokenizer),
+            confirm=lambda part: confirm(part, reference.get()),
             finished=self.listener.finished,
         )
-        if done := run.resume():
-            self.listener.say(f"{done} of {len(mine)} shards were counted before; going on.")
-        self.listener.begin(sum(shard.size for shard in mine))
-        counter = _Lazy(spec)
-        workers = min(cores, len(mine) - done)
-        engine: Engine = InProcess(counter) if workers <= 1 else WorkerPool(spec, workers)
-        return run.run(engine, counter.count, self.listener.progress)
+        done = run.resume()
+        counter = _Lazy(spec, fast)
+        record: dict[str, Any] = {}
+
+        def meanwhile() -> None:
+            if done:
+                self.listener.say(f"{done} of {len(self.mine)} shards were counted before; going on.")
+            self.listener.begin(sum(shard.size for shard in self.mine))
+            loaded = reference.get()
+            record.update(prove(fast, loaded, self.shards, self.options.fields) if fast else reference_record(loaded))
+
+        engine = self._engine(spec, counter, len(self.mine) - done)
+        return run.run(engine, counter.count, self.listener.progress, meanwhile=meanwhile), record
+
+    def _engine(self, spec: CounterSpec, counter: _Lazy, shards: int) -> Engine:
+        workers = min(self.cores, shards)
+        if workers <= 1:
+            return InProcess(counter)
+        return WorkerPool(spec, workers, counter.get() if spec.encoder.name == "fast" else None)
+
+
+class _Reference:
+    """The reference tokenizer, loaded when it is first needed: after the workers have something to do."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._loaded: LoadedTokenizer | None = None
+
+    def get(self) -> LoadedTokenizer:
+        self._loaded = self._loaded or load_tokenizer(self.name)
+        return self._loaded
 
 
 class _Lazy:
     """This process's own counter, made when it is first needed."""
 
-    def __init__(self, spec: CounterSpec) -> None:
+    def __init__(self, spec: CounterSpec, fast: FastEncoder | None) -> None:
         self.spec = spec
+        self.fast = fast
         self._counter: ShardCounter | None = None
+
+    def get(self) -> ShardCounter:
+        self._counter = self._counter or self.spec.build(self.fast)
+        return self._counter
 
     def count(self, task: Task, progress: Progress = silent) -> Part:
         """See `ShardCounter.count`."""
-        self._counter = self._counter or self.spec.build()
-        return self._counter.count(task, progress)
-
-
-def _chat_spec(tokenizer: LoadedTokenizer, options: CountOptions) -> ChatSpec:
-    return ChatSpec(
-        tokenizer=str(tokenizer.path),
-        rows=tokenizer.highest_id + 1,
-        template=chat_template(tokenizer),
-        turn_end=end_of_turn(tokenizer),
-        assistant_only=options.assistant_only,
-    )
+        return self.get().count(task, progress)
 
 
 def available_cores() -> int:
@@ -213,12 +204,14 @@ def tokenizer_record(tokenizer: LoadedTokenizer) -> dict[str, Any]:
     }
 
 
-def _table(counted: Counted, tokenizer: LoadedTokenizer, choice: Choice, options: CountOptions) -> FrequencyTable:
+def _table(
+    counted: Counted, tokenizer: LoadedTokenizer, encoder: dict[str, Any], options: CountOptions
+) -> FrequencyTable:
     counted.tally.flush()
     metadata = {
         "tokenizer": tokenizer_record(tokenizer),
         **corpus_record(counted.shards),
-        "encoder": choice.record,
+        "encoder": encoder,
         "options": options.recorded(),
     }
     return with_stability(FrequencyTable(counted.tally.counts, metadata, counted.tally.document_counts))

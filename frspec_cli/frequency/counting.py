@@ -7,6 +7,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,8 @@ from frspec_cli.corpus.shards import Shard
 from frspec_cli.frequency.options import CountOptions
 from frspec_cli.frequency.table import FOLDS
 from frspec_cli.frequency.tally import Part, Tally
-from frspec_cli.tokens.chat import ChatEncoder
-from frspec_cli.tokens.encoder import Encoded, Encoder
+from frspec_cli.tokens.chat import ChatEncoder, chat_encoder
+from frspec_cli.tokens.encoder import Encoded, Encoder, ReferenceEncoder
 
 BATCH_DOCUMENTS = 512
 BATCH_BYTES = 2 << 20
@@ -54,24 +55,21 @@ def silent(documents: int, size: int, tokens: int) -> None:
 class ShardCounter:
     """Counts shards with one encoder, which lives as long as this does.
 
-    rows: the tokenizer's highest id + 1. recheck: keep some documents with their ids, for the reference to confirm.
-    chat: how conversations are encoded (`tokens.chat.ChatEncoder`), needed only where there are any.
+    rows: the tokenizer's highest id + 1. tokenizer: path of its tokenizer.json, for conversations. Of what any encoder
+    but the reference made, some documents are kept with their ids, for the reference to confirm.
     """
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        rows: int,
-        options: CountOptions,
-        *,
-        recheck: bool = False,
-        chat: ChatEncoder | None = None,
-    ) -> None:
+    def __init__(self, encoder: Encoder, rows: int, options: CountOptions, tokenizer: str) -> None:
         self.encoder = encoder
         self.rows = rows
         self.options = options
-        self.recheck = recheck
-        self.chat = chat
+        self.tokenizer = tokenizer
+        self.recheck = encoder.name != ReferenceEncoder.name
+
+    @cached_property
+    def chat(self) -> ChatEncoder:
+        """How conversations are encoded; made at the first one."""
+        return chat_encoder(self.tokenizer, assistant_only=self.options.assistant_only)
 
     def count(self, task: Task, progress: Progress = silent) -> Part:
         """The task's counts. A broken container raises, or with --skip-broken-files counts as nothing and says so."""
@@ -170,7 +168,6 @@ class _ShardRun:
 
     def _encode(self, batch: list[Document]) -> Encoded:
         if any(document.messages is not None for document in batch):
-            assert self.counter.chat is not None
             return self.counter.chat.encode(batch, self.counter.encoder)
         return self.counter.encoder.encode([item.text for item in batch], [item.data for item in batch])
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import sys
 import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
@@ -17,8 +19,7 @@ from frspec_cli.errors import FrspecError
 from frspec_cli.frequency.counting import Progress, ShardCounter, Task
 from frspec_cli.frequency.options import CountOptions
 from frspec_cli.frequency.tally import Part
-from frspec_cli.tokens.chat import ChatSpec
-from frspec_cli.tokens.encoder import EncoderSpec
+from frspec_cli.tokens.encoder import Encoder, EncoderSpec
 
 PROGRESS_SECONDS = 0.25
 QUEUED = 2
@@ -32,24 +33,11 @@ class CounterSpec:
     encoder: EncoderSpec
     rows: int
     options: CountOptions
-    recheck: bool = False
-    chat: ChatSpec | None = None
 
-    def build(self) -> ShardCounter:
-        """The counter, its encoder loaded."""
-        return ShardCounter(
-            self.encoder.build(),
-            self.rows,
-            self.options,
-            recheck=self.recheck,
-            chat=self.chat.build() if self.chat is not None else None,
-        )
-
-
-class Engine(Protocol):
-    """Runs tasks. `run` yields (task's index, its counts) as they are finished; closing the iterator stops the work."""
-
-    def run(self, tasks: Iterable[Task], progress: Progress) -> Generator[tuple[int, Part], None, None]: ...
+    def build(self, encoder: Encoder | None = None) -> ShardCounter:
+        """The counter; `encoder`, where one was built already, is used instead of another one."""
+        encoder = encoder or self.encoder.build()
+        return ShardCounter(encoder, self.rows, self.options, self.encoder.tokenizer)
 
 
 class Counts(Protocol):
@@ -58,46 +46,75 @@ class Counts(Protocol):
     def count(self, task: Task, progress: Progress) -> Part: ...
 
 
+class Engine(Protocol):
+    """Runs tasks: `start` them, take the `results` (task's index, its counts) as they are finished, `close`."""
+
+    def start(self, tasks: Iterable[Task]) -> None: ...
+
+    def results(self, progress: Progress) -> Iterator[tuple[int, Part]]: ...
+
+    def close(self) -> None: ...
+
+
 class InProcess:
     """One task after another in this process: for small corpora, and as what every other engine is held against."""
 
     def __init__(self, counter: Counts) -> None:
         self.counter = counter
+        self.tasks: Iterable[Task] = ()
 
-    def run(self, tasks: Iterable[Task], progress: Progress) -> Generator[tuple[int, Part], None, None]:
+    def start(self, tasks: Iterable[Task]) -> None:
+        """Nothing is counted before the results are asked for."""
+        self.tasks = tasks
+
+    def results(self, progress: Progress) -> Iterator[tuple[int, Part]]:
         """Yields in the order of the tasks."""
-        for task in tasks:
+        for task in self.tasks:
             yield task.index, self.counter.count(task, progress)
+
+    def close(self) -> None:
+        """Nothing is left running."""
 
 
 class WorkerPool:
     """Worker processes of this machine, few and long-lived: an encoder that learns words is slow only once.
 
-    A worker that dies (the kernel kills what takes too much memory) ends the run with an error that says so.
+    Where it is safe they are forked with the counter that was built here, and count at once; else they are new
+    processes that build their own. A worker that dies (the kernel kills what takes too much memory) ends the run with
+    an error that says so.
     """
 
-    def __init__(self, spec: CounterSpec, workers: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.workers = [_Worker(context, spec) for _ in range(workers)]
+    def __init__(self, spec: CounterSpec, workers: int, built: ShardCounter | None = None) -> None:
+        self.spec = spec
+        self.built = built
+        self.count = workers
+        self.workers: list[_Worker] = []
+        self.waiting: Iterator[Task] = iter(())
 
-    def run(self, tasks: Iterable[Task], progress: Progress) -> Generator[tuple[int, Part], None, None]:
+    def start(self, tasks: Iterable[Task]) -> None:
+        """Starts the workers and gives them their first tasks."""
+        self.waiting = iter(tasks)
+        # With other threads alive a fork may copy a lock that nobody will open again.
+        forks = self.built is not None and sys.platform == "linux" and threading.active_count() == 1
+        context = multiprocessing.get_context("fork" if forks else "spawn")
+        built = self.built if forks else None
+        for _ in range(self.count):
+            self.workers.append(_Worker(context, self.spec, built, [w.connection for w in self.workers]))
+        for _ in range(QUEUED):
+            for worker in self.workers:
+                worker.give(next(self.waiting, None))
+
+    def results(self, progress: Progress) -> Iterator[tuple[int, Part]]:
         """Yields whatever is finished first."""
-        waiting = iter(tasks)
-        try:
-            for _ in range(QUEUED):
-                for worker in self.workers:
-                    worker.give(next(waiting, None))
-            while busy := [worker for worker in self.workers if worker.tasks]:
-                for worker in _ready(busy):
-                    answer = worker.take()
-                    if isinstance(answer, Part):
-                        done = worker.tasks.popleft()
-                        worker.give(next(waiting, None))
-                        yield done.index, answer
-                    else:
-                        progress(*answer)
-        finally:
-            self.close()
+        while busy := [worker for worker in self.workers if worker.tasks]:
+            for worker in _ready(busy):
+                answer = worker.take()
+                if isinstance(answer, Part):
+                    done = worker.tasks.popleft()
+                    worker.give(next(self.waiting, None))
+                    yield done.index, answer
+                else:
+                    progress(*answer)
 
     def close(self) -> None:
         """Ends the workers, whatever they do."""
@@ -106,13 +123,16 @@ class WorkerPool:
         for worker in self.workers:
             worker.process.join()
             worker.connection.close()
+        self.workers = []
 
 
 class _Worker:
-    def __init__(self, context: Any, spec: CounterSpec) -> None:
+    def __init__(self, context: Any, spec: CounterSpec, built: ShardCounter | None, others: list[Connection]) -> None:
         self.connection, theirs = context.Pipe()
         self.tasks: deque[Task] = deque()
-        self.process = context.Process(target=_serve, args=(theirs, spec), daemon=True)
+        # A fork holds the parent's ends too; one left open would hide from a worker that its parent is gone.
+        inherited = [self.connection, *others] if built is not None else []
+        self.process = context.Process(target=_serve, args=(theirs, spec, built, inherited), daemon=True)
         self.process.start()
         theirs.close()
 
@@ -147,16 +167,16 @@ def _ready(workers: list[_Worker]) -> list[_Worker]:
     return [worker for worker in workers if worker.connection in ready]
 
 
-def _serve(connection: Connection, spec: CounterSpec) -> None:
+def _serve(connection: Connection, spec: CounterSpec, built: ShardCounter | None, inherited: list[Connection]) -> None:
     """A worker's life: build the counter once, then answer every task with its counts, or with what went wrong."""
-    import signal
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    for other in inherited:
+        other.close()
     threading.Thread(target=_die_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are the parallelism
     answer: Part | BaseException
     try:
-        counter = _built_early(spec)
+        counter = built or _built_early(spec)
         while True:
             task = connection.recv()
             try:

@@ -40,11 +40,12 @@ def begun_with(folder: Path) -> str | None:
 
 
 def make_plan(*, tokenizer: str, encoder: str, options: dict[str, Any], shards: list[Shard]) -> dict[str, Any]:
-    """What decides the counts, as JSON: a ledger may be gone on with only under an equal plan."""
+    """What decides the counts, as JSON: a ledger may be gone on with only under an equal plan. tokenizer: the path of the
+    tokenizer.json (its bytes are the key: their hash is had before anything is loaded)."""
     listed = [[shard.label, shard.start, len(shard.paths), shard.format, shard.size, shard.source] for shard in shards]
     return {
         "version": LEDGER_VERSION,
-        "tokenizer": tokenizer,
+        "tokenizer": storage.sha256_file(tokenizer),
         "encoder": encoder,
         "options": options,
         "shards": listed,

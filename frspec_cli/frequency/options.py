@@ -1,7 +1,8 @@
-"""What a count is asked to do, as far as it decides what comes out."""
+"""What a count is asked to do: what decides the result, how it is run, and who is told."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -51,3 +52,38 @@ class CountOptions:
         if self.until_stable is not None:
             chosen["stable_k"] = self.stable_k
         return chosen
+
+
+@dataclass(frozen=True)
+class HowToRun:
+    """What does not change the result: workers (None: one a core), engine, the share of bad records that is borne.
+
+    shard: (I, N), 1 <= I <= N: of the corpus's shards every N-th, from the I-th on. restart: drop what a ledger holds.
+    """
+
+    encoder: str = "auto"
+    workers: int | None = None
+    engine: str = "local"
+    max_bad: float = 0.01
+    shard: tuple[int, int] = (1, 1)
+    restart: bool = False
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise UsageError(f"--workers must be at least 1, not {self.workers}.")
+        if not 0 <= self.max_bad <= 1:
+            raise UsageError(f"--max-bad is a share between 0 and 1, not {self.max_bad:g}.")
+        index, count = self.shard
+        if not 1 <= index <= count:
+            raise UsageError(f"--shard is I/N with 1 <= I <= N, not {index}/{count}.")
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who is told what happens: `say` gets sentences, `progress` (documents, bytes, tokens) just counted, `begin` the
+    size on disk of all that is to be read, `finished` that of what is read."""
+
+    say: Callable[[str], None] = lambda text: None
+    progress: Callable[[int, int, int], None] = lambda documents, size, tokens: None
+    begin: Callable[[int], None] = lambda size: None
+    finished: Callable[[int], None] = lambda size: None

@@ -6,7 +6,6 @@ bytes written depend neither on workers nor on which shard is finished first.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -94,12 +93,23 @@ class CorpusRun:
         self._early = dict(self.ledger.entries())
         return sum(last - first + 1 for first, last in self._early.items())
 
-    def run(self, engine: Engine, recount: Callable[[Task], Part], progress: Progress) -> Counted:
-        """Counts what is not counted yet. Raises `FrspecError` when too many records are bad."""
+    def run(
+        self,
+        engine: Engine,
+        recount: Callable[[Task], Part],
+        progress: Progress,
+        *,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> Counted:
+        """Counts what is not counted yet. meanwhile: what this process does while the first tasks are on their way.
+
+        Raises `FrspecError` when too many records are bad.
+        """
         self._drain(recount)
-        results = engine.run(self._tasks(), progress)
-        with contextlib.closing(results):
-            for index, part in results:
+        try:
+            engine.start(self._tasks())
+            meanwhile()
+            for index, part in engine.results(progress):
                 self.confirm(part)
                 self.ledger.put(index, index, part)
                 self.finished(self.shards[index].size)
@@ -107,6 +117,8 @@ class CorpusRun:
                 self._drain(recount)
                 if self.counted.stopped:
                     break
+        finally:
+            engine.close()
         self._judge(final=True)
         return self.counted
 

@@ -8,7 +8,6 @@ the turn, less those of the prompt before it. Recorded ids are taken as they are
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
@@ -17,7 +16,8 @@ import tokenizers
 
 from frspec_cli.errors import FrspecError
 from frspec_cli.tokens.encoder import Encoded, Encoder
-from frspec_cli.tokens.template import ChatTemplate
+from frspec_cli.tokens.template import ChatTemplate, chat_template, end_of_turn
+from frspec_cli.tokens.tokenizer import LoadedTokenizer, load_tokenizer
 
 
 class Turn(Protocol):
@@ -42,31 +42,29 @@ class Countable(Protocol):
     def messages(self) -> Sequence[Turn] | None: ...
 
 
-@dataclass(frozen=True)
-class ChatSpec:
-    """How a `ChatEncoder` is made in any process. tokenizer: path of the tokenizer.json; rows: its highest id + 1."""
-
-    tokenizer: str
-    rows: int
-    template: ChatTemplate | None
-    turn_end: int | None
-    assistant_only: bool
-
-    def build(self) -> ChatEncoder:
-        """The encoder."""
-        return ChatEncoder(self)
-
-
 class ChatEncoder:
-    """Encodes documents of which some are conversations."""
+    """Encodes documents of which some are conversations.
 
-    def __init__(self, spec: ChatSpec) -> None:
-        self.spec = spec
+    template: None where the tokenizer has none. turn_end: the id behind a finished assistant's turn, or None.
+    """
+
+    def __init__(
+        self,
+        tokenizer: LoadedTokenizer,
+        template: ChatTemplate | None,
+        turn_end: int | None,
+        *,
+        assistant_only: bool = False,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.template = template
+        self.turn_end = turn_end
+        self.assistant_only = assistant_only
 
     @cached_property
     def _with_special(self) -> tokenizers.Tokenizer:
         """The reference, special tokens recognised: for rendered templates only."""
-        return tokenizers.Tokenizer.from_file(self.spec.tokenizer)
+        return tokenizers.Tokenizer.from_file(str(self.tokenizer.path))
 
     def encode(self, documents: Sequence[Countable], encoder: Encoder) -> Encoded:
         """One array of ids for each document, in order."""
@@ -94,9 +92,9 @@ class ChatEncoder:
             if message.ids is not None:
                 plan.append(self._checked(message.ids))
             elif message.role != "assistant":
-                if not self.spec.assistant_only:
+                if not self.assistant_only:
                     add(message.content)
-            elif self.spec.assistant_only and self.spec.template is not None:
+            elif self.assistant_only and self.template is not None:
                 plan.append(self._said(document.messages, index))
             else:
                 add(message.content)
@@ -104,20 +102,20 @@ class ChatEncoder:
         return plan
 
     def _end(self, message: Turn) -> np.ndarray:
-        ends = message.finished and self.spec.turn_end is not None
-        return np.array([self.spec.turn_end] if ends else [], dtype=np.int32)
+        ends = message.finished and self.turn_end is not None
+        return np.array([self.turn_end] if ends else [], dtype=np.int32)
 
     def _checked(self, ids: np.ndarray) -> np.ndarray:
-        if len(ids) and ids.max() >= self.spec.rows:
+        if len(ids) and ids.max() > self.tokenizer.highest_id:
             raise FrspecError(
-                f"recorded token id {ids.max()} is past the tokenizer's last one ({self.spec.rows - 1}).",
+                f"recorded token id {ids.max()} is past the tokenizer's last one ({self.tokenizer.highest_id}).",
                 hint="Count the answers with the tokenizer of the model that gave them.",
             )
         return ids
 
     def _said(self, messages: Sequence[Turn], index: int) -> np.ndarray:
         """int32 [n]: the ids of the assistant's turn `index`, turn end included where it was finished."""
-        template = self.spec.template
+        template = self.template
         assert template is not None
         turns = [{"role": message.role, "content": message.content} for message in messages]
         prompt = template.render(turns[:index], generate=True)
@@ -139,6 +137,12 @@ class ChatEncoder:
 
     def _ids(self, text: str) -> list[int]:
         return self._with_special.encode(text, add_special_tokens=False).ids
+
+
+def chat_encoder(tokenizer: str, *, assistant_only: bool) -> ChatEncoder:
+    """The chat encoder of a tokenizer.json (a path), template and turn end found beside it."""
+    loaded = load_tokenizer(tokenizer)
+    return ChatEncoder(loaded, chat_template(loaded), end_of_turn(loaded), assistant_only=assistant_only)
 
 
 def _tail(rendered: str, prompt: str, message: Turn, template: ChatTemplate) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 
 from frspec_cli.errors import FrspecError
 from frspec_cli.tokens.encoder import Encoded, ReferenceEncoder
@@ -26,6 +27,7 @@ class FastEncoder:
 
     Some byte-level vocabularies lack bytes (SmolLM2's has no 0x04); gigatoken refuses those, the reference drops such
     bytes. They get ids past the last one here, and a text in which such an id turns up is encoded by the reference.
+    rows: the tokenizer's highest id + 1. Raises `FastEncoderRefuses`.
     """
 
     name = "fast"
@@ -42,11 +44,13 @@ class FastEncoder:
         self.path = path
         self.parallel = parallel
         self.version = f"gigatoken {version('gigatoken')}"
-        definition = json.loads(Path(path).read_bytes())
-        definition["added_tokens"] = [token for token in definition["added_tokens"] if not token["special"]]
-        self.first_stand_in = _fill_missing_bytes(definition)
+        definition = _definition(path)
+        added = definition["added_tokens"]
+        self.rows = 1 + max([*definition["model"]["vocab"].values(), *(token["id"] for token in added)])
+        definition["added_tokens"] = [token for token in added if not token["special"]]
+        self.first_stand_in = _fill_missing_bytes(definition, self.rows)
         try:
-            self._tokenizer = gigatoken.Tokenizer.from_json(json.dumps(definition))
+            self._tokenizer = gigatoken.Tokenizer.from_json(orjson.dumps(definition))
         except (RuntimeError, ValueError, TypeError, KeyError, NotImplementedError) as error:
             reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
             raise FastEncoderRefuses(f"the fast encoder does not take this tokenizer ({reason}).") from None
@@ -78,14 +82,23 @@ class FastEncoder:
         return Encoded(np.concatenate(parts), offsets)
 
 
-def _fill_missing_bytes(definition: dict[str, Any]) -> int | None:
-    """Gives the bytes that a byte-level vocabulary lacks ids past the last one; the first of these, None if none lacks."""
+def _definition(path: str) -> dict[str, Any]:
+    """The tokenizer.json at `path`, if it is of a kind that may be handed over."""
+    try:
+        definition = orjson.loads(Path(path).read_bytes())
+        if not isinstance(definition["model"]["vocab"], dict) or not definition["model"]["vocab"]:
+            raise FastEncoderRefuses("the fast encoder does not take this tokenizer (it has no vocabulary by name).")
+        definition["added_tokens"] = definition.get("added_tokens") or []
+    except (OSError, ValueError, KeyError, TypeError):
+        raise FastEncoderRefuses(f"{path} is no tokenizer.json as the fast encoder knows them.") from None
+    return definition
+
+
+def _fill_missing_bytes(definition: dict[str, Any], first: int) -> int | None:
+    """Gives the bytes that a byte-level vocabulary lacks the ids from `first` on; `first`, or None if none lacks."""
     model = definition["model"]
     if model.get("type") != "BPE" or '"ByteLevel"' not in json.dumps(definition.get("pre_tokenizer")):
         return None
-    vocabulary = model["vocab"]
-    missing = [character for character in BYTE_OF_CHARACTER if character not in vocabulary]
-    added = [token["id"] for token in definition["added_tokens"]]
-    first = max([*vocabulary.values(), *added]) + 1
-    vocabulary.update({character: first + index for index, character in enumerate(missing)})
+    missing = [character for character in BYTE_OF_CHARACTER if character not in model["vocab"]]
+    model["vocab"].update({character: first + index for index, character in enumerate(missing)})
     return first if missing else None
