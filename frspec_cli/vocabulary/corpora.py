@@ -64,10 +64,8 @@ def is_table(path: str) -> bool:
     return b"frspec" in (metadata.metadata or {}) and "fold" in metadata.names
 
 
-def open_corpus(
-    on: str, tokenizer: Callable[[], LoadedTokenizer], *, say: Callable[[str], None] = lambda text: None
-) -> Corpus:
-    """Reads a table, or counts a text or answers file with the tokenizer (called only then).
+def open_corpus(on: str, tokenizer: Callable[[], str], *, say: Callable[[str], None] = lambda text: None) -> Corpus:
+    """Reads a table, or counts a text or answers file with the tokenizer of that name (asked for only then).
 
     Raises `FrspecError` as reading and counting do.
     """
@@ -77,7 +75,7 @@ def open_corpus(
     return _count(on, tokenizer(), say)
 
 
-def _count(on: str, tokenizer: LoadedTokenizer, say: Callable[[str], None]) -> Corpus:
+def _count(on: str, tokenizer: str, say: Callable[[str], None]) -> Corpus:
     from frspec_cli.corpus.finding import find_shards
     from frspec_cli.frequency.corpus_table import HowToRun, Listener, count_corpus
     from frspec_cli.frequency.options import CountOptions

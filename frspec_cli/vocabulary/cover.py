@@ -83,11 +83,12 @@ def coverage_rows(
     for index in reversed(range(len(ks))):
         for fold, ids in enumerate(chosen[ks[index]]):
             entry[fold, ids[ids < rows]] = index
-    found = [_Share(ALL, ALL, _spread(np.add.reduce(list(counts.values())), entry, len(ks)))]
+    total = sum(counts.values(), np.zeros((folds, rows), dtype=np.int64))
+    found = [_Share(ALL, ALL, _spread(total, entry, len(ks)))]
     if len(counts) > 1:
         found += [_Share(source, ALL, _spread(counts[source], entry, len(ks))) for source in sorted(counts)]
     if scripts is not None:
-        found += _by_script(np.add.reduce(list(counts.values())), entry, len(ks), scripts)
+        found += _by_script(total, entry, len(ks), scripts)
     return [row for at, k in enumerate(ks) for share in found if (row := share.row(k, at)) is not None]
 
 

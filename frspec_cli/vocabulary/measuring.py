@@ -40,7 +40,7 @@ class Measuring:
 
     def open(self, on: list[str], subsets: list[Path]) -> list[Corpus]:
         """Every --on, counted where it is text. Raises `UsageError` where --mass and the tables don't agree."""
-        corpora = [open_corpus(each, lambda: self.load(self._for_text(subsets)), say=self.say) for each in on]
+        corpora = [open_corpus(each, lambda: self._for_text(subsets), say=self.say) for each in on]
         for corpus in corpora:
             if self.mass and not corpus.soft:
                 raise UsageError(f"{corpus.name} holds counts of tokens, not the soft counts that --mass asks for.")
