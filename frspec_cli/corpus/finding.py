@@ -58,6 +58,7 @@ def find_shards(
         if _is_hub(source):
             from frspec_cli.corpus.hub import hub_shards
 
+            say(f"looking up the dataset {source.removeprefix('hub:')}")
             hub += hub_shards(source, split=selection.split, config=selection.config)
             continue
         matches = list(_look(source, selection))

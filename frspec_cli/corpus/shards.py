@@ -51,11 +51,11 @@ class Shard:
 
 def arrange(files: Iterable[Shard]) -> list[Shard]:
     """Whole files in any order -> the corpus's shards in theirs: sorted, each file once, split and bundled."""
-    unique: dict[tuple[str, ...], Shard] = {}
+    unique: dict[tuple[tuple[str, ...], int], Shard] = {}
     for shard in files:
-        known = unique.get(shard.paths)
+        known = unique.get((shard.paths, shard.start))
         if known is None or shard.source < known.source:
-            unique[shard.paths] = shard
+            unique[shard.paths, shard.start] = shard
     ordered = sorted(unique.values(), key=lambda shard: (shard.label, shard.paths, shard.start))
     return _bundle(piece for shard in ordered for piece in _split(shard))
 

@@ -140,6 +140,10 @@ class _Job:
         return run.run(engine, counter.count, self.listener.progress, meanwhile=meanwhile), record
 
     def _engine(self, spec: CounterSpec, counter: _Lazy, shards: int) -> Engine:
+        if self.how.engine == "ray":
+            from frspec_cli.frequency.ray_engine import RayEngine
+
+            return RayEngine(spec, self.how.workers)
         workers = min(self.cores, shards)
         if workers <= 1:
             return InProcess(counter)

@@ -183,7 +183,7 @@ def _serve(connection: Connection, spec: CounterSpec, built: ShardCounter | None
                 counter = counter or spec.build()
                 answer = counter.count(task, _Throttled(connection.send))
             except Exception as error:  # handed to the parent, which raises it
-                answer = _portable(error)
+                answer = portable(error)
             connection.send(answer)
     except (EOFError, OSError):
         return  # the parent is gone or has closed the pipe
@@ -197,7 +197,7 @@ def _built_early(spec: CounterSpec) -> ShardCounter | None:
         return None
 
 
-def _portable(error: Exception) -> BaseException:
+def portable(error: Exception) -> BaseException:
     """The error as it can be sent: known ones as they are, unknown ones with the worker's traceback in their text."""
     if isinstance(error, FrspecError):
         return FrspecError(error.message, hint=error.hint)

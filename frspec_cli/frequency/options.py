@@ -13,6 +13,9 @@ LEDGER_VERSION = 1
 """Part of a ledger's key: raised whenever the same text would be counted or recorded differently."""
 
 
+ENGINES = ("local", "ray")
+
+
 @dataclass(frozen=True)
 class CountOptions:
     """Options that decide the counts. Those that do not (workers, progress, --max-bad) are arguments elsewhere.
@@ -71,6 +74,8 @@ class HowToRun:
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"--workers must be at least 1, not {self.workers}.")
+        if self.engine not in ENGINES:
+            raise UsageError(f"--engine {self.engine} is not one of {', '.join(ENGINES)}.")
         if not 0 <= self.max_bad <= 1:
             raise UsageError(f"--max-bad is a share between 0 and 1, not {self.max_bad:g}.")
         index, count = self.shard

@@ -1,0 +1,75 @@
+"""Datasets on the model hub, streamed through `datasets`: each of a dataset's own shards is one of ours.
+
+`owner/name`, or `hub:PATH` for anything else that `datasets.load_dataset` takes, such as a local folder.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import parse_qs, urlencode
+
+from frspec_cli.corpus.documents import Document, Fields, Skipped, of_record
+from frspec_cli.corpus.shards import Shard
+from frspec_cli.errors import FrspecError
+
+
+def hub_shards(source: str, *, split: str, config: str | None) -> list[Shard]:
+    """The shards of a dataset's split. Raises `FrspecError` where the hub or the dataset cannot be had."""
+    name = source.removeprefix("hub:")
+    address = "hub:?" + urlencode({"name": name, "split": split, "config": config or ""})
+    count = _dataset(address).num_shards
+    short = name.rstrip("/").rsplit("/", 1)[-1]
+    label = "/".join(part for part in ("hub:" + (short if source.startswith("hub:") else name), config, split) if part)
+    return [
+        Shard(f"{label}/{index:05d}-of-{count:05d}", (address,), "hub", start=index, stop=count, source=short)
+        for index in range(count)
+    ]
+
+
+def read_hub(shard: Shard, fields: Fields, digest: Any) -> Iterator[Document | Skipped]:
+    """The rows of one shard; the digest is of the documents' text, since there is no file to hash."""
+    import pyarrow as pa
+
+    part = _dataset(shard.paths[0]).shard(num_shards=shard.stop, index=shard.start, contiguous=True)
+    try:
+        for line, record in enumerate(part, start=1):
+            document = of_record(record, line, shard, fields)
+            if digest is not None and isinstance(document, Document):
+                digest.update(document.data)
+            yield document
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise FrspecError(f"{shard.label} cannot be read: {_first_line(error)}.") from error
+
+
+@functools.lru_cache(maxsize=4)
+def _dataset(address: str) -> Any:
+    import datasets
+
+    query = {key: values[0] for key, values in parse_qs(address.partition("?")[2], keep_blank_values=True).items()}
+    for logger in ("huggingface_hub", "datasets", "httpx", "httpx2", "fsspec"):
+        logging.getLogger(logger).setLevel(logging.CRITICAL)
+    try:
+        return datasets.load_dataset(query["name"], query["config"] or None, split=query["split"], streaming=True)
+    except (FileNotFoundError, datasets.exceptions.DatasetNotFoundError) as error:
+        raise FrspecError(
+            f"there is no dataset {query['name']!r} that can be had: {_first_line(error)}.",
+            hint="If it is gated, accept its terms on the hub and log in with `hf auth login`.",
+        ) from None
+    except (OSError, RuntimeError) as error:
+        raise FrspecError(
+            f"the model hub could not be reached to get the dataset {query['name']}: {_first_line(error)}.",
+            hint="Name local files or folders; HF_HUB_OFFLINE=1 skips the waiting.",
+        ) from None
+    except ValueError as error:
+        raise FrspecError(
+            f"the dataset {query['name']} cannot be opened: {_first_line(error)}.",
+            hint="Choose the split by --split and the configuration by --config.",
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
