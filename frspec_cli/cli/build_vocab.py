@@ -109,7 +109,7 @@ def _builder(counts: list[Path], tokenizer: str | None, recipe: Recipe, sink: Si
     from frspec_cli.vocabulary.mix import NamedTable
 
     tables = [NamedTable.read(path) for path in counts]
-    builder = Builder(tables, _tokenizer(tables, tokenizer), recipe)
+    builder = Builder(tables, _tokenizer(tables, tokenizer), recipe, warn=sink.warn)
     if builder.evidence.left_out:
         sink.say(f"left out, since --mix gives them no weight: {', '.join(builder.evidence.left_out)}")
     return builder
