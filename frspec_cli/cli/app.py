@@ -15,6 +15,7 @@ import typer
 from frspec_cli import __version__
 from frspec_cli.cli import (
     build_vocab,
+    collect,
     count_freq,
     coverage,
     demo,
@@ -69,6 +70,7 @@ app.command("coverage")(coverage.command)
 app.command("export-vocab")(export_vocab.command)
 app.command("import-vocab")(import_vocab.command)
 app.command("inspect")(inspect.command)
+app.command("collect")(collect.command)
 app.command("train-draft")(train_draft.command)
 app.command("generate")(generate.command)
 app.command("verify")(verify.command)

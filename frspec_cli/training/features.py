@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from frspec_cli import storage
 from frspec_cli.models.lm_head import lm_head_of
+from frspec_cli.models.target import Target
 from frspec_cli.training.answers import Answer, fingerprint, pad_ids
 
 FEATURES_VERSION = 1
@@ -39,6 +40,12 @@ class Features:
     taps: tuple[torch.Tensor, ...]
     teacher_ids: torch.Tensor
     teacher_probabilities: torch.Tensor
+
+
+def weights_identity(target: Target) -> str:
+    """24 hex digits that tell targets apart: over rows of the embedding, spread over the vocabulary."""
+    weight = target.embedding[:: max(1, target.rows // 64)].float().cpu().numpy()
+    return hashlib.sha256(weight.tobytes()).hexdigest()[:24]
 
 
 class FeatureStore:

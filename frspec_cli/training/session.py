@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -29,7 +28,7 @@ from frspec_cli.errors import FrspecError
 from frspec_cli.models.target import Target
 from frspec_cli.training import answers as recorded
 from frspec_cli.training.card import write_card
-from frspec_cli.training.features import FeatureStore
+from frspec_cli.training.features import FeatureStore, weights_identity
 from frspec_cli.training.start import start_head
 from frspec_cli.training.trainer import StepRecord, Trainer, TrainOptions
 from frspec_cli.training.validate import Acceptance, TreeShape, replay
@@ -92,7 +91,7 @@ class Session:
             target.model,
             taps=head_config.taps,
             folder=features or self.folder / "features",
-            identity=self._identity(),
+            identity=weights_identity(self.target),
         )
         self.held_out_features = store(self.held_out)
         head = self._first_head(head_config, initial)
@@ -169,7 +168,7 @@ class Session:
     def _check_run(self, initial: Path | None) -> None:
         run = {
             "target": self.target.name,
-            "target weights": self._identity(),
+            "target weights": weights_identity(self.target),
             "dtype": str(self.target.dtype),
             "answers": recorded.fingerprint(self.train_answers),
             "held-out answers": recorded.fingerprint(self.held_out),
@@ -187,10 +186,6 @@ class Session:
                     f"{self.folder} holds a run with another {name}: {before.get(name)}, now {run.get(name)}.",
                     hint="Use the same options to go on with it, choose another --out, or remove that folder.",
                 )
-
-    def _identity(self) -> str:
-        weight = self.target.embedding[:: max(1, self.target.rows // 64)].float().cpu().numpy()
-        return hashlib.sha256(weight.tobytes()).hexdigest()[:24]
 
     def _save(self) -> None:
         trainer = self.trainer
