@@ -135,12 +135,12 @@ class Curve:
 
 
 def curve(label: str, orders: Sequence[np.ndarray], counts: np.ndarray, *, points: int = 60) -> Curve:
-    """Coverage by the first k of a ranking, for k from 128 to the ranking's length in equal steps of log k.
+    """Coverage by the first k of a ranking, from a small k to the ranking's length in equal steps of log k.
 
     orders: for each fold the ids, best first. counts: int64 [FOLDS, rows].
     """
     longest = min(len(order) for order in orders)
-    ks = np.unique(np.geomspace(min(128, longest), longest, points).round().astype(np.int64))
+    ks = np.unique(np.geomspace(min(128, max(1, longest // 8)), longest, points).round().astype(np.int64))
     covered = np.stack([np.cumsum(_take(fold, order))[ks - 1] for fold, order in zip(counts, orders, strict=True)])
     tokens = counts.sum(axis=1)
     found = [jackknife(covered[:, at], tokens) for at in range(len(ks))]
