@@ -120,6 +120,9 @@ class ScriptedDrafter:
     def begin(self, *, length: int, start: torch.Tensor) -> None:
         pass
 
+    def know(self, tokens: Sequence[int]) -> None:
+        pass
+
     def observe(self, tokens: torch.Tensor, last: torch.Tensor, taps: tuple[torch.Tensor, ...]) -> None:
         pass
 

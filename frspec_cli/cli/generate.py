@@ -39,6 +39,7 @@ def command(
     depth: options.Depth = 5,
     beam: options.Beam = 4,
     nodes: options.Nodes = 16,
+    context_slots: options.ContextSlots = 0,
     max_new_tokens: options.MaxNewTokens = 128,
     temperature: Annotated[float, typer.Option("--temperature", help="0 is greedy.")] = 0.0,
     top_k: Annotated[int, typer.Option("--top-k", help="Sample from the K likeliest tokens; 0 is off.")] = 0,
@@ -77,7 +78,7 @@ def command(
     chosen: Any = method or parts.default_method()
     if method is None and chosen != "frspec":
         sink.say(f"no {'draft head' if parts.head is None else 'subset'} at hand for {model}: --method {chosen}")
-    engine = parts.engine(chosen, shape=Shape(depth=depth, beam=beam, nodes=nodes), k=None)
+    engine = parts.engine(chosen, shape=Shape(depth=depth, beam=beam, nodes=nodes), context_slots=context_slots)
     for item in asked:
         ids = parts.target.prompt_ids(item.text, raw=raw)
         _one(engine, parts, chosen, ids, sampling, max_new_tokens, ignore_eos, sink, several=len(asked) > 1)

@@ -21,6 +21,9 @@ K = Annotated[int | None, typer.Option("--k", min=1, help="Use the subset's firs
 Depth = Annotated[int, typer.Option("--depth", min=1, help="Draft levels: draft forward passes a cycle.")]
 Beam = Annotated[int, typer.Option("--beam", min=1, help="Candidates kept per level.")]
 Nodes = Annotated[int, typer.Option("--nodes", min=2, help="Rows that the target verifies a cycle, root included.")]
+ContextSlots = Annotated[
+    int, typer.Option("--context-slots", min=0, help="Spare draft rows for tokens of the text that the subset lacks.")
+]
 MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", "-n", min=1, help="Stop after so many tokens.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:0. Default: CUDA if there is one.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="bfloat16, float16, float32 or float64.")]
@@ -32,6 +35,7 @@ __all__ = [
     "DEFAULT_MODEL",
     "AsJson",
     "Beam",
+    "ContextSlots",
     "Depth",
     "Device",
     "Draft",

@@ -6,12 +6,14 @@ wrong in any way without changing the output; it only costs acceptance.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 
 from frspec_cli.decoding.attention import additive
 from frspec_cli.decoding.cache import SlotBuffer
+from frspec_cli.decoding.context_slots import ContextSlots
 from frspec_cli.decoding.tree import Shape, Tree, chain, grow
 from frspec_cli.drafting.head import EagleHead
 from frspec_cli.models.lm_head import LmHead
@@ -31,6 +33,9 @@ class Drafter(Protocol):
     def begin(self, *, length: int, start: torch.Tensor) -> None:
         """A new text: at most `length` tokens; `start` int64 [1] is the engine's count of committed target rows."""
 
+    def know(self, tokens: Sequence[int]) -> None:
+        """Tokens that the host has just learned: the prompt's, then the emitted ones of each step."""
+
     def observe(self, tokens: torch.Tensor, last: torch.Tensor, taps: tuple[torch.Tensor, ...]) -> None:
         """The next T pairs of (token i+1: int64 [T], the target's states at i: [T, H] each); may be padded at the end."""
 
@@ -48,6 +53,9 @@ class NoDrafter:
 
     def begin(self, *, length: int, start: torch.Tensor) -> None:
         self._zero = torch.zeros_like(start)
+
+    def know(self, tokens: Sequence[int]) -> None:
+        pass
 
     def observe(self, tokens: torch.Tensor, last: torch.Tensor, taps: tuple[torch.Tensor, ...]) -> None:
         pass
@@ -84,16 +92,19 @@ class EagleDrafter:
     The draft's cache holds pair i = (token i+1, feature f_i) at slot i. It keeps no tree row: each cycle one fixed block
     of depth + 1 rows re-runs what was accepted with the target's true features, and the rows of the levels below lie in
     a region of their own behind the text.
+
+    slots: spare LM head rows for tokens of the text that the subset lacks; None for none.
     """
 
-    def __init__(self, head: EagleHead, lm_head: LmHead, shape: Shape) -> None:
+    def __init__(self, head: EagleHead, lm_head: LmHead, shape: Shape, *, slots: ContextSlots | None = None) -> None:
         self.head = head
-        self.lm_head = lm_head
+        self.context_slots = slots
+        self.lm_head = slots.lm_head if slots is not None else lm_head
         self.shape = shape.within(lm_head.size)
         self.taps = head.taps
         self.depth = self.shape.depth
         self.nodes = self.shape.nodes
-        self.k = lm_head.size
+        self.k = lm_head.size  # without the context slots
         self.device = lm_head.weight.device
         self.dtype = lm_head.weight.dtype
         self.buffer: SlotBuffer | None = None
@@ -115,6 +126,12 @@ class EagleDrafter:
         self.slots = torch.arange(self.buffer.length, device=self.device)
         self.start = start  # the engine's own tensor: pairs before it are final
         self.own_rows = torch.eye(beam * levels, dtype=torch.bool, device=self.device)
+        if self.context_slots is not None:
+            self.context_slots.clear()
+
+    def know(self, tokens: Sequence[int]) -> None:
+        if self.context_slots is not None:
+            self.context_slots.see(tokens)
 
     def observe(self, tokens: torch.Tensor, last: torch.Tensor, taps: tuple[torch.Tensor, ...]) -> None:
         features = self.head.fuse(last[None], tuple(tap[None] for tap in taps))
@@ -164,6 +181,8 @@ class EagleDrafter:
     def _log_probs(self, hidden: torch.Tensor) -> torch.Tensor:
         """hidden [1, T, H] -> log-softmax over the LM head's rows, at least float32 [T, R]."""
         logits = self.lm_head(self.head.lm_input(hidden))[0]
+        if self.context_slots is not None:
+            logits = logits + self.context_slots.closed
         return torch.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
@@ -181,8 +200,7 @@ class LookupDrafter:
     def begin(self, *, length: int, start: torch.Tensor) -> None:
         self.text: list[int] = []
 
-    def know(self, tokens: list[int]) -> None:
-        """Tokens that the host has just learned: the prompt, then each cycle's emitted ones."""
+    def know(self, tokens: Sequence[int]) -> None:
         self.text.extend(tokens)
 
     def observe(self, tokens: torch.Tensor, last: torch.Tensor, taps: tuple[torch.Tensor, ...]) -> None:

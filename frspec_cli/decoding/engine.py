@@ -15,7 +15,7 @@ import torch
 
 from frspec_cli.decoding.attention import TargetMasks, use_kernel
 from frspec_cli.decoding.cache import SlotBuffer, cache_length
-from frspec_cli.decoding.drafters import Drafter, LookupDrafter, NoDrafter
+from frspec_cli.decoding.drafters import Drafter, NoDrafter
 from frspec_cli.decoding.sampling import GumbelNoise, Sampling
 from frspec_cli.decoding.walk import scores, walk
 from frspec_cli.errors import FrspecError
@@ -203,8 +203,7 @@ class Engine:
         self.warpers = [] if sampling.greedy else sampling.warpers()
         self.noise = None if sampling.greedy else GumbelNoise(sampling.seed, self.target.rows, self.device)
         prompt = torch.tensor(prompt_ids, dtype=torch.int64, device=self.device)
-        if isinstance(self.drafter, LookupDrafter):
-            self.drafter.know(list(prompt_ids))
+        self.drafter.know(prompt_ids)
         for begin in range(0, len(prompt), PREFILL_ROWS):
             chunk = prompt[begin : begin + PREFILL_ROWS]
             rows = torch.arange(begin, begin + len(chunk), device=self.device)
@@ -217,8 +216,7 @@ class Engine:
         self.valid.fill_((len(prompt) - 1) % PREFILL_ROWS + 1)
         self.committed = len(prompt)
         first = int(token.item())
-        if isinstance(self.drafter, LookupDrafter):
-            self.drafter.know([first])
+        self.drafter.know([first])
         return first
 
     def _allocate(self, tokens: int) -> None:
@@ -253,8 +251,7 @@ class Engine:
         self.root = step.emitted.index_select(0, step.accepted[None])
         self.count.add_(self.valid)
         self.committed += accepted + 1
-        if isinstance(self.drafter, LookupDrafter):
-            self.drafter.know(emitted)
+        self.drafter.know(emitted)
         self.stopwatch.lap("draft")
         return emitted, accepted
 

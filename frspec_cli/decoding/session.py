@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 import torch
 
+from frspec_cli.decoding.context_slots import ContextSlots
 from frspec_cli.decoding.drafters import Drafter, EagleDrafter, LookupDrafter, NoDrafter
 from frspec_cli.decoding.engine import Engine
 from frspec_cli.decoding.tree import Shape
@@ -44,12 +45,14 @@ class Parts:
             return "ar"
         return "frspec" if self.subset is not None else "eagle"
 
-    def engine(self, method: Method, *, shape: Shape, k: int | None = None) -> Engine:
-        """The engine of one method. k: a prefix of the subset (frspec only). Raises as `drafter` does."""
-        return Engine(self.target, self.drafter(method, shape=shape, k=k))
+    def engine(self, method: Method, *, shape: Shape, k: int | None = None, context_slots: int = 0) -> Engine:
+        """The engine of one method; arguments and errors as `drafter` has them."""
+        return Engine(self.target, self.drafter(method, shape=shape, k=k, context_slots=context_slots))
 
-    def drafter(self, method: Method, *, shape: Shape, k: int | None = None) -> Drafter:
-        """The drafter of one method. Raises `FrspecError` when the head or the subset that it needs is missing."""
+    def drafter(self, method: Method, *, shape: Shape, k: int | None = None, context_slots: int = 0) -> Drafter:
+        """The drafter of one method. k, context_slots (frspec only): a prefix of the subset; spare rows for the text's
+        own tokens. Raises `FrspecError` when the head or the subset that it needs is missing.
+        """
         match method:
             case "ar":
                 return NoDrafter()
@@ -65,7 +68,9 @@ class Parts:
                         "--method frspec needs a vocabulary subset.",
                         hint="Name one with --vocab, or build one: frspec count-freq, then frspec build-vocab.",
                     )
-                return EagleDrafter(head, self._rows(head, self.subset.prefix(k) if k else self.subset), shape)
+                rows = self._rows(head, self.subset.prefix(k) if k else self.subset)
+                slots = ContextSlots(rows, head.own_lm_head or self.target.lm_head, context_slots)
+                return EagleDrafter(head, rows, shape, slots=slots if context_slots else None)
             case _:
                 raise UsageError(f"--method {method} is not one of {', '.join(METHODS)}.")
 
