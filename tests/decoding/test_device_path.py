@@ -1,0 +1,105 @@
+"""The GPU path, proved without a GPU: a cycle on the meta device, where nothing may mix devices or read on the host.
+
+Meta alone lets CPU index tensors, matmul operands and 0-dim tensors pass, so a dispatch mode looks at every operation;
+each kind of leak is planted once, to see that it is found.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from frspec_cli.decoding.drafters import EagleDrafter
+from frspec_cli.decoding.engine import Engine
+from frspec_cli.decoding.tree import Shape
+from frspec_cli.decoding.walk import scores, walk
+from frspec_cli.drafting.config import head_config_for
+from frspec_cli.drafting.head import EagleHead
+from frspec_cli.models.target import Target
+from tests.models.test_target import FAMILIES, family_model
+from tests.tiny import NoProcessor
+
+HOST_READS = {"_local_scalar_dense", "nonzero", "is_nonzero", "equal", "item"}
+
+
+class OneDevice(TorchDispatchMode):
+    """Fails on an operation that mixes devices, makes a tensor elsewhere, or makes the host wait for the device."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        if name in HOST_READS:
+            raise AssertionError(f"host read: {name}")
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves((args, kwargs or {}, out)):
+            if isinstance(leaf, torch.Tensor) and leaf.device.type != "meta":
+                raise AssertionError(f"{name} touches a tensor on {leaf.device.type}")
+        return out
+
+
+def _engine(family: str = "Llama") -> Engine:
+    model = family_model(family).to("meta")
+    target = Target(name=family, folder=Path("."), model=model, processor=NoProcessor())
+    head = EagleHead(head_config_for(model.config, taps=(1,)), embedding_weight=target.embedding)
+    head = head.to("meta", target.dtype).requires_grad_(False)
+    rows = target.lm_head.rows(torch.arange(50))
+    return Engine(target, EagleDrafter(head, rows, Shape(4, 3, 12)))
+
+
+def _prepare(engine: Engine) -> None:
+    """A cycle's inputs, as the prefill leaves them."""
+    engine._allocate(60)
+    engine.root = torch.zeros(1, dtype=torch.int64, device="meta")
+    engine.valid = torch.ones(1, dtype=torch.int64, device="meta")
+    rows = torch.arange(7, device="meta")
+    _, states = engine._forward(rows, rows, rows, rows[:, None] >= rows[None, :], keep=1)
+    engine._observe(rows, states)
+
+
+@torch.inference_mode()
+def _cycle(engine: Engine, *, sampling: bool = False) -> None:
+    """All of `Engine._cycle` but its one host read."""
+    tree = engine.drafter.draft(engine.root, engine.count, engine.valid)
+    rows = engine.count + engine.offsets[: tree.nodes]
+    logits, states = engine._forward(tree.tokens, engine.count + tree.levels, rows, tree.ancestors)
+    noise = torch.zeros(engine.drafter.depth + 1, logits.shape[-1], device="meta") if sampling else None
+    step = walk(tree, scores(logits, noise, tree.levels).argmax(-1), engine.drafter.depth)
+    engine.buffer.move(engine.count + step.path, engine.count + engine.offsets[: len(step.path)])
+    torch.cat((step.accepted[None], step.emitted))
+    engine._observe(step.emitted, tuple(state[step.path] for state in states))
+    engine.valid = step.accepted[None] + 1
+    engine.root = step.emitted.index_select(0, step.accepted[None])
+    engine.count.add_(engine.valid)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_cycle_stays_on_its_device_and_never_waits(family: str) -> None:
+    engine = _engine(family)
+    with torch.inference_mode():
+        _prepare(engine)
+    with OneDevice():
+        _cycle(engine)
+        _cycle(engine, sampling=True)
+
+
+LEAKS = {
+    "index on the host": lambda tree, engine: engine.buffer.data[:, :, :, torch.arange(3)],
+    "operand on the host": lambda tree, engine: engine.target.embedding @ torch.zeros(32, 2, dtype=torch.float64),
+    "scalar tensor on the host": lambda tree, engine: tree.levels + torch.tensor(1),
+    "copy to the device": lambda tree, engine: tree.tokens.copy_(torch.zeros(12, dtype=torch.int64)),
+    "host read": lambda tree, engine: bool(tree.valid[0]),
+    "shape that depends on data": lambda tree, engine: tree.tokens[tree.valid],
+}
+
+
+@pytest.mark.parametrize("leak", LEAKS)
+def test_planted_leaks_are_found(leak: str) -> None:
+    engine = _engine()
+    with torch.inference_mode():
+        _prepare(engine)
+        tree = engine.drafter.draft(engine.root, engine.count, engine.valid)
+    with OneDevice(), torch.inference_mode(), pytest.raises((AssertionError, RuntimeError, NotImplementedError)):
+        LEAKS[leak](tree, engine)
