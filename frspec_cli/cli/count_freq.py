@@ -149,7 +149,11 @@ def command(
     selection = Selection(glob=glob, lines=lines, name=source_name, split=split, config=config)
     shards = find_shards(sources, selection, say=sink.say)
     with _Bar(sink) as bar:
-        result = count_corpus(shards, tokenizer, out, options=options, how=how, listener=bar.listener())
+        try:
+            result = count_corpus(shards, tokenizer, out, options=options, how=how, listener=bar.listener())
+        except KeyboardInterrupt:
+            sink.say(f"interrupted: what is counted is kept in {out}.ledger, and the same command goes on from there.")
+            raise
     _show(sink, result)
 
 

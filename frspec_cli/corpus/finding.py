@@ -141,9 +141,11 @@ def _look_remote(source: str, selection: Selection) -> Iterator[_Found]:
         if _WILDCARD.search(source):
             files, named = fs.glob(path), True
         elif fs.isdir(path):
-            files, named = fs.find(path), selection.glob is not None
+            inner = {file: file.removeprefix(path).lstrip("/") for file in fs.find(path)}
+            files = [file for file, name in inner.items() if not name.startswith(".") and "/." not in name]
+            named = selection.glob is not None
             if selection.glob:
-                files = [f for f in files if _matches(f.removeprefix(path).lstrip("/"), selection.glob)]
+                files = [file for file in files if _matches(inner[file], selection.glob)]
         elif fs.exists(path):
             files, named = [path], True
         else:

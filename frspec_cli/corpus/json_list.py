@@ -34,7 +34,7 @@ def items(chunks: Iterable[bytes], name: str) -> Iterator[Any]:
     scanner = _Scanner(name)
     for chunk in chunks:
         yield from scanner.feed(decoder.decode(chunk))
-    yield from scanner.feed(decoder.decode(b"", final=True))
+    yield from scanner.feed(decoder.decode(b"", final=True), last=True)
     scanner.finish()
 
 
@@ -49,10 +49,12 @@ class _Scanner:
         self.expect = "["  # then an item or "]", then "," or "]", then nothing
         self.reason = "the list ends too early"
 
-    def feed(self, more: str) -> Iterator[Any]:
+    def feed(self, more: str, *, last: bool = False) -> Iterator[Any]:
+        """The items that are complete with `more`."""
         self.text += more
-        if len(self.text) < self.wanted:
+        if len(self.text) < self.wanted and not last:
             return
+        self.reason = "the list ends too early"
         position = 0
         decode = json.JSONDecoder().raw_decode
         while True:
@@ -67,7 +69,7 @@ class _Scanner:
             except (ValueError, RecursionError) as error:
                 self.reason = f"no JSON ({str(error).split(': line')[0]})"
                 break
-            if end == len(self.text):  # a number may go on in the next piece
+            if end == len(self.text) and not last:  # a number may go on in the next piece
                 break
             position, self.expect = end, ", or ]"
             yield item
@@ -95,6 +97,6 @@ class _Scanner:
             raise BrokenFile(self.name, self.reason, self.passed)
 
     def finish(self) -> None:
-        self.wanted = 0
+        """Raises `BrokenFile` unless the list was closed."""
         if self.expect != "nothing":
-            raise BrokenFile(self.name, self.reason if self.text else "the list ends too early", self.passed)
+            raise BrokenFile(self.name, self.reason, self.passed)

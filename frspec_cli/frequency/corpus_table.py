@@ -20,7 +20,7 @@ from frspec_cli.frequency.stability import fold_totals, stability
 from frspec_cli.frequency.table import FrequencyTable
 from frspec_cli.frequency.tally import Part
 from frspec_cli.models.locate import locate_tokenizer
-from frspec_cli.tokens.encoder import EncoderSpec
+from frspec_cli.tokens.encoder import Encoder, EncoderSpec, ReferenceEncoder
 from frspec_cli.tokens.fast import FastEncoder
 from frspec_cli.tokens.gate import EncodersDiffer
 from frspec_cli.tokens.tokenizer import LoadedTokenizer, load_tokenizer
@@ -126,7 +126,7 @@ class _Job:
             finished=self.listener.finished,
         )
         done = run.resume()
-        counter = _Lazy(spec, fast)
+        counter = _Lazy(spec, fast or ReferenceEncoder(reference.get()))
         record: dict[str, Any] = {}
 
         def meanwhile() -> None:
@@ -147,7 +147,7 @@ class _Job:
         workers = min(self.cores, shards)
         if workers <= 1:
             return InProcess(counter)
-        return WorkerPool(spec, workers, counter.get() if spec.encoder.name == "fast" else None)
+        return WorkerPool(spec, workers, counter.get())
 
 
 class _Reference:
@@ -165,13 +165,13 @@ class _Reference:
 class _Lazy:
     """This process's own counter, made when it is first needed."""
 
-    def __init__(self, spec: CounterSpec, fast: FastEncoder | None) -> None:
+    def __init__(self, spec: CounterSpec, encoder: Encoder) -> None:
         self.spec = spec
-        self.fast = fast
+        self.encoder = encoder
         self._counter: ShardCounter | None = None
 
     def get(self) -> ShardCounter:
-        self._counter = self._counter or self.spec.build(self.fast)
+        self._counter = self._counter or self.spec.build(self.encoder)
         return self._counter
 
     def count(self, task: Task, progress: Progress = silent) -> Part:

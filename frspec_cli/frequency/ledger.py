@@ -7,8 +7,11 @@ are now and then joined, so that the folder does not grow with the corpus.
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import shutil
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,8 +38,17 @@ def ledger_folder(out: Path | str) -> Path:
 
 def begun_with(folder: Path) -> str | None:
     """The encoder that an unfinished run chose; None where there is none."""
-    path = folder / _PLAN
-    return storage.read_json(path).get("encoder") if path.is_file() else None
+    plan = _plan(folder / _PLAN)
+    return None if plan is None else plan.get("encoder")
+
+
+def _plan(path: Path) -> dict[str, Any] | None:
+    """The plan in a file; None where there is none, or none that can be read (the machine lost power)."""
+    try:
+        plan = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return plan if isinstance(plan, dict) else None
 
 
 def make_plan(*, tokenizer: str, encoder: str, options: dict[str, Any], shards: list[Shard]) -> dict[str, Any]:
@@ -60,6 +72,7 @@ class Ledger:
         self.folder = folder
         self.plan = plan
         self._latest: tuple[int, int, Part] | None = None
+        self._read: set[tuple[int, int]] = set()  # entries that are known to be readable
 
     @staticmethod
     @contextmanager
@@ -90,9 +103,9 @@ class Ledger:
 
     def _check(self, shards: list[Shard]) -> None:
         path = self.folder / _PLAN
-        if not path.exists():
+        if _plan(path) is None:
             self.forget()
-            storage.write_json(path, self.plan)
+            _write(path, json.dumps(self.plan).encode())
             return
         old = storage.read_json(path)
         if difference := _difference(old, self.plan):
@@ -117,18 +130,28 @@ class Ledger:
                     f"{counted[index]['path']} has changed since it was counted.",
                     hint="Give --restart to count from the beginning.",
                 )
-        storage.write_json(self.folder / _PLAN, self.plan)
+        _write(self.folder / _PLAN, json.dumps(self.plan).encode())
 
     def entries(self) -> list[tuple[int, int]]:
-        """(first shard, last shard) of every entry, in order; what a joined entry covers again is dropped."""
+        """(first shard, last shard) of every entry, in order. What a joined entry covers again is dropped, and what
+        cannot be read (the machine lost power) as if it had never been."""
         found = [tuple(map(int, path.stem.split("-"))) for path in self.folder.glob("*-*.npz")]
         kept: list[tuple[int, int]] = []
         for first, last in sorted(found, key=lambda entry: (entry[0], -entry[1])):
-            if kept and last <= kept[-1][1]:
+            if (kept and last <= kept[-1][1]) or not self._readable(first, last):
                 self._path(first, last).unlink()
             else:
                 kept.append((first, last))
         return kept
+
+    def _readable(self, first: int, last: int) -> bool:
+        if (first, last) not in self._read:
+            try:
+                _load(self._path(first, last))
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+                return False
+            self._read.add((first, last))
+        return True
 
     def get(self, first: int, last: int) -> Part:
         """The counts of an entry."""
@@ -142,9 +165,11 @@ class Ledger:
         arrays: dict[str, Any] = {"key": part.key, "token": part.token, "count": part.count}
         if part.documents is not None:
             arrays["documents"] = part.documents
-        with storage.atomic_path(self._path(first, last)) as temporary, open(temporary, "wb") as file:
-            np.savez(file, meta=np.frombuffer(json.dumps(meta).encode(), np.uint8), **arrays)
+        buffer = io.BytesIO()
+        np.savez(buffer, meta=np.frombuffer(json.dumps(meta).encode(), np.uint8), **arrays)
+        _write(self._path(first, last), buffer.getbuffer())
         self._latest = (first, last, part)
+        self._read.add((first, last))
 
     def join(self, last: int, part: Part) -> None:
         """Puts `part`, the counts of all shards up to `last`, in the place of their single entries."""
@@ -170,6 +195,19 @@ class Ledger:
 
     def _path(self, first: int, last: int) -> Path:
         return self.folder / f"{first:08d}-{last:08d}.npz"
+
+
+def _write(path: Path, data: Any) -> None:
+    """Writes bytes whole or not at all, without waiting for the disk: a kill loses nothing, and after a power failure
+    an entry that cannot be read is counted again."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise FrspecError(
+            f"{path} cannot be written: {error.strerror or error}.", hint="Make room and give the same command again."
+        ) from error
 
 
 def _load(path: Path) -> Part:

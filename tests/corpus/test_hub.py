@@ -1,0 +1,57 @@
+"""Hub datasets, on a local one of SlimPajama's shape: its shards are ours, its rows are documents."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from frspec_cli.corpus import hub
+from frspec_cli.corpus.finding import Selection, find_shards
+from frspec_cli.errors import FrspecError
+from tests.frequency.corpora import as_counter, byte_level, count, plain_loop, texts, write_jsonl
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    for index in range(3):
+        write_jsonl(tmp_path / "slim" / "data" / f"train-{index}.jsonl.zst", texts(20, seed=index))
+    write_jsonl(tmp_path / "slim" / "data" / "validation-0.jsonl", texts(5, seed=9))
+    return tmp_path / "slim"
+
+
+def test_a_dataset_is_counted_shard_by_shard(tmp_path: Path, dataset: Path) -> None:
+    tokenizer = byte_level(tmp_path / "tokenizer")
+    result = count([f"hub:{dataset}"], tokenizer, tmp_path / "out.parquet", encoder="reference")
+    expected = plain_loop(tokenizer, [text for index in range(3) for text in texts(20, seed=index)])
+    assert as_counter(result.table) == expected
+    assert result.table.sources == ["books", "code", "web"]
+    shards = result.table.metadata["shards"]
+    assert [shard["path"] for shard in shards] == [f"hub:slim/train/0000{index}-of-00003" for index in range(3)]
+    assert len({shard["sha256"] for shard in shards}) == 3
+
+
+def test_the_split_can_be_chosen(dataset: Path) -> None:
+    assert len(find_shards([f"hub:{dataset}"], Selection(split="validation"))) == 1
+    with pytest.raises(FrspecError, match="Bad split: nosuch") as caught:
+        find_shards([f"hub:{dataset}"], Selection(split="nosuch"))
+    assert "--split" in caught.value.hint
+
+
+def test_without_the_hub_the_error_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import datasets
+
+    def unreachable(*arguments: object, **options: object) -> None:
+        logging.getLogger("huggingface_hub").warning("Retrying in 1s")
+        raise ConnectionError("Couldn't reach 'cerebras/SlimPajama-627B' on the Hub (LocalEntryNotFoundError)")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    hub._dataset.cache_clear()
+    with pytest.raises(
+        FrspecError, match="the model hub could not be reached to get the dataset cerebras/SlimPajama-627B"
+    ):
+        find_shards(["cerebras/SlimPajama-627B"])
+    assert "Retrying" not in caplog.text

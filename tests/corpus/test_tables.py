@@ -1,0 +1,100 @@
+"""Parquet and Arrow: rows are documents; a missing column and a broken file are said in one sentence."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from frspec_cli.corpus.documents import Document, Fields, Skipped
+from frspec_cli.corpus.opening import BrokenFile
+from frspec_cli.corpus.reading import read_shard
+from frspec_cli.corpus.shards import Shard
+from frspec_cli.errors import FrspecError
+
+ROWS = {
+    "text": ["one", None, "", "four"],
+    "meta": [{"redpajama_set_name": name} for name in "abab"],
+    "unused": [b"\xff", b"", b"", b""],
+}
+
+
+def _write(path: Path, form: str, rows: dict = ROWS) -> Shard:
+    table = pa.table(rows)
+    if form == "parquet":
+        pq.write_table(table, path)
+    else:
+        new = pa.ipc.new_file if form == "arrow file" else pa.ipc.new_stream
+        with new(str(path), table.schema) as writer:
+            writer.write_table(table)
+    return Shard(path.name, (str(path),), form.split()[0], size=path.stat().st_size, source="mine")
+
+
+def _read(shard: Shard, fields: Fields | None = None) -> list[Document | Skipped]:
+    digest = hashlib.sha256()
+    found = list(read_shard(shard, fields or Fields(), digest))
+    assert digest.hexdigest() == hashlib.sha256(Path(shard.paths[0]).read_bytes()).hexdigest()
+    return found
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow file", "arrow stream"])
+def test_rows_are_documents(tmp_path: Path, form: str) -> None:
+    found = _read(_write(tmp_path / "rows", form))
+    assert [item.reason if isinstance(item, Skipped) else item.text for item in found] == [
+        "one",
+        "null",
+        "empty",
+        "four",
+    ]
+    assert [item.source for item in found if isinstance(item, Document)] == ["a", "b"]
+    assert [item.line for item in found] == [1, 2, 3, 4]
+
+
+def test_a_compressed_table_is_unpacked(tmp_path: Path) -> None:
+    shard = _write(tmp_path / "rows", "arrow file")
+    path = tmp_path / "rows.arrow.gz"
+    path.write_bytes(gzip.compress(Path(shard.paths[0]).read_bytes()))
+    assert len(_read(Shard("rows", (str(path),), "arrow", "gz", size=path.stat().st_size))) == 4
+
+
+def test_conversations_and_nested_columns(tmp_path: Path) -> None:
+    turns = [[{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]]
+    [document] = _read(_write(tmp_path / "rows", "parquet", {"conversations": turns}))
+    assert [(message.role, message.content) for message in document.messages] == [
+        ("user", "hi"),
+        ("assistant", "hello"),
+    ]
+    shard = _write(tmp_path / "deep", "parquet", {"body": [{"content": "deep"}]})
+    assert [item.text for item in _read(shard, Fields("body.content"))] == ["deep"]
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow file"])
+def test_a_missing_column_names_those_that_are_there(tmp_path: Path, form: str) -> None:
+    with pytest.raises(FrspecError, match="has no column 'body'; it has: text, meta, unused") as caught:
+        _read(_write(tmp_path / "rows", form), Fields("body"))
+    assert "--text-field" in caught.value.hint
+
+
+def test_a_row_that_is_no_utf8_spoils_only_itself(tmp_path: Path) -> None:
+    raw = pa.array([b"fine", b"bro\xffken", b"fine too"]).cast(pa.binary())
+    text = pa.Array.from_buffers(pa.string(), 3, raw.buffers())
+    found = _read(_write(tmp_path / "rows", "arrow stream", {"text": text}))
+    assert [item.reason if isinstance(item, Skipped) else item.text for item in found] == [
+        "fine",
+        "invalid UTF-8",
+        "fine too",
+    ]
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow file", "arrow stream"])
+@pytest.mark.parametrize("keep", [0, 10, -30])
+def test_a_truncated_table_names_file_and_byte(tmp_path: Path, form: str, keep: int) -> None:
+    shard = _write(tmp_path / "rows", form)
+    path = Path(shard.paths[0])
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(BrokenFile, match=r"rows is broken: damaged (parquet|Arrow) data \(.*\) at byte [\d,]+\."):
+        _read(shard)

@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.frequency.corpora import byte_level, sentence_piece
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A byte-level tokenizer's folder."""
+    return byte_level(tmp_path_factory.mktemp("byte-level"))
+
+
+@pytest.fixture(scope="session")
+def sentencepiece(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SentencePiece-like tokenizer's folder."""
+    return sentence_piece(tmp_path_factory.mktemp("sentence-piece"))
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """fsync costs most of a small count's time and shows in no result."""
+    monkeypatch.setattr("frspec_cli.storage._sync", lambda path: None)
