@@ -83,10 +83,14 @@ def _merged_tokenizer(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _merged_encoder(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    if all(record == records[0] for record in records):
-        return records[0]
-    names = sorted({record["name"] for record in records})
-    return {"name": "+".join(names), "encoders": _distinct(records)}
+    """One record of the encoders; the parts of one corpus were all probed on the same texts, other tables' probes add."""
+    distinct = _distinct(records)
+    if len(distinct) == 1:
+        return distinct[0]
+    first, probes = distinct[0], [record.get("probe", {}) for record in distinct]
+    if any(record["name"] != first["name"] or record["version"] != first["version"] for record in distinct):
+        return {"name": "+".join(sorted({record["name"] for record in records})), "encoders": distinct}
+    return {**first, "probe": {name: sum(probe[name] for probe in probes) for name in first["probe"]}}
 
 
 def _merged_options(records: Sequence[dict[str, Any]]) -> dict[str, Any]:

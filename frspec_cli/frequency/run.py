@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from frspec_cli.corpus.documents import EMPTY
+from frspec_cli.corpus.documents import EMPTY, MISSING
 from frspec_cli.corpus.shards import Shard
 from frspec_cli.errors import FrspecError
 from frspec_cli.frequency.counting import Progress, Task
@@ -170,6 +170,8 @@ class CorpusRun:
         lines = self.counted.lines
         bad = sum(bad_records(shard) for shard in self.counted.shards)
         if (final or lines >= EARLY_BAD_LINES) and bad > self.max_bad * lines:
+            if _is_wrong_field(self.counted):
+                self.ledger.forget()  # nothing in it is worth going on from
             raise FrspecError(_too_many_bad(self.counted, bad, self.max_bad), hint=_bad_hint(self.counted))
 
 
@@ -192,7 +194,11 @@ def _too_many_bad(counted: Counted, bad: int, max_bad: float) -> str:
     return f"{share}; for instance {label}, line {line:,}: {reason}{f' ({detail})' if detail else ''}."
 
 
+def _is_wrong_field(counted: Counted) -> bool:
+    return counted.skipped[MISSING] * 2 > counted.lines
+
+
 def _bad_hint(counted: Counted) -> str:
-    if counted.skipped.get("missing field", 0) * 2 > counted.lines:
+    if _is_wrong_field(counted):
         return "Name the field that holds the text with --text-field."
     return "Allow a larger share with --max-bad; what is counted already is kept."
