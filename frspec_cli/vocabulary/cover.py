@@ -125,22 +125,24 @@ def _by_script(total: np.ndarray, entry: np.ndarray, sizes: int, scripts: Script
 
 @dataclass(frozen=True)
 class Curve:
-    """Coverage against k. ks: int64 [n]. value, low, high: float64 [n]. label: what the line is called."""
+    """Coverage against k. ks: int64 [n]. value, low, high: float64 [n]. label: what the line is called. leads: whether
+    the others are parts of it."""
 
     label: str
     ks: np.ndarray
     value: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    leads: bool = False
 
 
-def curve(label: str, orders: Sequence[np.ndarray], counts: np.ndarray, *, points: int = 60) -> Curve:
-    """Coverage by the first k of a ranking, from a small k to the ranking's length in equal steps of log k.
+def curve(label: str, orders: Sequence[np.ndarray], counts: np.ndarray, *, first: int = 128, points: int = 60) -> Curve:
+    """Coverage by the first k of a ranking, from k = first to the ranking's length in equal steps of log k.
 
     orders: for each fold the ids, best first. counts: int64 [FOLDS, rows].
     """
     longest = min(len(order) for order in orders)
-    ks = np.unique(np.geomspace(min(128, max(1, longest // 8)), longest, points).round().astype(np.int64))
+    ks = np.unique(np.geomspace(min(first, max(1, longest // 8)), longest, points).round().astype(np.int64))
     covered = np.stack([np.cumsum(_take(fold, order))[ks - 1] for fold, order in zip(counts, orders, strict=True)])
     tokens = counts.sum(axis=1)
     found = [jackknife(covered[:, at], tokens) for at in range(len(ks))]

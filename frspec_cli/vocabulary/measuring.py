@@ -127,9 +127,15 @@ def curves(measured: Sequence[Measured]) -> list[Curve]:
         label = f"{each.name} on {each.corpus.name}" if several else each.corpus.name
         if len(measured) == 1 and len(each.corpus.table.counts) > 1:
             label = f"all of {label}"
-        found.append(curve(label, each.chosen(each.subset.k), each.corpus.by_fold()))
+        found.append(curve(label, each.chosen(each.subset.k), each.corpus.by_fold(), first=_first(each)))
     counts = measured[0].corpus.table.counts
     if len(measured) == 1 and len(counts) > 1:
         orders = measured[0].chosen(measured[0].subset.k)
-        found += [curve(source, orders, counts[source]) for source in sorted(counts)]
+        found = [replace(found[0], leads=True)]
+        found += [curve(source, orders, counts[source], first=_first(measured[0])) for source in sorted(counts)]
     return found
+
+
+def _first(measured: Measured) -> int:
+    """Where a curve begins: past the forced tokens, which stand first and may never occur (256 byte tokens)."""
+    return max(128, 2 * measured.subset.forced)

@@ -29,9 +29,11 @@ def plot_curves(path: Path | str, curves: Sequence[Curve], *, unit: str, marks: 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(6.0, 3.8), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7.0, 3.6), layout="constrained")
     try:
         _draw(axes, curves, unit, marks)
+        if len(curves) > 1:  # beside the axes: inside it would hide a line sooner or later
+            figure.legend(loc="outside right center", frameon=False, fontsize="small")
         with storage.atomic_path(path) as temporary:
             # No date in the file: equal curves give equal bytes.
             metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}[suffix]
@@ -44,8 +46,9 @@ def _draw(axes, curves: Sequence[Curve], unit: str, marks: Sequence[int]) -> Non
     lowest = min(float(each.value.min()) for each in curves)
     for index, each in enumerate(curves):
         colour, dash = _COLOURS[index % len(_COLOURS)], _DASHES[index // len(_COLOURS) % len(_DASHES)]
-        width = 2.2 if index == 0 and len(curves) > 1 else 1.5
-        axes.plot(each.ks, each.value * 100, color=colour, linestyle=dash, linewidth=width, label=each.label)
+        leads = each.leads
+        style = {"color": colour, "linestyle": dash, "linewidth": 2.2 if leads else 1.4, "zorder": 3 if leads else 2}
+        axes.plot(each.ks, each.value * 100, label=each.label, **style)
         axes.fill_between(each.ks, each.low * 100, each.high * 100, color=colour, alpha=0.15, linewidth=0)
     for mark in marks:
         axes.axvline(mark, color="#999999", linewidth=0.6, zorder=0)
@@ -60,4 +63,3 @@ def _draw(axes, curves: Sequence[Curve], unit: str, marks: Sequence[int]) -> Non
     axes.set_ylabel(f"{unit} covered (%)")
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize="small", loc="lower right", ncols=1 if len(curves) <= 8 else 2)
