@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from frspec_cli.cli import options as shared
 from frspec_cli.cli.sink import Sink
 from frspec_cli.errors import FrspecError, UsageError
 
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
 
 def command(
-    counts: Annotated[list[Path], typer.Argument(help="Frequency tables from count-freq; several are added.")],
+    counts: Annotated[
+        list[Path], typer.Argument(metavar="COUNTS...", help="Frequency tables from count-freq; several are added.")
+    ],
     out: Annotated[str, typer.Option("--out", "-o", help="A file; with several --k a folder for subset-<k>.parquet.")],
     k: Annotated[list[int] | None, typer.Option("--k", help="Number of tokens; may be given several times.")] = None,
     coverage: Annotated[
@@ -53,20 +56,27 @@ def command(
     formats: Annotated[
         list[str] | None, typer.Option("--format", help="Also write it as sglang, eagle3, ... (see export-vocab).")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr.")] = False,
+    as_json: shared.AsJson = False,
+    quiet: shared.Quiet = False,
 ) -> None:
     """Cut vocabulary subsets: the k most frequent tokens, forced ones first, ties by id.
 
-    Because the order does not depend on k, the first rows of a large subset are the smaller one (except with
-    --script-budget): every command that takes a subset has --k.
+    The first rows of a large subset are the smaller one, so one file serves all sizes (except with --script-budget).
     """
     _check(k or [], coverage, forced, formats or [], model, tokenizer)
     recipe = _recipe(mix or [], script_budget or [], forced, force_id or [], pad, vocab_rows)
+    check_out(out, counts)
     sink = Sink(as_json=as_json, quiet=quiet)
     builder = _builder(counts, model or tokenizer, recipe, sink)
     wanted = sorted(set(k)) if k else [builder.smallest_covering(coverage or 1.0)]
     _write(builder, wanted, out, formats or [], sink)
+
+
+def check_out(out: str, inputs: list[Path]) -> None:
+    """Raises `FrspecError` where a command would write over what it reads."""
+    for path in inputs:
+        if path.exists() and Path(out).exists() and Path(out).samefile(path):
+            raise FrspecError(f"--out {out} is the file that is read.", hint="Give the result another name.")
 
 
 def _check(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from frspec_cli.cli import options as shared
 from frspec_cli.cli.sink import Sink
 
 if TYPE_CHECKING:
@@ -29,13 +30,13 @@ def command(
     ] = False,
     show: Annotated[int, typer.Option(min=0, help="How many of the rarest kept and most frequent lost tokens.")] = 10,
     plot: Annotated[Path | None, typer.Option(help="Draw coverage against k: x.png, x.pdf or x.svg.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but warnings.")] = False,
+    as_json: shared.AsJson = False,
+    quiet: shared.Quiet = False,
 ) -> None:
-    """Measure what subsets cover: by size, source and script, with 95 % intervals (jackknife over folds of documents).
+    """Measure what subsets cover, by size, source and script, with 95 % intervals (jackknife over folds).
 
-    On the very table that a subset was chosen from, every fold is covered by ids chosen from the other nine. Of answers
-    only what was answered is counted.
+    On the very table that a subset was chosen from, each fold is covered by ids chosen from the other nine.
+    Of recorded answers only what was answered is counted.
     """
     from frspec_cli.vocabulary.measuring import Measuring, curves
     from frspec_cli.vocabulary.plot import plot_curves

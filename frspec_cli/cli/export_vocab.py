@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from frspec_cli.cli import options as shared
+from frspec_cli.cli.build_vocab import check_out
 from frspec_cli.cli.sink import Sink
 from frspec_cli.errors import UsageError
 
@@ -20,7 +22,7 @@ NO_VLLM = (
 
 
 def command(
-    subset: Annotated[Path, typer.Argument(help="A vocabulary subset.")],
+    subset: Annotated[Path, typer.Argument(metavar="SUBSET", help="A vocabulary subset.")],
     to: Annotated[
         str,
         typer.Option(
@@ -33,13 +35,13 @@ def command(
     k: Annotated[int | None, typer.Option("--k", help="Only the first k tokens.")] = None,
     order: Annotated[str | None, typer.Option(help="rank or id, where the format leaves the choice.")] = None,
     vocab_rows: Annotated[int | None, typer.Option(help="Rows of the target's embedding: the length of t2d.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr.")] = False,
+    as_json: shared.AsJson = False,
+    quiet: shared.Quiet = False,
 ) -> None:
     """Write a subset for SGLang, FR-Spec, EAGLE-3, SpecForge, speculators and others.
 
-    Beside it lies a manifest: the ids' sha256, the tokenizer's fingerprint, where the counts came from. vLLM: no
-    released version takes a draft vocabulary for EAGLE-1/2 heads; EAGLE-3 heads carry their own (d2t).
+    Beside it lies a manifest: sha256 of the ids, the tokenizer's fingerprint, where the counts came from.
+    No released vLLM takes a draft vocabulary for EAGLE-1/2 heads; EAGLE-3 heads carry their own (d2t).
     """
     from frspec_cli.vocabulary.foreign_write import export_subset
     from frspec_cli.vocabulary.load import load_subset
@@ -48,6 +50,7 @@ def command(
         raise UsageError(
             NO_VLLM, hint="EAGLE-3 heads carry their own vocabulary: frspec export-draft --to speculators."
         )
+    check_out(out, [subset])
     sink = Sink(as_json=as_json, quiet=quiet)
     loaded = load_subset(subset, k=k)
     done = export_subset(loaded, to, out, order=order, vocabulary_rows=vocab_rows)

@@ -7,25 +7,29 @@ from typing import Annotated
 
 import typer
 
+from frspec_cli.cli import options as shared
+from frspec_cli.cli.build_vocab import check_out
 from frspec_cli.cli.sink import Sink
 from frspec_cli.errors import FrspecError, UsageError
 
 
 def command(
-    file: Annotated[Path, typer.Argument(help="A .pt, .npy, .json, .txt or safetensors file, or a folder.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A .pt, .npy, .json, .txt or safetensors file, or a folder.")
+    ],
     tokenizer: Annotated[str, typer.Option("--tokenizer", "--model", help="The tokenizer (or model) of the ids.")],
     out: Annotated[str, typer.Option("--out", "-o", help="The subset file.")],
     vocab_rows: Annotated[int | None, typer.Option(help="Rows of the target's embedding.")] = None,
     read_as: Annotated[str | None, typer.Option("--as", help="ids or offsets, where a file could hold either.")] = None,
     counts: Annotated[Path | None, typer.Option(help="A frequency table: rank the ids by it.")] = None,
     dedupe: Annotated[bool, typer.Option("--dedupe", help="Keep the first of repeated ids.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but warnings.")] = False,
+    as_json: shared.AsJson = False,
+    quiet: shared.Quiet = False,
 ) -> None:
     """Read a draft vocabulary of FR-Spec, SGLang, EAGLE-3, SpecForge, speculators or a plain list of ids.
 
-    What a file is, is told by what it holds. No code in it is ever run. FR-Spec's own defect, an id repeated in the
-    end-of-sequence block, is repaired and named; any other repetition is refused.
+    What a file is, is told by what it holds, and no code in it is ever run.
+    FR-Spec's own defect, an id repeated at the very end, is repaired and named; other repetitions are refused.
     """
     from frspec_cli.frequency.table import FrequencyTable
     from frspec_cli.tokens.tokenizer import load_tokenizer
@@ -36,6 +40,7 @@ def command(
 
     if read_as not in (None, AS_IDS, AS_OFFSETS):
         raise UsageError(f"--as {read_as} is neither ids nor offsets.")
+    check_out(out, [file])
     sink = Sink(as_json=as_json, quiet=quiet)
     found = read_foreign(file, read_as=read_as)
     loaded = load_tokenizer(tokenizer)

@@ -7,12 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
+from frspec_cli.cli import options as shared
 from frspec_cli.cli.sink import Sink
 
 
 def command(
-    path: Annotated[Path, typer.Argument(help="A table, subset, head, answers, result, or a peer's vocabulary.")],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="A table, subset, head, answers, result, or a peer's vocabulary.")
+    ],
+    as_json: shared.AsJson = False,
 ) -> None:
     """Say what a file or folder is: any artifact of frspec or of its peers, told by what it holds."""
     from frspec_cli.vocabulary.describe import describe

@@ -5,13 +5,16 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import zlib
 from pathlib import Path
 from typing import IO, Any
+
+import zstandard
 
 from frspec_cli import storage
 from frspec_cli.errors import FrspecError
 from frspec_cli.frequency.table import FrequencyTable
-from frspec_cli.vocabulary.foreign_read import container, read_foreign
+from frspec_cli.vocabulary.foreign_read import container, load_torch, read_foreign
 from frspec_cli.vocabulary.subset import VocabularySubset
 
 _LONGEST_LINE = 64 << 20
@@ -30,7 +33,8 @@ def describe(path: Path | str) -> dict[str, Any]:
     record = first_record(path)
     if isinstance(record, dict):
         return _json_object(path, record)
-    if content == "safetensors" and not _has_map(tensors := safetensors_shapes(path)):
+    tensors = tensor_shapes(path) if content in ("safetensors", "torch") else {}
+    if tensors and not _has_map(tensors):
         return {"kind": "tensors", "tensors": tensors}
     return _foreign(path)
 
@@ -43,16 +47,19 @@ def first_record(path: Path | str) -> Any:
             if line.strip() in (b"{", b"["):  # an indented file
                 line += text.read(_LONGEST_LINE)
             return json.loads(line)
-    except Exception as error:
-        if isinstance(error, (ValueError, OSError, EOFError)) or type(error).__name__ == "ZstdError":
-            return None
-        raise
+    except (ValueError, OSError, EOFError, zlib.error, zstandard.ZstdError):  # whatever it is, it is no JSON
+        return None
 
 
-def safetensors_shapes(path: Path | str) -> dict[str, dict[str, Any]]:
-    """name -> {"shape", "dtype"} from a safetensors header alone. Raises `FrspecError` where it is damaged."""
+def tensor_shapes(path: Path | str) -> dict[str, dict[str, Any]]:
+    """name -> {"shape", "dtype"} of a safetensors file (from its header alone) or of a .pt; {} where a .pt holds
+    something else than named tensors. Raises `FrspecError` where the file is damaged or refused."""
     from safetensors import SafetensorError, safe_open
 
+    if container(path) == "torch":
+        value = load_torch(Path(path))
+        named = value if isinstance(value, dict) and all(hasattr(each, "shape") for each in value.values()) else {}
+        return {str(name): {"shape": list(each.shape), "dtype": str(each.dtype)} for name, each in named.items()}
     try:
         with safe_open(path, framework="np") as file:
             slices = {name: file.get_slice(name) for name in sorted(file.keys())}
@@ -67,8 +74,6 @@ def _decompressed(file: IO[bytes]) -> IO[bytes]:
     if head[:2] == b"\x1f\x8b":
         return gzip.open(file)  # type: ignore[return-value]
     if head == b"\x28\xb5\x2f\xfd":
-        import zstandard
-
         return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file))  # type: ignore[arg-type]
     return file
 
@@ -166,10 +171,12 @@ def _lines(path: Path) -> Any:
 
 
 def _folder(path: Path) -> dict[str, Any]:
-    weights = path / "model.safetensors"
-    if (path / "config.json").is_file() and weights.is_file():
-        return _model(storage.read_json(path / "config.json"), safetensors_shapes(weights))
-    if (path / "d2t.npy").is_file() or (path / "pytorch_model.bin").is_file():
+    weights = next(
+        (path / name for name in ("model.safetensors", "pytorch_model.bin") if (path / name).is_file()), None
+    )
+    if (path / "config.json").is_file() and weights is not None:
+        return _model(storage.read_json(path / "config.json"), tensor_shapes(weights))
+    if any(path.glob("*d2t*.npy")):
         return _foreign(path)
     if (path / "config.json").is_file():
         return {"kind": "model", "architectures": storage.read_json(path / "config.json").get("architectures")}

@@ -33,7 +33,7 @@ def read_foreign(path: Path | str, *, read_as: str | None = None) -> ForeignList
     if content == "numpy":
         return _from_numpy(path, read_as)
     if content == "torch":
-        return classify(str(path), _load_torch(path), read_as)
+        return classify(str(path), load_torch(path), read_as)
     if content == "safetensors":
         return _from_safetensors(path, read_as)
     if content == "json":
@@ -115,7 +115,8 @@ def _array(name: str, value: Any) -> np.ndarray:
     raise FrspecError(f"{name} holds a {type(value).__name__} where an array should be.")
 
 
-def _load_torch(path: Path) -> Any:
+def load_torch(path: Path) -> Any:
+    """What a .pt holds: plain data and tensors only. Raises `FrspecError` where it asks for more, or is damaged."""
     import pickle
 
     import torch
@@ -140,15 +141,21 @@ def _load_torch(path: Path) -> Any:
 
 def _from_numpy(path: Path, read_as: str | None) -> ForeignList:
     values = _load_numpy(path)
-    sibling = {"d2t.npy": "t2d.npy", "t2d.npy": "d2t.npy"}.get(path.name)
-    if sibling and path.with_name(sibling).is_file():  # speculators' pair: each says what the other means
-        return _from_pair(path.parent, read_as)
+    if (sibling := _sibling(path)) is not None:  # speculators' pair: each says what the other means
+        pair = (path, sibling) if "d2t" in path.name else (sibling, path)
+        return _from_pair(*pair, read_as)
     return foreign.from_numbers(str(path), "npy", values, read_as)
 
 
-def _from_pair(folder: Path, read_as: str | None) -> ForeignList:
-    d2t, t2d = _load_numpy(folder / "d2t.npy"), _load_numpy(folder / "t2d.npy")
-    return foreign.from_map(str(folder), "speculators", d2t, t2d, read_as)
+def _sibling(path: Path) -> Path | None:
+    """d2t.npy beside t2d.npy and the other way round, also d2t-32000.npy beside t2d-32000.npy."""
+    one, other = ("d2t", "t2d") if "d2t" in path.name else ("t2d", "d2t")
+    sibling = path.with_name(path.name.replace(one, other))
+    return sibling if one in path.name and sibling.is_file() else None
+
+
+def _from_pair(d2t: Path, t2d: Path, read_as: str | None) -> ForeignList:
+    return foreign.from_map(str(d2t.parent), "speculators", _load_numpy(d2t), _load_numpy(t2d), read_as)
 
 
 def _load_numpy(path: Path) -> np.ndarray:
@@ -214,8 +221,14 @@ def _text(path: Path) -> str:
 
 
 def _from_folder(folder: Path, read_as: str | None) -> ForeignList:
-    if (folder / "d2t.npy").is_file() and (folder / "t2d.npy").is_file():
-        return _from_pair(folder, read_as)
+    pairs = [(each, _sibling(each)) for each in sorted(folder.glob("*d2t*.npy"))]
+    found = [(d2t, t2d) for d2t, t2d in pairs if t2d is not None]
+    if len(found) > 1:
+        raise FrspecError(
+            f"the folder {folder} holds several maps: {', '.join(d2t.name for d2t, _ in found)}; name one."
+        )
+    if found:
+        return _from_pair(*found[0], read_as)
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).is_file():
             return read_foreign(folder / name, read_as=read_as)

@@ -183,6 +183,13 @@ def test_wrong_input_is_one_sentence_and_writes_nothing(arguments, code, words, 
     assert not (tmp_path / "out").exists()
 
 
+def test_nothing_is_written_over_what_is_read(counts, frspec) -> None:
+    before = counts.read_bytes()
+    code, _, err = frspec("build-vocab", counts, "--k", 50, "--out", counts)
+    assert (code, "is the file that is read" in err) == (1, True)
+    assert counts.read_bytes() == before
+
+
 def test_a_missing_and_a_broken_table(frspec, tmp_path) -> None:
     code, _, err = frspec("build-vocab", tmp_path / "none.parquet", "--k", 5, "--out", tmp_path / "s")
     assert (code, "there is no file" in err) == (1, True)
@@ -236,6 +243,10 @@ def test_inspect_knows_heads_answers_results_and_says_what_it_does_not(frspec, t
     value = json.loads(frspec("inspect", head, "--json")[1])
     assert (value["kind"], value["layout"], value["parameters"]) == ("draft-head", "eagle", 48)
     assert "fc.weight: 4 x 8 F32" in frspec("inspect", head)[1]
+    (head / "model.safetensors").unlink()
+    torch.save({"midlayer.hidden_norm.weight": torch.zeros(4)}, head / "pytorch_model.bin")
+    assert json.loads(frspec("inspect", head, "--json")[1])["layout"] == "eagle3"
+    assert json.loads(frspec("inspect", head / "pytorch_model.bin", "--json")[1])["kind"] == "tensors"
 
     answers = tmp_path / "answers.jsonl"
     lines = [{"prompt_token_ids": [1], "response_token_ids": [2, 3], "finish": end} for end in ("stop", "length")]

@@ -202,6 +202,17 @@ def test_one_side_of_speculators_pair_is_read_with_the_other(tmp_path) -> None:
         assert (found.ids.tolist(), found.vocabulary_rows) == ([1, 3, 5], 9)
 
 
+def test_speculators_newer_names_carry_the_size(tmp_path) -> None:
+    for size in (3, 4):
+        ids = [1, 3, 5, 8][:size]
+        np.save(tmp_path / f"d2t-{size}.npy", np.array(ids) - np.arange(size))
+        np.save(tmp_path / f"t2d-{size}.npy", np.isin(np.arange(9), ids))
+    assert read_foreign(tmp_path / "d2t-3.npy").ids.tolist() == [1, 3, 5]
+    assert read_foreign(tmp_path / "t2d-4.npy").ids.tolist() == [1, 3, 5, 8]
+    with pytest.raises(FrspecError, match="several maps"):
+        read_foreign(tmp_path)
+
+
 def test_a_heads_own_map_is_found_in_its_folder(tmp_path) -> None:
     save_file({"d2t": torch.tensor([0, 0, 4]), "fc.weight": torch.zeros(2)}, tmp_path / "model.safetensors")
     assert read_foreign(tmp_path).ids.tolist() == [0, 1, 6]
