@@ -40,6 +40,9 @@ def command(
         Path | None, typer.Option(help="Where the target's features are kept; runs on the same answers can share it.")
     ] = None,
     validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations by replay.")] = 250,
+    checkpoint_seconds: Annotated[
+        float, typer.Option(min=0.0, help="Seconds between checkpoints: what a killed run may lose.")
+    ] = 60.0,
     seed: Annotated[int, typer.Option(help="Seed of order, sampled rows and first weights.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: CUDA if there is one.")] = None,
     dtype: Annotated[
@@ -54,8 +57,8 @@ def command(
     """Train an EAGLE draft head on a target's own answers.
 
     The head uses the target's LM head, so that any vocabulary subset fits it. The loss is fair to the whole vocabulary.
-    Every minute there is a checkpoint; the same command goes on where a stopped run was, to the same bits. Validation
-    replays held-out answers, and OUT always holds the best head so far.
+    There is a checkpoint every minute and on Ctrl-C; the same command goes on where a stopped run was, to the same bits.
+    Validation replays held-out answers, and OUT always holds the best head so far.
     """
     rows = {"sampled": sampled_rows, "exact": None, "subset": 0}
     if loss not in rows:
@@ -88,8 +91,9 @@ def command(
         RunSettings(limit=limit, max_tokens=max_tokens, taps=tapped, validate_every=validate_every),
         initial=init,
         features=features,
-        command="frspec " + shlex.join(sys.argv[1:]),
+        command=command_line(sys.argv[1:]),
         say=sink.say,
+        checkpoint_seconds=checkpoint_seconds,
     )
     trainer = session.trainer
     sink.say(
@@ -102,6 +106,22 @@ def command(
         {"out": str(out), "acceptance_length": round(best, 4), "steps": trainer.step},
         f"best acceptance length {best:.3f} on held-out answers; wrote {out}",
     )
+
+
+def command_line(arguments: list[str]) -> str:
+    """The command as the card quotes it: files and folders by their names, since where they lay means nothing elsewhere.
+
+    A hub id (owner/name) has no folder of that name here, so it stays.
+    """
+    shown = []
+    for argument in arguments:
+        option, equals, value = argument.rpartition("=") if argument.startswith("--") else ("", "", argument)
+        path = Path(value).expanduser()
+        local = path.is_absolute() or value.startswith(".") or path.exists() or path.parent.is_dir()
+        shown.append(option + equals + (path.name if "/" in value and local else value))
+    if shown[:1] != ["train-draft"]:
+        shown.insert(0, "train-draft")
+    return "frspec " + shlex.join(shown)
 
 
 def _parse_taps(taps: str) -> tuple[int, ...] | None:

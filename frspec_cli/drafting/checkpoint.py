@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from frspec_cli import storage
 from frspec_cli.drafting.config import HeadConfig, own_config
@@ -30,12 +30,17 @@ def save_head(
     """
     if head.config.layout != "frspec":
         raise ValueError(f"save_head writes the frspec layout, not {head.config.layout}")
-    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in head.state_dict().items()}
+    tensors = {name: tensor.detach().to("cpu", dtype) for name, tensor in head.state_dict().items()}
     with storage.atomic_folder(folder) as temporary:
-        save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
+        write_tensors(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
         config = head.config.to_json() | {"dtype": str(dtype).removeprefix("torch.")} | (extra or {})
         storage.write_json(temporary / "config.json", config)
         storage.write_text(temporary / "README.md", card)
+
+
+def write_tensors(tensors: dict[str, torch.Tensor], path: Path, *, metadata: dict[str, str]) -> None:
+    """Writes a .safetensors file with the permissions that the user's umask gives (`save_file` would make it 0600)."""
+    path.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
 
 
 def load_head(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from frspec_cli.training.validate import Acceptance
@@ -24,6 +25,12 @@ _OTHER_TERMS = (
 )
 
 
+def plain_name(model: str) -> str:
+    """How a card names a target: a folder or file by its last part (where it lay is nobody's business), else as given."""
+    path = Path(model).expanduser()
+    return path.resolve().name if path.exists() else model
+
+
 def write_card(session: Session, acceptance: Acceptance) -> str:
     """The card's text for the head as it is now."""
     options, tree, head = session.options, session.settings.tree, session.trainer.head
@@ -33,7 +40,7 @@ def write_card(session: Session, acceptance: Acceptance) -> str:
         options.sampled_rows, f"over the vocabulary, {options.sampled_rows} sampled rows a step"
     )
     terms = next((text for key, text in _TERMS.items() if key in session.target.name.lower()), _OTHER_TERMS)
-    return f"""# EAGLE draft head for {session.target.name}
+    return f"""# EAGLE draft head for {plain_name(session.target.name)}
 
 A one-layer draft head in frspec's own layout (`FrspecEagle`): {parameters / 1e6:.1f} M parameters in bfloat16. Embedding
 and LM head are the target's, so that any vocabulary subset fits. It reads the target's post-norm last hidden state and

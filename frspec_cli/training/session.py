@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import json
+import re
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -18,23 +20,24 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from frspec_cli import storage
-from frspec_cli.drafting.checkpoint import load_head, save_head
+from frspec_cli.drafting.checkpoint import load_head, save_head, write_tensors
 from frspec_cli.drafting.config import head_config_for
 from frspec_cli.drafting.head import EagleHead
 from frspec_cli.errors import FrspecError
 from frspec_cli.models.target import Target
 from frspec_cli.training import answers as recorded
-from frspec_cli.training.card import write_card
+from frspec_cli.training.card import plain_name, write_card
 from frspec_cli.training.features import FeatureStore, weights_identity
+from frspec_cli.training.interrupt import deferred
+from frspec_cli.training.run_folder import hold
 from frspec_cli.training.start import start_head
 from frspec_cli.training.trainer import StepRecord, Trainer, TrainOptions
 from frspec_cli.training.validate import Acceptance, TreeShape, replay
 
 VALIDATION_ROWS = 8192
-_CHECKPOINT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -69,9 +72,10 @@ class Session:
         features: Path | None,
         command: str,
         say: Callable[[str], None],
+        checkpoint_seconds: float = 60.0,
     ) -> None:
         self.target, self.out, self.options, self.settings = target, out, options, settings
-        self.command, self.say = command, say
+        self.command, self.say, self.checkpoint_seconds = command, say, checkpoint_seconds
         self.folder = out.with_name(out.name + ".training")
         config = target.config
         every = recorded.read_answers(answers_path, vocab_size=config.vocab_size, limit=settings.limit)
@@ -110,19 +114,19 @@ class Session:
     def train(self, on_step: Callable[[StepRecord, int], None]) -> float:
         """Takes all remaining steps; returns the best validation acceptance length. Ctrl-C leaves a checkpoint."""
         trainer, saved = self.trainer, time.monotonic()
-        try:
+        with deferred(self.say) as interrupt:
             for record in trainer.run():
                 self._log({"step": record.step, **_rounded(record)})
                 on_step(record, trainer.total_steps)
                 done = record.step == trainer.total_steps
                 if done or record.step % self.settings.validate_every == 0:
                     self._validate()
-                if done or time.monotonic() - saved > _CHECKPOINT_SECONDS:
+                if done or interrupt.asked or time.monotonic() - saved > self.checkpoint_seconds:
                     self._save()
                     saved = time.monotonic()
-        except KeyboardInterrupt:
-            self._save()
-            raise
+                if interrupt.asked and not done:
+                    self.say(f"stopped at step {record.step}; the same command goes on from there")
+                    raise KeyboardInterrupt
         return self.best
 
     def _first_head(self, head_config: Any, initial: Path | None) -> EagleHead:
@@ -160,12 +164,14 @@ class Session:
         if better:
             self.best = total.length
             card = write_card(self, total)
-            extra = {"target": self.target.name, "acceptance_length": round(total.length, 4)}
+            extra = {"target": plain_name(self.target.name), "acceptance_length": round(total.length, 4)}
             save_head(self.trainer.head, self.out, card=card, extra=extra, dtype=torch.bfloat16)
 
     # --- what resuming needs
 
     def _check_run(self, initial: Path | None) -> None:
+        if initial is not None and not (initial / "model.safetensors").is_file():
+            raise FrspecError(f"there is no draft head at {initial}: no folder with a model.safetensors.")
         run = {
             "target": self.target.name,
             "target weights": weights_identity(self.target),
@@ -175,6 +181,7 @@ class Session:
             "initial head": None if initial is None else storage.sha256_file(initial / "model.safetensors"),
             **json.loads(json.dumps(asdict(self.options) | asdict(self.settings))),
         }
+        self._claim()
         path = self.folder / "run.json"
         if not path.is_file():
             storage.write_json(path, run)
@@ -187,6 +194,25 @@ class Session:
                     hint="Use the same options to go on with it, choose another --out, or remove that folder.",
                 )
 
+    def _claim(self) -> None:
+        """Makes the run's folder this process's own, and clears away what a killed one was about to write."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.folder / "lock", "a")  # noqa: SIM115 (held until the process ends)
+        except OSError as error:
+            raise FrspecError(
+                f"{self.folder} cannot be written: {error.strerror or error}.", hint="Choose another --out."
+            ) from error
+        hold(self._lock, f"another run is training {self.out} at this moment.")
+        ours = re.compile(rf"\.{re.escape(self.out.name)}\.\d+-[0-9a-f]{{8}}\.(tmp|old)")
+        for leftover in [path for path in self.out.parent.iterdir() if ours.fullmatch(path.name)]:
+            if leftover.suffix == ".old" and not self.out.exists():
+                leftover.rename(self.out)  # killed between the two renames that put a better head in its place
+            else:
+                shutil.rmtree(leftover)
+        for unfinished in self.folder.glob(".*.tmp"):
+            unfinished.unlink()
+
     def _save(self) -> None:
         trainer = self.trainer
         tensors: dict[str, torch.Tensor] = {}
@@ -196,7 +222,7 @@ class Session:
                 tensors[f"{key}.{name}"] = value
         metadata = {"step": str(trainer.step), "best": repr(self.best)}
         with storage.atomic_path(self.folder / "checkpoint.safetensors") as temporary:
-            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+            write_tensors({name: tensor.cpu() for name, tensor in tensors.items()}, temporary, metadata=metadata)
 
     def _resume(self) -> None:
         path = self.folder / "checkpoint.safetensors"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -36,7 +38,9 @@ def answers_file(answers, tmp_path_factory):
 
 @pytest.fixture
 def start(target, answers_file, tmp_path):
-    def make(name="head", options=OPTIONS, settings=SETTINGS, path=answers_file, initial=None) -> Session:
+    def make(
+        name="head", options=OPTIONS, settings=SETTINGS, path=answers_file, initial=None, checkpoint_seconds=60.0
+    ) -> Session:
         loaded = Target(name="tiny", folder=tmp_path, model=target, processor=None)
         said: list[str] = []
         made = Session(
@@ -49,11 +53,16 @@ def start(target, answers_file, tmp_path):
             features=tmp_path / "features",
             command="frspec train-draft answers.jsonl",
             say=said.append,
+            checkpoint_seconds=checkpoint_seconds,
         )
         made.said = said
         return made
 
     return make
+
+
+def kill_never(record, total):
+    pass
 
 
 class Killed(Exception):
@@ -72,13 +81,14 @@ def state(session) -> dict[str, torch.Tensor]:
     return load_file(session.folder / "checkpoint.safetensors")
 
 
-def test_a_killed_and_resumed_run_equals_an_undisturbed_one_to_the_last_bit(start, monkeypatch):
-    monkeypatch.setattr(session_module, "_CHECKPOINT_SECONDS", -1.0)  # a checkpoint after every step
-    undisturbed = start("undisturbed")
+def test_a_killed_and_resumed_run_equals_an_undisturbed_one_to_the_last_bit(start):
+    undisturbed = start("undisturbed", checkpoint_seconds=-1.0)
     undisturbed.train(lambda record, total: None)
     for step in (4, 17):
         with pytest.raises(Killed):
-            start("killed").train(kill_at(step))  # the step was logged, but no checkpoint holds it
+            start("killed", checkpoint_seconds=-1.0).train(
+                kill_at(step)
+            )  # the step was logged, but no checkpoint holds it
     resumed = start("killed")
     assert resumed.trainer.step == 16
     resumed.train(lambda record, total: None)
@@ -93,18 +103,52 @@ def test_a_killed_and_resumed_run_equals_an_undisturbed_one_to_the_last_bit(star
     assert 3 < undisturbed.trainer.total_steps < 3 * 39
 
 
-def test_ctrl_c_leaves_a_checkpoint_of_the_very_step(start):
-    def interrupt(record, total):
-        if record.step == 5:
-            raise KeyboardInterrupt
+def test_ctrl_c_ends_the_step_and_leaves_a_checkpoint_of_it(start):
+    session, before = start(), signal.getsignal(signal.SIGINT)
+    take_step = session.trainer.optimizer.step
 
+    def interrupted():
+        if session.trainer.step == 4:
+            os.kill(os.getpid(), signal.SIGINT)  # in the middle of the fifth step
+        take_step()
+
+    session.trainer.optimizer.step = interrupted
     with pytest.raises(KeyboardInterrupt):
-        start().train(interrupt)
-    assert start().trainer.step == 5
+        session.train(lambda record, total: None)
+    assert session.said[-2:] == [
+        "stopping after this step; Ctrl-C again stops at once",
+        "stopped at step 5; the same command goes on from there",
+    ]
+    assert signal.getsignal(signal.SIGINT) is before
+    session._lock.close()
+    resumed = start()
+    assert resumed.trainer.step == 5
+    assert all(
+        torch.equal(p, dict(resumed.trainer.head.named_parameters())[n])
+        for n, p in session.trainer.head.named_parameters()
+    )
+
+
+def test_two_runs_on_one_head_do_not_meet(start):
+    first = start()
+    with pytest.raises(FrspecError, match="another run is training"):
+        start()
+    first._lock.close()
+    start()
+
+
+def test_what_a_killed_run_was_about_to_write_is_cleared_away(start, tmp_path):
+    start("head").train(kill_never)
+    (tmp_path / "head").rename(tmp_path / ".head.1-0123abcd.old")  # killed between the two renames
+    (tmp_path / ".head.1-0123abcd.tmp").mkdir()
+    (tmp_path / "head.training" / ".checkpoint.safetensors.1-0123abcd.tmp").write_text("half")
+    start("head")
+    assert (tmp_path / "head" / "model.safetensors").is_file()
+    assert not list(tmp_path.rglob(".*"))
 
 
 def test_training_makes_the_head_agree_with_the_target(start):
-    session = start(options=replace(OPTIONS, epochs=30))
+    session = start(options=replace(OPTIONS, epochs=20))
     agreement = []
     session.train(lambda record, total: agreement.append(record.agreement[0]))
     assert np.mean(agreement[-20:]) > np.mean(agreement[:20]) + 0.15
@@ -123,7 +167,7 @@ def test_training_makes_the_head_agree_with_the_target(start):
 def test_tokens_off_by_one_teach_less(start, monkeypatch):
     """The alignment: were the draft fed the token that the feature already knows, it would agree less."""
     right, wrong = [], []
-    options = replace(OPTIONS, epochs=15)
+    options = replace(OPTIONS, epochs=12)
     start("right", options).train(lambda record, total: right.append(record.agreement[0]))
     make_batch = session_module.Trainer._take_step.__globals__["make_batch"]
 
