@@ -13,8 +13,9 @@ from frspec_cli import storage
 from frspec_cli.bench.measure import Arm, Measurement, Totals, run
 from frspec_cli.bench.prompts import Prompt
 from frspec_cli.decoding import identity
+from frspec_cli.decoding.drafters import Drafter
 from frspec_cli.decoding.engine import Engine
-from frspec_cli.decoding.session import open_parts
+from frspec_cli.decoding.session import Method, Parts, open_parts
 from frspec_cli.decoding.tree import Shape
 from frspec_cli.models.shipped import DEFAULT_K, DEFAULT_MODEL
 from frspec_cli.models.target import Target, load_target
@@ -39,7 +40,7 @@ def demo(*, local: Path | None, out: Path, done: Callable[[Measurement], None]) 
     target = load_target(DEFAULT_MODEL, dtype="float32")
     arms = _arms(target, local)
     prompts = [Prompt(text, id=str(number)) for number, text in enumerate(PROMPTS, start=1)]
-    totals = {arm.name: Totals(arm.name, arm.drafter.k) for arm in arms}
+    totals = {arm.name: Totals(arm.name, arm.k) for arm in arms}
     measured = []
     for item in run(target, arms, prompts, max_new_tokens=MAX_NEW_TOKENS):
         measured.append(item)
@@ -62,11 +63,16 @@ def demo(*, local: Path | None, out: Path, done: Callable[[Measurement], None]) 
 
 def _arms(target: Target, local: Path | None) -> list[Arm]:
     parts = open_parts(target)
-    arms = [Arm(method, parts.drafter(method, shape=SHAPE)) for method in ("ar", "eagle", "frspec")]
+    arms = [Arm(name, Engine(target, drafter), drafter.k) for name, drafter in _drafters(parts)]
     if local is not None:
-        own = open_parts(target, vocab=str(local), k=DEFAULT_K)
-        arms.append(Arm("frspec-local", own.drafter("frspec", shape=SHAPE)))
+        own = open_parts(target, vocab=str(local), k=DEFAULT_K).drafter("frspec", shape=SHAPE)
+        arms.append(Arm("frspec-local", Engine(target, own), own.k))
     return arms
+
+
+def _drafters(parts: Parts) -> list[tuple[str, Drafter]]:
+    methods: tuple[Method, ...] = ("ar", "eagle", "frspec")
+    return [(method, parts.drafter(method, shape=SHAPE)) for method in methods]
 
 
 def _compare(target: Target, measured: list[Measurement], local: Path | None) -> tuple[list[dict], list[dict]]:
@@ -88,10 +94,9 @@ def _compare(target: Target, measured: list[Measurement], local: Path | None) ->
 
 
 def _equal_in_float64(item: Measurement, local: Path | None) -> bool:
-    target = load_target(DEFAULT_MODEL, dtype="float64")
-    drafters = {arm.name: arm.drafter for arm in _arms(target, local)}
+    arms = {arm.name: arm for arm in _arms(load_target(DEFAULT_MODEL, dtype="float64"), local)}
     texts = [
-        Engine(target, drafters[name]).complete(item.prompt_ids, max_new_tokens=MAX_NEW_TOKENS).token_ids
+        arms[name].decoder.complete(item.prompt_ids, max_new_tokens=MAX_NEW_TOKENS).token_ids
         for name in ("ar", item.arm)
     ]
     return texts[0] == texts[1]

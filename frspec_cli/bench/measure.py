@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from frspec_cli.bench.prompts import Prompt
-from frspec_cli.decoding.drafters import Drafter
-from frspec_cli.decoding.engine import Engine, Generation
+from frspec_cli.decoding.engine import Generation
 from frspec_cli.models.target import Target
+
+
+class Decoder(Protocol):
+    """What can be measured: an engine, or the baseline."""
+
+    def complete(self, prompt_ids: Sequence[int], *, max_new_tokens: int, ignore_eos: bool = False) -> Generation:
+        """Decodes one text greedily."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One method under its name in the tables: `ar`, `eagle`, `frspec`, `frspec-local`..."""
+    """One method under its name in the tables (`ar`, `eagle`, `frspec`, `frspec@4096`...); k: tokens it can draft."""
 
     name: str
-    drafter: Drafter
+    decoder: Decoder
+    k: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,12 +90,11 @@ def run(
     The arms take turns within each prompt, and who begins moves on from prompt to prompt, so that a drift of the
     machine's speed hits all alike. Before counting starts each arm decodes `warm_up_tokens` of the first prompt.
     """
-    engines = [Engine(target, arm.drafter) for arm in arms]
     ids = [target.prompt_ids(prompt.text) for prompt in prompts]
-    for engine in engines:
-        engine.complete(ids[0], max_new_tokens=warm_up_tokens, ignore_eos=True)
+    for arm in arms:
+        arm.decoder.complete(ids[0], max_new_tokens=warm_up_tokens, ignore_eos=True)
     for number, prompt in enumerate(prompts):
         for turn in range(len(arms)):
-            index = (number + turn) % len(arms)
-            generation = engines[index].complete(ids[number], max_new_tokens=max_new_tokens, ignore_eos=ignore_eos)
-            yield Measurement(arms[index].name, prompt, ids[number], generation)
+            arm = arms[(number + turn) % len(arms)]
+            generation = arm.decoder.complete(ids[number], max_new_tokens=max_new_tokens, ignore_eos=ignore_eos)
+            yield Measurement(arm.name, prompt, ids[number], generation)

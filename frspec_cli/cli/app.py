@@ -14,6 +14,7 @@ import typer
 
 from frspec_cli import __version__
 from frspec_cli.cli import (
+    bench,
     build_vocab,
     collect,
     count_freq,
@@ -74,6 +75,7 @@ app.command("collect")(collect.command)
 app.command("train-draft")(train_draft.command)
 app.command("generate")(generate.command)
 app.command("verify")(verify.command)
+app.command("bench")(bench.command)
 app.command("demo")(demo.command)
 app.command("fetch")(fetch.command)
 app.command("env")(env.command)

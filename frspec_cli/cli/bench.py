@@ -1,0 +1,100 @@
+"""`frspec bench`: methods measured side by side on a suite of prompts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from frspec_cli.cli import options
+from frspec_cli.cli.sink import Sink
+
+
+def command(
+    suite: Annotated[
+        Path, typer.Option("--suite", help='JSONL of {"prompt"} or Spec-Bench\'s {"turns"} (first turn).')
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The result to write, such as result.json.")],
+    model: options.Model = options.DEFAULT_MODEL,
+    draft: options.Draft = None,
+    vocab: options.Vocab = None,
+    methods: Annotated[
+        str, typer.Option("--methods", help="Of ar, eagle, frspec, lookup, transformers; with commas between them.")
+    ] = "ar,eagle,frspec",
+    k: Annotated[
+        list[int] | None, typer.Option("--k", min=1, help="Subset size for frspec; may be given several times.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many prompts.")] = None,
+    depth: options.Depth = 5,
+    beam: options.Beam = 4,
+    nodes: options.Nodes = 16,
+    context_slots: options.ContextSlots = 0,
+    max_new_tokens: options.MaxNewTokens = 64,
+    stop_at_eos: Annotated[
+        bool, typer.Option("--stop-at-eos", help="Let texts end by themselves (then the work is not equal).")
+    ] = False,
+    seed: options.Seed = 0,
+    device: options.Device = None,
+    dtype: options.Dtype = "bfloat16",
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Measure methods side by side: the same prompts, interleaved in one run, tokens counted one way.
+
+    Speed-up is the ratio of total tokens to total time against plain decoding (the faster of ours and transformers', if
+    both run), with a 95 % interval by paired bootstrap over prompts.
+    """
+    from frspec_cli import storage
+    from frspec_cli.bench.prompts import read_prompts
+    from frspec_cli.bench.suite import Bench, BenchOptions
+    from frspec_cli.decoding.session import open_parts
+    from frspec_cli.models.target import load_target
+
+    sink = Sink(as_json=as_json, quiet=quiet)
+    asked = BenchOptions(
+        methods=tuple(name.strip() for name in methods.split(",")),
+        ks=tuple(k or ()),
+        depth=depth,
+        beam=beam,
+        nodes=nodes,
+        context_slots=context_slots,
+        max_new_tokens=max_new_tokens,
+        ignore_eos=not stop_at_eos,
+        seed=seed,
+    )
+    prompts = read_prompts(suite, limit=limit)
+    target = load_target(model, device=device, dtype=dtype)
+    named = None if vocab is None else str(vocab)
+    bench = Bench(open_parts(target, draft=draft, vocab=named, k=max(asked.ks, default=None), warn=sink.warn), asked)
+    with sink.progress() as progress:
+        task = progress.add_task("measuring", total=len(prompts) * len(bench.arms()))
+        result = bench.run(prompts, done=lambda: progress.advance(task))
+    storage.write_json(out, result)
+    _show(result, len(prompts), sink)
+    sink.result({"out": str(out), "summary": result["summary"]}, f"wrote {out}")
+
+
+def _show(result: dict[str, Any], prompts: int, sink: Sink) -> None:
+    rows = []
+    for name, figures in result["summary"].items():
+        seconds, ratio, identical = figures["seconds"], figures["speedup"], figures["identical"]
+        rows.append(
+            [
+                name,
+                f"{figures['k']:,}" if figures["k"] else "-",
+                f"{figures['tokens_per_second']:.1f}",
+                f"{ratio['value']:.2f}x ({ratio['low']:.2f} to {ratio['high']:.2f})" if ratio else "-",
+                f"{figures['acceptance_length']:.2f}",
+                f"{seconds['draft'] / seconds['total']:.0%}",
+                f"{seconds['verify'] / seconds['total']:.0%}",
+                f"{identical['equal']}/{identical['prompts']}" if identical else "-",
+            ]
+        )
+    chosen = result["options"]
+    sink.table(
+        f"{prompts} prompts, {chosen['max_new_tokens']} new tokens, {chosen['dtype']} on {chosen['device']}, tree of depth "
+        f"{chosen['depth']}, beam {chosen['beam']}, {chosen['nodes']} nodes",
+        ["method", "k", "tokens/s", "speed-up (95 %)", "acceptance", "draft", "verify", "equal ids"],
+        rows,
+    )
