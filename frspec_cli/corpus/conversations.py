@@ -6,7 +6,6 @@ since to decode and encode again is not the identity. `finish: "length"` says th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,7 @@ _ROLES = {
 
 
 def of_conversation(
-    record: Mapping[str, Any], turns: list[Any], line: int, source: str, longest: int
+    record: dict[str, Any], turns: list[Any], line: int, source: str, longest: int
 ) -> Document | Skipped:
     """A document from a record whose text field holds a list of turns."""
     messages: list[Message] = []
@@ -58,12 +57,12 @@ def of_conversation(
 
 
 def _message(turn: Any) -> Message | None:
-    if not isinstance(turn, Mapping):
+    if not isinstance(turn, dict):
         return None
     role = turn.get("role", turn.get("from"))
     content = turn.get("content", turn.get("value"))
     if isinstance(content, list):  # parts: text and pictures
-        texts = [part.get("text") for part in content if isinstance(part, Mapping) and part.get("type") == "text"]
+        texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
         content = "".join(text for text in texts if isinstance(text, str))
     if content is None:  # a turn that only calls a tool
         content = ""
@@ -72,7 +71,7 @@ def _message(turn: Any) -> Message | None:
     return Message(_ROLES.get(role, role), content)
 
 
-def _with_recorded(record: Mapping[str, Any], messages: list[Message]) -> list[Message]:
+def _with_recorded(record: dict[str, Any], messages: list[Message]) -> list[Message]:
     """The last assistant turn with its recorded ids and whether it was finished."""
     ids = record.get("response_token_ids")
     finished = record.get("finish") != "length"

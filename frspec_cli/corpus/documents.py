@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -98,7 +97,7 @@ def of_record(record: Any, line: int, shard: Shard, fields: Fields) -> Document 
     """A document from a record of a JSON or table shard (a mapping; a bare string is its own text)."""
     if isinstance(record, str) and fields.text is None:
         record = {"text": record}
-    if not isinstance(record, Mapping):
+    if not isinstance(record, dict):
         return Skipped(line, MISSING, f"the record is a {type(record).__name__}")
     value, found = _text_value(record, fields)
     if not found:
@@ -106,7 +105,7 @@ def of_record(record: Any, line: int, shard: Shard, fields: Fields) -> Document 
     if value is None:
         return Skipped(line, NULL)
     source = _source(record, shard, fields.source)
-    if isinstance(value, list) and value and isinstance(value[0], Mapping):
+    if isinstance(value, list) and value and isinstance(value[0], dict):
         from frspec_cli.corpus.conversations import of_conversation
 
         document = of_conversation(record, value, line, source, fields.longest)
@@ -126,7 +125,7 @@ def wanted(document: Document | Skipped, fields: Fields) -> Document | Skipped:
     return Skipped(document.line, NO_CONVERSATION)
 
 
-def _text_value(record: Mapping[str, Any], fields: Fields) -> tuple[Any, bool]:
+def _text_value(record: dict[str, Any], fields: Fields) -> tuple[Any, bool]:
     if fields.text is not None:
         return dotted(record, fields.text)
     order = (*CONVERSATION_FIELDS, "text") if fields.assistant_only else ("text", *CONVERSATION_FIELDS)
@@ -135,7 +134,7 @@ def _text_value(record: Mapping[str, Any], fields: Fields) -> tuple[Any, bool]:
 
 def dotted(record: Any, name: str) -> tuple[Any, bool]:
     """(value, whether it is there) of a dotted field name; a key that itself holds the dots comes first."""
-    if isinstance(record, Mapping):
+    if isinstance(record, dict):
         if name in record:
             return record[name], True
         head, _, rest = name.partition(".")
@@ -144,7 +143,7 @@ def dotted(record: Any, name: str) -> tuple[Any, bool]:
     return None, False
 
 
-def _source(record: Mapping[str, Any], shard: Shard, field: str | None) -> str:
+def _source(record: dict[str, Any], shard: Shard, field: str | None) -> str:
     value, found = dotted(record, field or DEFAULT_SOURCE_FIELD)
     if isinstance(value, (str, int)) and found and value != "":
         # A label goes into parquet, which holds UTF-8 only.

@@ -39,7 +39,9 @@ def fast_encoder(
     if wanted == "reference" or (wanted == "auto" and begun_with == "reference"):
         return None
     try:
-        return FastEncoder(tokenizer, parallel=threads)
+        fast = FastEncoder(tokenizer, parallel=threads)
+        fast.warm()
+        return fast
     except FastEncoderRefuses as error:
         if wanted == "fast":
             raise

@@ -10,7 +10,7 @@ import numpy as np
 from frspec_cli.errors import FrspecError
 from frspec_cli.frequency.table import FOLDS
 
-FLUSH_TOKENS = 4 << 20
+FLUSH_TOKENS = 8 << 20
 """Ids held back before they are counted: bincount over all rows pays only for many ids at once."""
 MAX_SOURCES = 64
 
@@ -88,31 +88,45 @@ class Tally:
 
     def part(self) -> Part:
         """What was counted so far, as a part without shards."""
-        self.flush()
-        sources = sorted(self.counts)
-        keys, tokens, counts, documents = [], [], [], []
+        sources = sorted({*self.counts, *(source for source, _ in self._held)})
+        self._check_number(sources)
+        found = []
         for index, source in enumerate(sources):
-            fold, token = np.nonzero(self.counts[source])
-            keys.append((index * FOLDS + fold).astype(np.int32))
-            tokens.append(token.astype(np.int32))
-            counts.append(self.counts[source][fold, token])
-            if self.document_counts is not None:
-                documents.append(self._rows_of(self.document_counts, source)[fold, token])
-        empty = [np.zeros(0, np.int32)]
-        return Part(
-            sources,
-            np.concatenate(keys or empty),
-            np.concatenate(tokens or empty),
-            np.concatenate(counts or [np.zeros(0, np.int64)]),
-            None if self.document_counts is None else np.concatenate(documents or [np.zeros(0, np.int64)]),
-        )
+            for fold in range(FOLDS):
+                row = self._row(source, fold)
+                if row is not None:
+                    token = np.flatnonzero(row)
+                    documents = self._documents_at(source, fold, token)
+                    found.append((np.full(len(token), index * FOLDS + fold), token, row[token], documents))
+        nothing = np.zeros(0, np.int64)
+        columns = zip(*found, strict=True) if found else [()] * 4
+        key, token, count, documents = (np.concatenate([nothing, *column]) for column in columns)
+        with_documents = self.document_counts is not None
+        return Part(sources, key.astype(np.int32), token.astype(np.int32), count, documents if with_documents else None)
+
+    def _row(self, source: str, fold: int) -> np.ndarray | None:
+        """int64 [rows]: the counts of one source and fold, what is held back included; None where there are none."""
+        dense = self.counts[source][fold] if source in self.counts else None
+        arrays = self._held.get((source, fold))
+        if not arrays:
+            return dense
+        fresh = np.bincount(np.concatenate(arrays), minlength=self.rows)
+        return fresh if dense is None else fresh + dense
+
+    def _documents_at(self, source: str, fold: int, token: np.ndarray) -> np.ndarray:
+        if self.document_counts is None:
+            return np.zeros(0, np.int64)
+        return self._rows_of(self.document_counts, source)[fold, token]
 
     def _rows_of(self, where: dict[str, np.ndarray], source: str) -> np.ndarray:
         if source not in where:
-            if len(where) >= MAX_SOURCES:
-                raise FrspecError(
-                    f"the corpus has more than {MAX_SOURCES} sources (the latest is {source[:40]!r}).",
-                    hint="Choose a field with fewer values by --source-field, or give all one label by --source-name.",
-                )
+            self._check_number([*where, source])
             where[source] = np.zeros((FOLDS, self.rows), dtype=np.int64)
         return where[source]
+
+    def _check_number(self, sources: list[str]) -> None:
+        if len(sources) > MAX_SOURCES:
+            raise FrspecError(
+                f"the corpus has more than {MAX_SOURCES} sources (the latest is {sources[-1][:40]!r}).",
+                hint="Choose a field with fewer values by --source-field, or give all one label by --source-name.",
+            )

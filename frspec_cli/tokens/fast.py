@@ -60,6 +60,10 @@ class FastEncoder:
         """The reference, loaded only if a text ever needs it."""
         return ReferenceEncoder(load_tokenizer(self.path))
 
+    def warm(self) -> None:
+        """Encodes a word: what is imported at the first call is imported now, once, and not in every worker."""
+        self._tokenizer.encode_batch([b"word"], parallel=False)
+
     def encode(self, texts: list[str], data: list[bytes]) -> Encoded:
         """See `Encoder.encode`; ids are uint32."""
         if not data:
