@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,6 +50,9 @@ def command(
     raw: Annotated[
         bool, typer.Option("--raw", help="Go on from the prompt as it is, without the chat template.")
     ] = False,
+    stop: Annotated[
+        list[str] | None, typer.Option("--stop", help="End the text before this string; may be given several times.")
+    ] = None,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Always make --max-new-tokens tokens.")] = False,
     device: options.Device = None,
     dtype: options.Dtype = "bfloat16",
@@ -79,9 +83,11 @@ def command(
     if method is None and chosen != "frspec":
         sink.say(f"no {'draft head' if parts.head is None else 'subset'} at hand for {model}: --method {chosen}")
     engine = parts.engine(chosen, shape=Shape(depth=depth, beam=beam, nodes=nodes), context_slots=context_slots)
-    for item in asked:
-        ids = parts.target.prompt_ids(item.text, raw=raw)
-        _one(engine, parts, chosen, ids, sampling, max_new_tokens, ignore_eos, sink, several=len(asked) > 1)
+    run = _Run(engine, parts, chosen, sampling, max_new_tokens, ignore_eos, tuple(stop or ()), sink)
+    for number, item in enumerate(asked):
+        if number and not as_json:
+            sink.data("")
+        run.decode(parts.target.prompt_ids(item.text, raw=raw))
 
 
 def _load(
@@ -104,76 +110,82 @@ def _load(
     return open_parts(target, draft=draft, vocab=None if vocab is None else str(vocab), k=k, warn=sink.warn)
 
 
-def _one(
-    engine: Engine,
-    parts: Parts,
-    method: str,
-    ids: list[int],
-    sampling: Sampling,
-    max_new_tokens: int,
-    ignore_eos: bool,
-    sink: Sink,
-    *,
-    several: bool,
-) -> None:
-    from frspec_cli.decoding.engine import Generation
-    from frspec_cli.decoding.text import TextStream
+@dataclass(frozen=True)
+class _Run:
+    """One command's engine and options; `decode` runs and shows one prompt."""
 
-    generation = Generation(prompt_tokens=len(ids))
-    stream = TextStream(parts.target.processor, ids)
-    for cycle in engine.generate(ids, max_new_tokens=max_new_tokens, sampling=sampling, ignore_eos=ignore_eos):
-        generation.add(cycle)
-        if not sink.as_json:
-            sink.data(stream.push(cycle.tokens), end="")
-    generation.seconds = engine.stopwatch.seconds()
-    if sink.as_json:
-        sink.json(_record(generation, engine, parts, method, sampling))
-        return
-    sink.data("\n" if several else "")
-    sink.say(_summary(generation, engine, method))
+    engine: Engine
+    parts: Parts
+    method: str
+    sampling: Sampling
+    max_new_tokens: int
+    ignore_eos: bool
+    stop: tuple[str, ...]
+    sink: Sink
 
+    def decode(self, ids: list[int]) -> None:
+        """Text as it comes and a line of statistics, or one JSON object."""
+        from frspec_cli.decoding.engine import Generation
+        from frspec_cli.decoding.text import StoppedText, StopStrings, TextStream
 
-def _record(generation: Generation, engine: Engine, parts: Parts, method: str, sampling: Sampling) -> dict[str, Any]:
-    from frspec_cli.decoding.text import decode
+        generation = Generation(prompt_tokens=len(ids))
+        processor = self.parts.target.processor
+        stream = StoppedText(TextStream(processor, ids), self.stop)
+        for cycle in self.engine.generate(
+            ids,
+            max_new_tokens=self.max_new_tokens,
+            sampling=self.sampling,
+            ignore_eos=self.ignore_eos,
+            stop=StopStrings(self.stop, processor, ids) if self.stop else None,
+        ):
+            generation.add(cycle)
+            if not self.sink.as_json:
+                self.sink.data(stream.push(cycle.tokens), end="")
+        generation.seconds = self.engine.stopwatch.seconds()
+        if self.sink.as_json:
+            self.sink.json(self._record(generation))
+            return
+        self.sink.data(stream.rest())
+        self.sink.say(self._summary(generation))
 
-    drafter, target = engine.drafter, parts.target
-    shape = getattr(drafter, "shape", None)
-    return {
-        "text": decode(target.processor, generation.token_ids),
-        "token_ids": generation.token_ids,
-        "prompt_tokens": generation.prompt_tokens,
-        "new_tokens": generation.new_tokens,
-        "cycles": generation.cycles,
-        "acceptance_length": round(generation.acceptance_length, 4),
-        "seconds": {name: round(value, 6) for name, value in generation.seconds.items()},
-        "tokens_per_second": round(generation.tokens_per_second, 3),
-        "decode_tokens_per_second": round(generation.decode_tokens_per_second, 3),
-        "method": method,
-        "k": drafter.k or None,
-        "depth": drafter.depth or None,
-        "beam": shape.beam if shape else None,
-        "nodes": drafter.nodes,
-        "model": target.name,
-        "draft": parts.draft if method in ("eagle", "frspec") else None,
-        "dtype": str(target.dtype).removeprefix("torch."),
-        "device": str(target.device),
-        "seed": sampling.seed,
-    }
+    def _record(self, generation: Generation) -> dict[str, Any]:
+        from frspec_cli.decoding.text import decode
 
-
-def _summary(generation: Generation, engine: Engine, method: str) -> str:
-    drafter, seconds = engine.drafter, generation.seconds
-    parts = [
-        f"{generation.new_tokens} tokens in {seconds['total']:.2f} s",
-        f"{generation.tokens_per_second:.1f} tokens/s",
-        f"acceptance length {generation.acceptance_length:.2f}",
-        f"method {method}" + (f", k {drafter.k:,}" if drafter.k else ""),
-    ]
-    if drafter.nodes > 1:
+        drafter, target = self.engine.drafter, self.parts.target
         shape = getattr(drafter, "shape", None)
-        size = f"depth {shape.depth}, beam {shape.beam}, {shape.nodes} nodes" if shape else f"depth {drafter.depth}"
-        parts.append(
-            f"{size}: draft {seconds['draft'] / seconds['total']:.0%} of the time, "
-            f"verify {seconds['verify'] / seconds['total']:.0%}"
-        )
-    return " | ".join(parts)
+        return {
+            "text": decode(target.processor, generation.token_ids, stop=self.stop),
+            "token_ids": generation.token_ids,
+            "prompt_tokens": generation.prompt_tokens,
+            "new_tokens": generation.new_tokens,
+            "cycles": generation.cycles,
+            "acceptance_length": round(generation.acceptance_length, 4),
+            "seconds": {name: round(value, 6) for name, value in generation.seconds.items()},
+            "tokens_per_second": round(generation.tokens_per_second, 3),
+            "decode_tokens_per_second": round(generation.decode_tokens_per_second, 3),
+            "method": self.method,
+            "k": drafter.k or None,
+            "depth": drafter.depth or None,
+            "beam": shape.beam if shape else None,
+            "nodes": drafter.nodes,
+            "model": target.name,
+            "draft": self.parts.draft if self.method in ("eagle", "frspec") else None,
+            "dtype": str(target.dtype).removeprefix("torch."),
+            "device": str(target.device),
+            "seed": self.sampling.seed,
+        }
+
+    def _summary(self, generation: Generation) -> str:
+        drafter, seconds = self.engine.drafter, generation.seconds
+        parts = [
+            f"{generation.new_tokens} tokens in {seconds['total']:.2f} s",
+            f"{generation.tokens_per_second:.1f} tokens/s",
+            f"acceptance length {generation.acceptance_length:.2f}",
+            f"method {self.method}" + (f", k {drafter.k:,}" if drafter.k else ""),
+        ]
+        if drafter.nodes > 1:
+            shape = getattr(drafter, "shape", None)
+            size = f"depth {shape.depth}, beam {shape.beam}, {shape.nodes} nodes" if shape else f"depth {drafter.depth}"
+            draft, verify = (f"{seconds[name] / seconds['total']:.0%}" for name in ("draft", "verify"))
+            parts.append(f"{size}: draft {draft} of the time, verify {verify}")
+        return " | ".join(parts)

@@ -17,6 +17,7 @@ from frspec_cli.decoding.attention import TargetMasks, use_kernel
 from frspec_cli.decoding.cache import SlotBuffer, cache_length
 from frspec_cli.decoding.drafters import Drafter, NoDrafter
 from frspec_cli.decoding.sampling import GumbelNoise, Sampling
+from frspec_cli.decoding.text import StopStrings
 from frspec_cli.decoding.walk import scores, walk
 from frspec_cli.errors import FrspecError
 from frspec_cli.models.target import Target
@@ -142,10 +143,13 @@ class Engine:
         max_new_tokens: int,
         sampling: Sampling | None = None,
         ignore_eos: bool = False,
+        stop: StopStrings | None = None,
     ) -> Generation:
         """Runs `generate` to its end. Raises as it does."""
         generation = Generation(prompt_tokens=len(prompt_ids))
-        for cycle in self.generate(prompt_ids, max_new_tokens=max_new_tokens, sampling=sampling, ignore_eos=ignore_eos):
+        for cycle in self.generate(
+            prompt_ids, max_new_tokens=max_new_tokens, sampling=sampling, ignore_eos=ignore_eos, stop=stop
+        ):
             generation.add(cycle)
         generation.seconds = self.stopwatch.seconds()
         emitted = 1 + sum(generation.accepted) + generation.cycles - generation.truncated
@@ -160,8 +164,9 @@ class Engine:
         max_new_tokens: int,
         sampling: Sampling | None = None,
         ignore_eos: bool = False,
+        stop: StopStrings | None = None,
     ) -> Iterator[Cycle]:
-        """Yields the prefill's token, then each cycle's tokens, up to EOS or `max_new_tokens`.
+        """Yields the prefill's token, then each cycle's tokens, up to EOS, a stop string or `max_new_tokens`.
 
         The ids do not depend on the drafter (up to near ties of the target's logits in reduced precision). Raises
         `FrspecError` when the prompt is empty, holds ids that the target lacks, or does not fit into its context.
@@ -173,10 +178,15 @@ class Engine:
         self.stopwatch.lap("prefill")
         yield Cycle([token], accepted=0, drafted=0, prefill=True)
         produced = 1
-        while produced < max_new_tokens and token not in ends:
+        if stop is not None:
+            stop.keep([token])
+        ended = token in ends or (stop is not None and stop.found)
+        while produced < max_new_tokens and not ended:
             emitted, accepted = self._cycle()
             kept = _truncate(emitted, ends, max_new_tokens - produced)
-            token = kept[-1]
+            if stop is not None:
+                kept = kept[: stop.keep(kept)]
+            ended = kept[-1] in ends or (stop is not None and stop.found)
             produced += len(kept)
             yield Cycle(kept, accepted, self.drafter.nodes - 1, truncated=len(emitted) - len(kept))
 

@@ -58,6 +58,17 @@ def test_a_file_of_prompts_gives_a_line_each_in_order(cli, model, tmp_path) -> N
     assert lines[0]["prompt_tokens"] > 0
 
 
+def test_a_stop_string_ends_the_text_and_is_left_out(cli, model) -> None:
+    arguments = ["generate", "the fox", *model, "-n", 40, "--ignore-eos", "--quiet"]
+    _, whole, _ = cli(*arguments)
+    middle = whole.rstrip("\n")
+    stop = middle[len(middle) // 2 :][:3]
+    _, shown, _ = cli(*arguments, "--stop", stop)
+    assert shown == whole[: whole.index(stop)] + "\n"
+    _, recorded, _ = cli(*arguments, "--stop", stop, "--json")
+    assert json.loads(recorded)["text"] + "\n" == shown
+
+
 def test_standard_input_is_a_prompt(cli, model, monkeypatch) -> None:
     import io
 
