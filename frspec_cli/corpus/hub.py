@@ -60,7 +60,8 @@ def _dataset(address: str) -> Any:
         ) from None
     except (OSError, RuntimeError) as error:
         raise FrspecError(
-            f"the model hub could not be reached to get the dataset {query['name']}: {_first_line(error)}.",
+            f"there is no folder {query['name']} here, and the model hub could not be reached to look for a dataset of "
+            f"that name: {_first_line(error)}.",
             hint="Name local files or folders; HF_HUB_OFFLINE=1 skips the waiting.",
         ) from None
     except ValueError as error:

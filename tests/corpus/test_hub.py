@@ -51,7 +51,7 @@ def test_without_the_hub_the_error_is_one_sentence(
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
     hub._dataset.cache_clear()
     with pytest.raises(
-        FrspecError, match="the model hub could not be reached to get the dataset cerebras/SlimPajama-627B"
+        FrspecError, match="there is no folder cerebras/SlimPajama-627B here, and the model hub could not be reached"
     ):
         find_shards(["cerebras/SlimPajama-627B"])
     assert "Retrying" not in caplog.text

@@ -42,7 +42,13 @@ def test_a_node_that_is_killed_in_the_middle_does_not_show(
         cluster.wait_for_nodes()
         monkeypatch.setenv("RAY_ADDRESS", cluster.address)
         finished: list[float] = []
-        killer = threading.Thread(target=cluster.remove_node, args=(second,), kwargs={"allow_graceful": False})
+        left_at_death: list[int] = []
+
+        def kill() -> None:
+            cluster.remove_node(second, allow_graceful=False)
+            left_at_death.append(24 - len(finished))
+
+        killer = threading.Thread(target=kill)
 
         def kill_once(size: int) -> None:
             finished.append(time.monotonic())
@@ -63,6 +69,7 @@ def test_a_node_that_is_killed_in_the_middle_does_not_show(
     finally:
         cluster.shutdown()
     assert len(finished) == 24
+    assert left_at_death[0] > 0  # it died in the middle
     assert out.read_bytes() == (tmp_path / "local.parquet").read_bytes()
 
 
