@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -198,26 +199,19 @@ class _Bar:
     def listener(self) -> Listener:
         from frspec_cli.frequency.options import Listener
 
-        return Listener(say=self.sink.say, begin=self._begin, progress=self._more, finished=self._finished)
+        return Listener(say=self.sink.say, begin=self._begin, progress=self._more)
 
     def _begin(self, size: int) -> None:
-        import time
-
         self.began = time.monotonic()
         self.progress.start()  # its thread begins only now: the workers are forked by then
-        self.progress.update(self.task, total=size)
+        self.progress.update(self.task, total=size or None)
 
-    def _more(self, documents: int, size: int, tokens: int) -> None:
-        import time
-
+    def _more(self, documents: int, size: int, tokens: int, read: int) -> None:
         self.sums = [have + more for have, more in zip(self.sums, (documents, size, tokens), strict=True)]
         seconds = max(time.monotonic() - self.began, 1e-3)
         documents, megabytes, millions = self.sums[0], self.sums[1] / 1e6, self.sums[2] / 1e6
         rates = f"{megabytes / seconds:,.1f} MB/s, {millions / seconds:,.2f} M tokens/s"
-        self.progress.update(self.task, talk=f"{documents:,} documents, {rates}")
-
-    def _finished(self, size: int) -> None:
-        self.progress.advance(self.task, size)
+        self.progress.update(self.task, advance=read, talk=f"{documents:,} documents, {rates}")
 
 
 def _show(sink: Sink, result: CountResult) -> None:

@@ -126,13 +126,14 @@ class _Job:
             finished=self.listener.finished,
         )
         done = run.resume()
+        left = sum(self.mine[index].size for index in run.missing())
         counter = _Lazy(spec, fast or ReferenceEncoder(reference.get()))
         record: dict[str, Any] = {}
 
         def meanwhile() -> None:
             if done:
                 self.listener.say(f"{done} of {len(self.mine)} shards were counted before; going on.")
-            self.listener.begin(sum(shard.size for shard in self.mine))
+            self.listener.begin(left)
             loaded = reference.get()
             record.update(prove(fast, loaded, self.shards, self.options.fields) if fast else reference_record(loaded))
 

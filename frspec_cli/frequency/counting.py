@@ -29,8 +29,8 @@ MAX_EXAMPLES = 8
 RECHECK_SHARE = 1000
 """One byte in so many, at most, is kept to be encoded again by the reference."""
 
-Progress = Callable[[int, int, int], None]
-"""Called with the documents, bytes and tokens counted since the last call."""
+Progress = Callable[[int, int, int, int], None]
+"""Called with what was done since the last call: documents, their bytes, their tokens, bytes read from the disk."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def fold_of(data: bytes) -> int:
     return zlib.crc32(data) % FOLDS
 
 
-def silent(documents: int, size: int, tokens: int) -> None:
+def silent(documents: int, size: int, tokens: int, read: int) -> None:
     """Progress that nobody watches."""
 
 
@@ -90,6 +90,7 @@ class _ShardRun:
         self.counter = counter
         self.task = task
         self.progress = progress
+        self.digest = _Digest()
         self.tally = Tally(counter.rows, document_frequency=counter.options.document_frequency)
         self.documents = self.tokens = self.bytes = 0
         self.skipped: list[Skipped] = []
@@ -97,12 +98,13 @@ class _ShardRun:
         self.sampled_bytes = 0
 
     def part(self) -> Part:
-        digest = hashlib.sha256()
+        digest = self.digest
         complete = True
         for batch in self._batches(digest):
             if not self._count(batch):
                 complete = False
                 break
+        self.progress(0, 0, 0, digest.passed())
         part = self.tally.part()
         shard = self.task.shard
         complete = complete and self.documents != self.task.limit_documents
@@ -163,7 +165,7 @@ class _ShardRun:
         self.tokens += tokens
         if self.counter.recheck:
             self._sample(batch[:keep], crcs, encoded, position)
-        self.progress(keep, size, tokens)
+        self.progress(keep, size, tokens, self.digest.passed())
         return self.task.limit_tokens is None or self.tokens < self.task.limit_tokens
 
     def _encode(self, batch: list[Document]) -> Encoded:
@@ -195,6 +197,26 @@ class _ShardRun:
             if fits and (crcs[index] >> 8) % 16 == 0 and document.messages is None:
                 self.sampled_bytes += len(document.data)
                 self.samples.append((document.text, encoded.of(position[index]).copy()))
+
+
+class _Digest:
+    """sha256 of the bytes read, and how many they are."""
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+        self._bytes = 0
+
+    def update(self, data: bytes) -> None:
+        self._sha256.update(data)
+        self._bytes += len(data)
+
+    def hexdigest(self) -> str:
+        return self._sha256.hexdigest()
+
+    def passed(self) -> int:
+        """Bytes since the last call."""
+        passed, self._bytes = self._bytes, 0
+        return passed
 
 
 def _runs(keys: list[Any]) -> Iterator[tuple[int, int]]:

@@ -144,7 +144,7 @@ class _Worker:
             except OSError:
                 raise self._died() from None
 
-    def take(self) -> Part | tuple[int, int, int]:
+    def take(self) -> Part | tuple[int, int, int, int]:
         try:
             answer = self.connection.recv()
         except (EOFError, ConnectionError):
@@ -181,7 +181,9 @@ def _serve(connection: Connection, spec: CounterSpec, built: ShardCounter | None
             task = connection.recv()
             try:
                 counter = counter or spec.build()
-                answer = counter.count(task, _Throttled(connection.send))
+                progress = _Throttled(connection.send)
+                answer = counter.count(task, progress)
+                progress.flush()
             except Exception as error:  # handed to the parent, which raises it
                 answer = portable(error)
             connection.send(answer)
@@ -214,13 +216,17 @@ def _die_with_parent() -> None:
 class _Throttled:
     """Adds progress up and passes it on a few times a second."""
 
-    def __init__(self, send: Callable[[tuple[int, int, int]], None]) -> None:
+    def __init__(self, send: Callable[[tuple[int, ...]], None]) -> None:
         self.send = send
-        self.sums = (0, 0, 0)
+        self.sums: tuple[int, ...] = (0, 0, 0, 0)
         self.last = time.monotonic()
 
-    def __call__(self, documents: int, size: int, tokens: int) -> None:
-        self.sums = (self.sums[0] + documents, self.sums[1] + size, self.sums[2] + tokens)
-        if (now := time.monotonic()) - self.last > PROGRESS_SECONDS:
-            self.send(self.sums)
-            self.sums, self.last = (0, 0, 0), now
+    def __call__(self, *done: int) -> None:
+        self.sums = tuple(have + more for have, more in zip(self.sums, done, strict=True))
+        if time.monotonic() - self.last > PROGRESS_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Passes on what is held back."""
+        self.send(self.sums)
+        self.sums, self.last = (0, 0, 0, 0), time.monotonic()

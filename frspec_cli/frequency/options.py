@@ -85,10 +85,10 @@ class HowToRun:
 
 @dataclass(frozen=True)
 class Listener:
-    """Who is told what happens: `say` gets sentences, `progress` (documents, bytes, tokens) just counted, `begin` the
-    size on disk of all that is to be read, `finished` that of what is read."""
+    """Who is told what happens: `say` gets sentences; `begin` the bytes on disk that are to be read; `progress` what was
+    just done (documents, their bytes, their tokens, bytes read); `finished` the size of a shard that is counted."""
 
     say: Callable[[str], None] = lambda text: None
-    progress: Callable[[int, int, int], None] = lambda documents, size, tokens: None
+    progress: Callable[[int, int, int, int], None] = lambda documents, size, tokens, read: None
     begin: Callable[[int], None] = lambda size: None
     finished: Callable[[int], None] = lambda size: None

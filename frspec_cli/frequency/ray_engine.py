@@ -58,7 +58,7 @@ class RayEngine:
             task = self.running.pop(ready[0])
             part = self._get(ready[0], task)
             self._fill()
-            progress(part.total("documents"), part.total("bytes"), part.total("tokens"))
+            progress(*(part.total(name) for name in ("documents", "bytes", "tokens", "size")))
             yield task.index, part
 
     def close(self) -> None:

@@ -122,12 +122,16 @@ class CorpusRun:
         self._judge(final=True)
         return self.counted
 
-    def _tasks(self) -> Iterator[Task]:
+    def missing(self) -> list[int]:
+        """The shards that are not counted yet, in order."""
         done = {index for first, last in self._early.items() for index in range(first, last + 1)}
-        done |= set(range(len(self.counted.shards)))
-        for index, shard in enumerate(self.shards):
-            if index not in done and not self.counted.stopped:
-                yield Task(index, shard, self.options.limit_documents, self.options.limit_tokens)
+        return [index for index in range(len(self.counted.shards), len(self.shards)) if index not in done]
+
+    def _tasks(self) -> Iterator[Task]:
+        for index in self.missing():
+            if self.counted.stopped:
+                return
+            yield Task(index, self.shards[index], self.options.limit_documents, self.options.limit_tokens)
 
     def _drain(self, recount: Callable[[Task], Part]) -> None:
         """Adds finished shards as far as the corpus's order allows."""

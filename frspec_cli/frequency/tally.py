@@ -35,7 +35,7 @@ class Part:
     samples: list[tuple[str, np.ndarray]] = field(default_factory=list)
 
     def total(self, name: str) -> int:
-        """Sum of one of the shards' figures: `lines`, `documents`, `tokens` or `bytes`."""
+        """Sum of one of the shards' figures: `size`, `lines`, `documents`, `tokens` or `bytes`."""
         return sum(shard[name] for shard in self.shards)
 
 

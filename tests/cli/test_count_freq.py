@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -9,7 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from frspec_cli.cli.count_freq import _Bar
+from frspec_cli.cli.sink import Sink
 from tests.frequency.corpora import byte_level, texts, write_jsonl
 
 
@@ -45,6 +49,21 @@ def test_a_person_reads_what_was_counted_and_where_it_is(cli, tmp_path: Path, co
     assert "9.jsonl, line 2: null" in stderr
     assert stderr.splitlines()[-1].startswith("600 documents, ")
     assert stderr.rstrip().endswith(f"-> {out}")
+
+
+def test_the_bar_says_how_fast_and_how_far() -> None:
+    sink = Sink()
+    sink.err = Console(file=io.StringIO(), force_terminal=True, width=140)
+    with _Bar(sink) as bar:
+        listener = bar.listener()
+        listener.begin(1000)
+        listener.progress(1234, 5_000_000, 1_200_000, 250)
+        bar.progress.refresh()
+    shown = sink.err.file.getvalue()
+    assert "25%" in shown
+    assert "1,234 documents" in shown
+    assert "MB/s" in shown
+    assert "M tokens/s" in shown
 
 
 def test_parts_merge_to_the_bytes_of_one_run(cli, tmp_path: Path, corpus: Path, tokenizer: Path) -> None:

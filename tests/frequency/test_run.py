@@ -87,6 +87,17 @@ def test_going_on_is_said_and_nothing_is_counted_twice(tmp_path: Path, corpus: P
     assert len(finished) == 2
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_progress_adds_up(tmp_path: Path, corpus: Path, tokenizer: Path, workers: int) -> None:
+    told: list[tuple[int, ...]] = []
+    sizes: list[int] = []
+    listener = Listener(progress=lambda *done: told.append(done), begin=sizes.append)
+    metadata = count([corpus], tokenizer, tmp_path / "out.parquet", listener=listener, workers=workers).table.metadata
+    assert sizes == [sum(path.stat().st_size for path in corpus.iterdir())]
+    sums = tuple(map(sum, zip(*told, strict=True)))
+    assert sums == (metadata["documents"], metadata["bytes"], metadata["tokens"], sizes[0])
+
+
 def _half_counted(tmp_path: Path, corpus: Path, tokenizer: Path) -> Path:
     out = tmp_path / "out.parquet"
     with pytest.raises(Stop):
