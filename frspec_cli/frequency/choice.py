@@ -39,9 +39,7 @@ def fast_encoder(
     if wanted == "reference" or (wanted == "auto" and begun_with == "reference"):
         return None
     try:
-        fast = FastEncoder(tokenizer, parallel=threads)
-        fast.warm()
-        return fast
+        return FastEncoder(tokenizer, parallel=threads)
     except FastEncoderRefuses as error:
         if wanted == "fast":
             raise

@@ -136,6 +136,7 @@ class _Job:
             self.listener.begin(left)
             loaded = reference.get()
             record.update(prove(fast, loaded, self.shards, self.options.fields) if fast else reference_record(loaded))
+            _ = loaded.fingerprint  # a cached property, worked out while the workers count
 
         engine = self._engine(spec, counter, len(self.mine) - done)
         return run.run(engine, counter.count, self.listener.progress, meanwhile=meanwhile), record

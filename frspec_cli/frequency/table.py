@@ -92,7 +92,8 @@ class FrequencyTable:
             columns["count"].append(self.counts[source][fold, token])
             columns["documents"].append(token if self.documents is None else self.documents[source][fold, token])
         flat = {name: np.concatenate(parts) if parts else np.zeros(0, int) for name, parts in columns.items()}
-        order = np.lexsort((flat["fold"], flat["source"], flat["token_id"]))
+        # One key instead of three; each source's rows are sorted by fold and token, and a stable sort likes such runs.
+        order = np.argsort((flat["token_id"] * len(sources) + flat["source"]) * FOLDS + flat["fold"], kind="stable")
         arrays = [
             _column(flat["token_id"][order], pa.int32()),
             pa.DictionaryArray.from_arrays(_column(flat["source"][order], pa.int32()), _strings(sources)),
@@ -112,7 +113,7 @@ class FrequencyTable:
     def read(path: Path | str) -> FrequencyTable:
         """Reads a table. Raises `FrspecError` when the file is missing, broken, no frequency table, or of a later schema."""
         try:
-            table = pq.read_table(path)
+            table = pq.ParquetFile(path).read()  # read_table would import pandas: a quarter of a second for nothing
         except FileNotFoundError:
             raise FrspecError(f"there is no file {path}.") from None
         except (OSError, pa.ArrowException) as error:
@@ -143,10 +144,20 @@ def _strings(values: list[str]) -> pa.StringArray:
     return pa.StringArray.from_buffers(len(values), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded)))
 
 
+def _numbers(table: pa.Table, name: str) -> np.ndarray:
+    """A column of whole numbers without nulls. (`to_numpy` would import pandas.)"""
+    column = table[name]
+    return np.concatenate([_values(chunk) for chunk in column.chunks]) if column.num_chunks else np.zeros(0, np.int64)
+
+
+def _values(array: pa.Array) -> np.ndarray:
+    data = array.buffers()[1]
+    found = np.frombuffer(data, dtype=array.type.to_pandas_dtype()) if data is not None else np.zeros(0, np.int64)
+    return found[array.offset : array.offset + len(array)]
+
+
 def _dense(table: pa.Table, rows: int, path: Path | str, column: str) -> dict[str, np.ndarray]:
-    token = table["token_id"].to_numpy()
-    fold = table["fold"].to_numpy()
-    count = table[column].to_numpy()
+    token, fold, count = (_numbers(table, name) for name in ("token_id", "fold", column))
     if len(token) and (token.min() < 0 or token.max() >= rows or fold.min() < 0 or fold.max() >= FOLDS):
         raise FrspecError(f"{path} holds a token id or a fold outside its range, so it is damaged.")
     # One flat index for all sources: far quicker than a pass over the rows for each of them.
@@ -155,7 +166,7 @@ def _dense(table: pa.Table, rows: int, path: Path | str, column: str) -> dict[st
         encoded = encoded.unify_dictionaries().combine_chunks()
     labels = encoded.dictionary.to_pylist()
     dense = np.zeros((len(labels), FOLDS, rows), dtype=np.int64)
-    cell = np.asarray(encoded.indices).astype(np.int64)
+    cell = _values(encoded.indices).astype(np.int64)
     cell *= FOLDS
     cell += fold
     cell *= rows

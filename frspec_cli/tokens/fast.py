@@ -60,30 +60,36 @@ class FastEncoder:
         """The reference, loaded only if a text ever needs it."""
         return ReferenceEncoder(load_tokenizer(self.path))
 
-    def warm(self) -> None:
-        """Encodes a word: what is imported at the first call is imported now, once, and not in every worker."""
-        self._tokenizer.encode_batch([b"word"], parallel=False)
-
     def encode(self, texts: list[str], data: list[bytes]) -> Encoded:
         """See `Encoder.encode`; ids are uint32."""
         if not data:
             return Encoded(np.zeros(0, np.uint32), np.zeros(1, np.int64))
-        layout = self._tokenizer.encode_batch(data, parallel=self.parallel).layout
-        offsets = np.asarray(layout.offsets.data).astype(np.int64, copy=False)
-        encoded = Encoded(np.asarray(layout.content.data), offsets)
+        encoded = self._on_all_cores(data) if self.parallel else self._one_by_one(data)
         if self.first_stand_in is not None and len(encoded.ids) and encoded.ids.max() >= self.first_stand_in:
             return self._without_stand_ins(encoded, texts)
         return encoded
+
+    def _one_by_one(self, data: list[bytes]) -> Encoded:
+        # Quicker than a batch (Gemma's by two fifths), and it does without the awkward arrays that a batch comes in.
+        return _joined([self._tokenizer.backend.encode(item) for item in data])
+
+    def _on_all_cores(self, data: list[bytes]) -> Encoded:
+        layout = self._tokenizer.encode_batch(data, parallel=True).layout
+        offsets = np.asarray(layout.offsets.data).astype(np.int64, copy=False)
+        return Encoded(np.asarray(layout.content.data), offsets)
 
     def _without_stand_ins(self, encoded: Encoded, texts: list[str]) -> Encoded:
         where = np.searchsorted(encoded.offsets, np.flatnonzero(encoded.ids >= self.first_stand_in), side="right") - 1
         again = sorted(set(where.tolist()))
         right = self.reference.encode([texts[index] for index in again], [])
         replaced = {index: right.of(place).astype(np.uint32) for place, index in enumerate(again)}
-        parts = [replaced.get(index, encoded.of(index)) for index in range(len(texts))]
-        offsets = np.zeros(len(parts) + 1, dtype=np.int64)
-        np.cumsum([len(part) for part in parts], out=offsets[1:])
-        return Encoded(np.concatenate(parts), offsets)
+        return _joined([replaced.get(index, encoded.of(index)) for index in range(len(texts))])
+
+
+def _joined(parts: list[np.ndarray]) -> Encoded:
+    offsets = np.zeros(len(parts) + 1, dtype=np.int64)
+    np.cumsum([len(part) for part in parts], out=offsets[1:])
+    return Encoded(np.concatenate(parts), offsets)
 
 
 def _definition(path: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,13 @@ class LoadedTokenizer:
     @cached_property
     def vocabulary(self) -> dict[int, str]:
         """id -> token string as the file has it, added tokens included, in the order of ids (which may have holes)."""
-        return dict(sorted((index, token) for token, index in self.backend.get_vocab(with_added_tokens=True).items()))
+        by_id = sorted(self.backend.get_vocab(with_added_tokens=True).items(), key=itemgetter(1))
+        return {index: token for token, index in by_id}
 
     @cached_property
     def fingerprint(self) -> str:
         """Hex sha256 over the lines `id TAB token NEWLINE`, by id."""
-        lines = "".join(f"{index}\t{token}\n" for index, token in self.vocabulary.items())
+        lines = "".join([f"{index}\t{token}\n" for index, token in self.vocabulary.items()])
         return hashlib.sha256(lines.encode("utf-8", "surrogatepass")).hexdigest()
 
     @property
