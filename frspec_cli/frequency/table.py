@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from frspec_cli import storage
 from frspec_cli.errors import FrspecError
+from frspec_cli.frequency.columns import column, numbers, strings, values
 
 SCHEMA_VERSION = 1
 FOLDS = 10
@@ -95,14 +96,14 @@ class FrequencyTable:
         # One key instead of three; each source's rows are sorted by fold and token, and a stable sort likes such runs.
         order = np.argsort((flat["token_id"] * len(sources) + flat["source"]) * FOLDS + flat["fold"], kind="stable")
         arrays = [
-            _column(flat["token_id"][order], pa.int32()),
-            pa.DictionaryArray.from_arrays(_column(flat["source"][order], pa.int32()), _strings(sources)),
-            _column(flat["fold"][order], pa.int8()),
-            _column(flat["count"][order], pa.int64()),
+            column(flat["token_id"][order], pa.int32()),
+            pa.DictionaryArray.from_arrays(column(flat["source"][order], pa.int32()), strings(sources)),
+            column(flat["fold"][order], pa.int8()),
+            column(flat["count"][order], pa.int64()),
         ]
         schema = _SCHEMA
         if self.documents is not None:
-            arrays.append(_column(flat["documents"][order], pa.int64()))
+            arrays.append(column(flat["documents"][order], pa.int64()))
             schema = schema.append(_DOCUMENTS)
         metadata = json.dumps({"schema": SCHEMA_VERSION, **self.metadata}, sort_keys=True, ensure_ascii=False)
         table = pa.Table.from_arrays(arrays, schema=schema.with_metadata({"frspec": metadata}))
@@ -132,32 +133,8 @@ class FrequencyTable:
         return FrequencyTable(_dense(table, rows, path, "count"), metadata, documents)
 
 
-def _column(values: np.ndarray, kind: pa.DataType) -> pa.Array:
-    """An Arrow array of numbers. `pa.array` would do, but it imports pandas: a fifth of a second for nothing."""
-    data = np.ascontiguousarray(values, dtype=kind.to_pandas_dtype())
-    return pa.Array.from_buffers(kind, len(data), [None, pa.py_buffer(data)])
-
-
-def _strings(values: list[str]) -> pa.StringArray:
-    encoded = [value.encode() for value in values]
-    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
-    return pa.StringArray.from_buffers(len(values), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded)))
-
-
-def _numbers(table: pa.Table, name: str) -> np.ndarray:
-    """A column of whole numbers without nulls. (`to_numpy` would import pandas.)"""
-    column = table[name]
-    return np.concatenate([_values(chunk) for chunk in column.chunks]) if column.num_chunks else np.zeros(0, np.int64)
-
-
-def _values(array: pa.Array) -> np.ndarray:
-    data = array.buffers()[1]
-    found = np.frombuffer(data, dtype=array.type.to_pandas_dtype()) if data is not None else np.zeros(0, np.int64)
-    return found[array.offset : array.offset + len(array)]
-
-
-def _dense(table: pa.Table, rows: int, path: Path | str, column: str) -> dict[str, np.ndarray]:
-    token, fold, count = (_numbers(table, name) for name in ("token_id", "fold", column))
+def _dense(table: pa.Table, rows: int, path: Path | str, counted: str) -> dict[str, np.ndarray]:
+    token, fold, count = (numbers(table, name) for name in ("token_id", "fold", counted))
     if len(token) and (token.min() < 0 or token.max() >= rows or fold.min() < 0 or fold.max() >= FOLDS):
         raise FrspecError(f"{path} holds a token id or a fold outside its range, so it is damaged.")
     # One flat index for all sources: far quicker than a pass over the rows for each of them.
@@ -166,7 +143,7 @@ def _dense(table: pa.Table, rows: int, path: Path | str, column: str) -> dict[st
         encoded = encoded.unify_dictionaries().combine_chunks()
     labels = encoded.dictionary.to_pylist()
     dense = np.zeros((len(labels), FOLDS, rows), dtype=np.int64)
-    cell = _values(encoded.indices).astype(np.int64)
+    cell = values(encoded.indices).astype(np.int64)
     cell *= FOLDS
     cell += fold
     cell *= rows

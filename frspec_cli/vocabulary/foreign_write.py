@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import pickle
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +109,19 @@ def _torch_bytes(value: Any) -> bytes:
     return buffer.getvalue()
 
 
+def _plain_torch_bytes(value: list[int] | dict[int, int]) -> bytes:
+    """What torch.save makes of plain data, without the second that importing torch takes: a zip with one pickle."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:  # stored, not compressed, as torch reads it
+        for name, data in (
+            ("data.pkl", pickle.dumps(value, protocol=2)),
+            ("byteorder", b"little"),
+            ("version", b"3\n"),
+        ):
+            archive.writestr(zipfile.ZipInfo(f"archive/{name}", date_time=(1980, 1, 1, 0, 0, 0)), data)
+    return buffer.getvalue()
+
+
 def _numpy_bytes(value: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, value, allow_pickle=False)
@@ -114,7 +129,7 @@ def _numpy_bytes(value: np.ndarray) -> bytes:
 
 
 def _list_pt(subset: VocabularySubset, ids: np.ndarray, rows: int, out: str) -> dict[str, bytes]:
-    return {out: _torch_bytes(ids.tolist())}
+    return {out: _plain_torch_bytes(ids.tolist())}
 
 
 def _tensor_pt(subset: VocabularySubset, ids: np.ndarray, rows: int, out: str) -> dict[str, bytes]:
@@ -150,7 +165,7 @@ def _token_freq(subset: VocabularySubset, ids: np.ndarray, rows: int, out: str) 
             f"{missing} tokens of the subset were never seen, and token_freq.pt keeps only what was.",
             hint="Export d2t and t2d instead: --to speculators.",
         )
-    return {out: _torch_bytes(dict(zip(ids.tolist(), subset.counts.tolist(), strict=True)))}
+    return {out: _plain_torch_bytes(dict(zip(ids.tolist(), subset.counts.tolist(), strict=True)))}
 
 
 def _npy(subset: VocabularySubset, ids: np.ndarray, rows: int, out: str) -> dict[str, bytes]:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from frspec_cli import storage
 from frspec_cli.errors import FrspecError
+from frspec_cli.frequency.columns import binaries, column, numbers, strings
 
 SCHEMA_VERSION = 1
 REASONS = ("forced", "budget", "frequency")
@@ -93,11 +94,11 @@ class VocabularySubset:
     def write(self, path: Path | str) -> None:
         """Writes the parquet file, whole or not at all; equal subsets give equal bytes."""
         arrays = [
-            pa.array(np.arange(self.k), pa.int32()),
-            pa.array(self.token_ids, pa.int32()),
-            pa.array(self.tokens, pa.binary()),
-            pa.array(self.counts, pa.int64()),
-            pa.DictionaryArray.from_arrays(pa.array(self.reasons, pa.int8()), pa.array(REASONS, pa.string())),
+            column(np.arange(self.k), pa.int32()),
+            column(self.token_ids, pa.int32()),
+            binaries(self.tokens),
+            column(self.counts, pa.int64()),
+            pa.DictionaryArray.from_arrays(column(self.reasons, pa.int8()), strings(list(REASONS))),
         ]
         metadata = json.dumps({"schema": SCHEMA_VERSION, **self.metadata}, sort_keys=True, ensure_ascii=False)
         table = pa.Table.from_arrays(arrays, schema=_SCHEMA.with_metadata({"frspec": metadata}))
@@ -108,7 +109,7 @@ class VocabularySubset:
     def read(path: Path | str) -> VocabularySubset:
         """Reads a subset. Raises `FrspecError` when the file is missing, broken, no subset, or damaged."""
         try:
-            table = pq.read_table(path)
+            table = pq.ParquetFile(path).read()
         except FileNotFoundError:
             raise FrspecError(f"there is no file {path}.") from None
         except (OSError, pa.ArrowException) as error:
@@ -122,12 +123,12 @@ class VocabularySubset:
         metadata = json.loads(raw)
         if (schema := metadata.pop("schema")) > SCHEMA_VERSION:
             raise FrspecError(f"{path} has schema {schema}, newer than this frspec reads ({SCHEMA_VERSION}).")
-        ids = table["token_id"].to_numpy()
+        ids = numbers(table, "token_id")
         if storage.sha256_ids(ids) != metadata["sha256"]:
             raise FrspecError(f"{path} is damaged: its ids do not have the sha256 that it names.")
         order = {reason: code for code, reason in enumerate(REASONS)}
         reasons = np.array([order[reason] for reason in table["reason"].to_pylist()], dtype=np.int8)
-        return VocabularySubset(ids, table["token"].to_pylist(), table["count"].to_numpy(), reasons, metadata)
+        return VocabularySubset(ids, table["token"].to_pylist(), numbers(table, "count"), reasons, metadata)
 
 
 def show_token(content: bytes) -> str:
