@@ -1,7 +1,7 @@
-"""Draft heads on disk: a folder with config.json, model.safetensors and a card.
+"""Draft heads on disk: a folder with config.json, weights and (ours) a card.
 
-Tensors are trusted over config fields, and every difference is an error that names the tensor, its shape and what was
-expected: a head that loads halfway drafts badly and silently.
+Every difference between file and head is an error that names the tensor, its shape and what was expected: a head that
+loads halfway drafts badly and silently.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 
 from frspec_cli import storage
-from frspec_cli.drafting.config import HeadConfig, own_config
+from frspec_cli.drafting.config import HeadConfig
+from frspec_cli.drafting.files import WEIGHTS, locate_head, read_config, read_tensors, write_tensors
 from frspec_cli.drafting.head import EagleHead
+from frspec_cli.drafting.layouts import Tensors, parse_head
 from frspec_cli.errors import FrspecError
+from frspec_cli.models.lm_head import LmHead
 
-WEIGHTS = "model.safetensors"
+_ROWS_AT_ONCE = 8192
 
 
 def save_head(
@@ -38,11 +39,6 @@ def save_head(
         storage.write_text(temporary / "README.md", card)
 
 
-def write_tensors(tensors: dict[str, torch.Tensor], path: Path, *, metadata: dict[str, str]) -> None:
-    """Writes a .safetensors file with the permissions that the user's umask gives (`save_file` would make it 0600)."""
-    path.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
-
-
 def load_head(
     path: str | Path,
     *,
@@ -51,21 +47,24 @@ def load_head(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.bfloat16,
 ) -> EagleHead:
-    """The head in the folder `path`, on `device` in `dtype`, ready to draft for the target.
+    """The head in the folder (or hub repository) `path`, of any layout, on `device` in `dtype`, ready to draft.
 
-    target_config: the target's text config. embedding_weight: its [V, H]; shared as it is where device and dtype agree.
+    target_config: the target's text config. embedding_weight: its [V, H], shared as it is where device and dtype agree;
+    a head with another embedding of its own keeps that. An EAGLE-3 head's `own_lm_head` knows the token of each row.
     Raises `FrspecError` for a head of another target, and for missing, unknown or wrongly shaped tensors.
     """
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        raise FrspecError(f"there is no draft head at {path}: no such folder.")
-    raw = storage.read_json(folder / "config.json")
-    if raw.get("architectures") != ["FrspecEagle"]:
-        raise FrspecError(f"{path}: heads of the architecture {raw.get('architectures')} cannot be loaded yet.")
-    config = own_config(raw, where=str(path))
-    check_target(config, target_config, where=str(path))
-    head = EagleHead(config, embedding_weight=embedding_weight.to(device, dtype))
-    load_weights(head, read_tensors(folder / WEIGHTS), where=str(path))
+    folder = locate_head(path)
+    where, layers = str(path), target_config.num_hidden_layers
+    found = parse_head(read_config(folder), read_tensors(folder), layers=layers, where=where)
+    config = found.with_taps_of(layers)
+    check_target(config, target_config, where=where)
+    embedding = _embedding(found.embedding, embedding_weight, where=where)
+    own = None
+    if found.lm_head is not None:
+        ids = None if found.ids is None else found.ids.to(device)
+        own = LmHead(found.lm_head.to(device, dtype).contiguous(), ids=ids)
+    head = EagleHead(config, embedding_weight=embedding.to(device, dtype), own_lm_head=own)
+    load_weights(head, found.tensors, where=where)
     return head.to(device, dtype).requires_grad_(False).eval()
 
 
@@ -81,19 +80,13 @@ def check_target(config: HeadConfig, target_config: Any, *, where: str) -> None:
     past = [tap for tap in config.taps if not 0 <= tap <= layers]
     if past:
         raise FrspecError(f"{where} taps hidden state {past[0]}, but the target has {layers} layers.")
+    if config.layout == "eagle3" and layers in config.taps:
+        raise FrspecError(
+            f"{where} taps the output of the target's last layer before the final norm, which frspec does not see."
+        )
 
 
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a .safetensors file. Raises `FrspecError` where it is missing or broken."""
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise FrspecError(f"there is no file {path}.") from None
-    except (SafetensorError, OSError) as error:
-        raise FrspecError(f"{path} is no readable safetensors file: {error}.") from None
-
-
-def load_weights(head: EagleHead, tensors: dict[str, torch.Tensor], *, where: str) -> None:
+def load_weights(head: EagleHead, tensors: Tensors, *, where: str) -> None:
     """Copies `tensors` into the head. Raises `FrspecError` unless names and shapes are exactly the head's."""
     expected = head.state_dict()
     for name, tensor in tensors.items():
@@ -107,3 +100,19 @@ def load_weights(head: EagleHead, tensors: dict[str, torch.Tensor], *, where: st
     if missing:
         raise FrspecError(f"{where} lacks the tensor {missing[0]} of shape {list(expected[missing[0]].shape)}.")
     head.load_state_dict(tensors)
+
+
+def _embedding(own: torch.Tensor | None, target: torch.Tensor, *, where: str) -> torch.Tensor:
+    """The target's embedding [V, H], unless the head brings one that differs by more than the rounding of a dtype."""
+    if own is None:
+        return target
+    if own.shape != target.shape:
+        raise FrspecError(
+            f"{where}: tensor embed_tokens.weight has shape {list(own.shape)}, expected {list(target.shape)}."
+        )
+    for start in range(0, len(own), _ROWS_AT_ONCE):
+        ours = own[start : start + _ROWS_AT_ONCE].float()
+        theirs = target[start : start + _ROWS_AT_ONCE].to("cpu", torch.float32)
+        if not torch.allclose(ours, theirs, rtol=2**-7, atol=1e-4):
+            return own
+    return target

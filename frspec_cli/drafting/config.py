@@ -9,8 +9,8 @@ from frspec_cli.errors import FrspecError
 
 Layout = Literal["eagle", "eagle3", "frspec"]
 
-ARCHITECTURES: dict[str, Layout] = {"FrspecEagle": "frspec"}
-"""The `architectures` entries that name a layout on their own."""
+OWN_ARCHITECTURE = "FrspecEagle"
+"""The `architectures` entry of our own layout."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class HeadConfig:
     taps: indices into the target's `hidden_states` (0 = embeddings) that features are made of, besides the last one.
     rope: transformers' `rope_parameters` (at least rope_theta and rope_type).
     embedding_scale: what the target multiplies its embeddings by (Gemma: sqrt(H)).
+    Of EAGLE-3's relatives: norm_before_residual (the residual is the normed feature), norm_output (what is fed back is the
+    normed output), tap_norm ("joint": one norm over all taps; "each": one per tap), qk_norm (Qwen3's).
     """
 
     layout: Layout
@@ -42,6 +44,11 @@ class HeadConfig:
     qkv_bias: bool = False
     taps: tuple[int, ...] = ()
     embedding_scale: float = 1.0
+    o_bias: bool = False
+    qk_norm: bool = False
+    norm_before_residual: bool = False
+    norm_output: bool = False
+    tap_norm: Literal["none", "joint", "each"] = "none"
 
     def __post_init__(self) -> None:
         if self.num_attention_heads % self.num_key_value_heads:
@@ -49,15 +56,13 @@ class HeadConfig:
                 f"a draft head needs num_attention_heads ({self.num_attention_heads}) to be a multiple of "
                 f"num_key_value_heads ({self.num_key_value_heads})."
             )
-        if self.layout == "eagle3" and not self.taps:
-            raise FrspecError("an EAGLE-3 head needs the indices of the hidden states that it taps.")
         if self.layout == "eagle" and self.taps:
             raise FrspecError("an EAGLE-1/2 head reads the last hidden state only, so it can have no taps.")
 
     def to_json(self) -> dict[str, Any]:
         """The config.json of our own layout."""
         return {
-            "architectures": ["FrspecEagle"],
+            "architectures": [OWN_ARCHITECTURE],
             "model_type": "frspec_eagle",
             "hidden_size": self.hidden_size,
             "intermediate_size": self.intermediate_size,

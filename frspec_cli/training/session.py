@@ -23,8 +23,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from frspec_cli import storage
-from frspec_cli.drafting.checkpoint import load_head, save_head, write_tensors
+from frspec_cli.drafting.checkpoint import load_head, save_head
 from frspec_cli.drafting.config import head_config_for
+from frspec_cli.drafting.files import write_tensors
 from frspec_cli.drafting.head import EagleHead
 from frspec_cli.errors import FrspecError
 from frspec_cli.models.target import Target

@@ -44,7 +44,7 @@ def unroll(head: EagleHead, batch: Batch, *, steps: int) -> Iterator[torch.Tenso
             keys, values = torch.cat((keys, own_keys), 2), torch.cat((values, own_values), 2)
             mask = torch.cat((mask, diagonal.expand(size, 1, -1, -1)), -1)
         attended = attention.attend(layer.attention_input(embeddings, x), rotary, mask, keys, values)
-        hidden = layer.finish(x, attended)
+        hidden = head.finish(x, attended)
         yield hidden
 
 

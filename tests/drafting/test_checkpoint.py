@@ -114,6 +114,7 @@ def test_broken_files_are_one_sentence(tmp_path):
     (tmp_path / "head" / "model.safetensors").write_bytes(b"\x00" * 20)
     with pytest.raises(FrspecError, match="no readable safetensors file"):
         load(tmp_path / "head")
+    save_head(random_head(), tmp_path / "head", card="", dtype=torch.float32)
     config = json.loads((tmp_path / "head" / "config.json").read_text())
     del config["head_dim"]
     (tmp_path / "head" / "config.json").write_text(json.dumps(config))

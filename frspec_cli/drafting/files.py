@@ -1,0 +1,108 @@
+"""A draft head's files: found in a folder or on the hub, read without ever running pickled code, written whole."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from frspec_cli import storage
+from frspec_cli.errors import FrspecError
+from frspec_cli.models.locate import download_snapshot
+
+WEIGHTS = "model.safetensors"
+_BIN = "pytorch_model.bin"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def locate_head(name: str | Path) -> Path:
+    """The folder with config.json and weights that `name` means: an existing folder, else `owner/name` on the hub.
+
+    Raises `FrspecError` where there is neither.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists() or not _HUB_ID.fullmatch(str(name)):
+        raise FrspecError(f"there is no draft head at {name}: no such folder.")
+    try:
+        found = download_snapshot(str(name), ["config.json", "*.safetensors", "*.safetensors.index.json"])
+        if not any(found.glob("*.safetensors")):  # older heads are pickles of tensors; never asked for without need
+            found = download_snapshot(str(name), ["config.json", "pytorch_model*.bin", "pytorch_model.bin.index.json"])
+    except FrspecError as error:
+        raise FrspecError(
+            f"there is no draft head at {name}: no such folder, and {error.message}", hint=error.hint
+        ) from None
+    return found
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The head's config.json. Raises `FrspecError` where there is none, or it holds no object."""
+    raw = storage.read_json(folder / "config.json")
+    if not isinstance(raw, dict):
+        raise FrspecError(f"{folder / 'config.json'} holds no JSON object.")
+    return raw
+
+
+def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a head's folder: model.safetensors or pytorch_model.bin, whole or in shards.
+
+    Raises `FrspecError` where there is no such file, it is broken, or it holds more than tensors.
+    """
+    for name, read in ((WEIGHTS, read_safetensors), (_BIN, read_bin)):
+        if (folder / name).is_file():
+            return read(folder / name)
+        if (folder / f"{name}.index.json").is_file():
+            return _read_shards(folder / f"{name}.index.json", read)
+    single = sorted(folder.glob("*.safetensors"))
+    if len(single) == 1:
+        return read_safetensors(single[0])
+    raise FrspecError(f"{folder} holds neither {WEIGHTS} nor {_BIN}.")
+
+
+def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a .safetensors file. Raises `FrspecError` where it is missing or broken."""
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise FrspecError(f"there is no file {path}.") from None
+    except (SafetensorError, OSError) as error:
+        raise FrspecError(f"{path} is no readable safetensors file: {error}.") from None
+
+
+def read_bin(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file that `torch.save` wrote. Raises `FrspecError` for one that holds anything else."""
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise FrspecError(
+            f"{path} holds more than tensors, and frspec never runs the code in a pickle.",
+            hint="Have its makers save it as safetensors.",
+        ) from None
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        raise FrspecError(f"{path} is no readable torch file: {str(error).splitlines()[0]}.") from None
+    if not isinstance(found, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in found.values()):
+        raise FrspecError(f"{path} holds no mapping of names to tensors.")
+    return found
+
+
+def write_tensors(tensors: dict[str, torch.Tensor], path: Path, *, metadata: dict[str, str]) -> None:
+    """Writes a .safetensors file with the permissions that the user's umask gives (`save_file` would make it 0600)."""
+    path.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
+
+
+def _read_shards(index: Path, read: Any) -> dict[str, torch.Tensor]:
+    weight_map = storage.read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise FrspecError(f"{index} holds no weight_map.")
+    tensors: dict[str, torch.Tensor] = {}
+    for name in sorted(set(weight_map.values())):
+        if Path(name).name != name:
+            raise FrspecError(f"{index} names the file {name}, which is not beside it.")
+        tensors |= read(index.parent / name)
+    return tensors
