@@ -49,6 +49,8 @@ def check_name(name: str) -> str:
 
 def script_of(content: bytes) -> str:
     """The script of one token's bytes."""
+    if content.isascii():  # most tokens: a letter is what has two cases
+        return "Latin" if content.lower() != content.upper() else NONE
     try:
         text = content.decode()
     except UnicodeDecodeError:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from frspec_cli import storage
 from frspec_cli.errors import FrspecError
-from frspec_cli.frequency.columns import binaries, column, numbers, strings
+from frspec_cli.frequency.columns import binaries, column, numbers, strings, values
 
 SCHEMA_VERSION = 1
 REASONS = ("forced", "budget", "frequency")
@@ -126,9 +126,17 @@ class VocabularySubset:
         ids = numbers(table, "token_id")
         if storage.sha256_ids(ids) != metadata["sha256"]:
             raise FrspecError(f"{path} is damaged: its ids do not have the sha256 that it names.")
-        order = {reason: code for code, reason in enumerate(REASONS)}
-        reasons = np.array([order[reason] for reason in table["reason"].to_pylist()], dtype=np.int8)
+        reasons = _reasons(table["reason"])
         return VocabularySubset(ids, table["token"].to_pylist(), numbers(table, "count"), reasons, metadata)
+
+
+def _reasons(encoded: pa.ChunkedArray) -> np.ndarray:
+    """int8 [k], indices of REASONS, whatever order the file's own dictionary has."""
+    chunks = []
+    for chunk in encoded.chunks:
+        own = np.array([REASONS.index(reason) for reason in chunk.dictionary.to_pylist()], dtype=np.int8)
+        chunks.append(own[values(chunk.indices)])
+    return np.concatenate(chunks)
 
 
 def show_token(content: bytes) -> str:
