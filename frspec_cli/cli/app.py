@@ -21,6 +21,7 @@ from frspec_cli.cli import (
     coverage,
     demo,
     env,
+    export_draft,
     export_vocab,
     fetch,
     generate,
@@ -73,6 +74,7 @@ app.command("import-vocab")(import_vocab.command)
 app.command("inspect")(inspect.command)
 app.command("collect")(collect.command)
 app.command("train-draft")(train_draft.command)
+app.command("export-draft")(export_draft.command)
 app.command("generate")(generate.command)
 app.command("verify")(verify.command)
 app.command("bench")(bench.command)

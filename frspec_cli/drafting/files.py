@@ -41,6 +41,12 @@ def locate_head(name: str | Path) -> Path:
     return found
 
 
+def check_out(out: Path) -> None:
+    """Raises `FrspecError` where writing a head to `out` would replace something that is no head."""
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / "config.json").is_file()):
+        raise FrspecError(f"{out} is there already and is no draft head.", hint="Choose another --out.")
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """The head's config.json. Raises `FrspecError` where there is none, or it holds no object."""
     raw = storage.read_json(folder / "config.json")

@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from frspec_cli import storage
 from frspec_cli.drafting.checkpoint import load_head, save_head
 from frspec_cli.drafting.config import head_config_for
-from frspec_cli.drafting.files import write_tensors
+from frspec_cli.drafting.files import check_out, write_tensors
 from frspec_cli.drafting.head import EagleHead
 from frspec_cli.errors import FrspecError
 from frspec_cli.models.target import Target
@@ -182,6 +182,7 @@ class Session:
             "initial head": None if initial is None else storage.sha256_file(initial / "model.safetensors"),
             **json.loads(json.dumps(asdict(self.options) | asdict(self.settings))),
         }
+        check_out(self.out)
         self._claim()
         path = self.folder / "run.json"
         if not path.is_file():

@@ -1,0 +1,80 @@
+"""`frspec export-draft`: a draft head in the layout that another engine reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from frspec_cli.cli import options
+from frspec_cli.cli.sink import Sink
+from frspec_cli.errors import FrspecError, UsageError
+
+
+def command(
+    head: Annotated[str, typer.Argument(metavar="HEAD", help="A draft head: a folder or hub id.")],
+    to: Annotated[
+        str, typer.Option("--to", help="eagle (EAGLE's own code), sglang, or speculators (which vLLM loads).")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
+    vocab: Annotated[
+        Path | None, typer.Option("--vocab", help="Slice an EAGLE-3 head to this subset, inside the tokens it has.")
+    ] = None,
+    k: options.K = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="The target, for its name and number of layers.")
+    ] = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Write a published or trained head for EAGLE's code, SGLang or speculators.
+
+    EAGLE-1/2 heads go to eagle and sglang, EAGLE-3 heads to all three. A FrspecEagle head has norms that no other layout
+    has a place for, so only frspec runs it. An EAGLE-3 head sliced to a subset is the one way to FR-Spec under vLLM.
+    """
+    from frspec_cli.drafting.export import PEERS
+
+    if to not in PEERS:
+        raise UsageError(f"--to {to} is not one of {', '.join(PEERS)}.")
+    if k is not None and vocab is None:
+        raise UsageError("--k takes a prefix of --vocab, which is not given.")
+    if out.exists() and out.resolve() == Path(head).expanduser().resolve():
+        raise FrspecError(f"--out {out} is the head itself.", hint="Choose another --out.")
+    sink = Sink(as_json=as_json, quiet=quiet)
+
+    from frspec_cli.drafting.export import export_head
+    from frspec_cli.drafting.files import check_out
+
+    check_out(out)
+    layers = None if model is None else _layers(model)
+    peer: Any = to
+    done = export_head(head, peer, out, subset=_subset(vocab, k), layers=layers, target=model)
+    for warning in done.warnings:
+        sink.warn(warning)
+    rows = f", {done.k:,} draft tokens" if done.k else ""
+    sink.result(
+        {"out": str(out), "format": to, "k": done.k, "sha256": done.sha256, "warnings": list(done.warnings)},
+        f"wrote {out} for {to}{rows}",
+    )
+
+
+def _layers(model: str) -> int:
+    from transformers import AutoConfig
+
+    from frspec_cli.models.locate import locate_model
+
+    config = AutoConfig.from_pretrained(locate_model(model), trust_remote_code=False)
+    return int(config.get_text_config().num_hidden_layers)
+
+
+def _subset(vocab: Path | None, k: int | None) -> Any:
+    if vocab is None:
+        return None
+    import torch
+
+    from frspec_cli.vocabulary.subset import VocabularySubset
+
+    subset = VocabularySubset.read(vocab)
+    chosen = subset.prefix(k) if k else subset
+    return torch.from_numpy(chosen.token_ids.astype("int64"))
