@@ -34,10 +34,10 @@ demo: setup
 	$(BIN)/frspec count-freq --tokenizer smollm2-135m --glob '**/*.py' --out out/demo/counts.parquet \
 		"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')/pydoc_data" \
 		"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch"
-	$(BIN)/frspec build-vocab out/demo/counts.parquet --k 8192 --out out/demo/subset.parquet
-	$(BIN)/frspec coverage data/smollm2-135m/subset.parquet out/demo/subset.parquet --k 8192 \
+	$(BIN)/frspec build-vocab out/demo/counts.parquet --k 8192 --out out/demo/local.parquet
+	$(BIN)/frspec coverage data/smollm2-135m/subset.parquet out/demo/local.parquet --k 8192 --show 6 \
 		--on data/smollm2-135m/counts.parquet
-	$(BIN)/frspec demo --local out/demo/subset.parquet --out out/demo
+	$(BIN)/frspec demo --local out/demo/local.parquet --out out/demo
 
 test: setup
 	$(BIN)/python -m pytest -q -m 'not slow'
