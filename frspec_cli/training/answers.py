@@ -7,21 +7,20 @@ were recorded, since decoding and encoding again is not the identity, and no end
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
-import zstandard
 
+from frspec_cli.corpus.opening import DECOMPRESSORS, BrokenFile, lines, open_binary, raw_chunks
 from frspec_cli.errors import FrspecError
 
+_LONGEST_LINE = 64 << 20
 HELD_OUT_EVERY = 32
 """Every 32nd answer is never trained on: validation replays these."""
 
@@ -101,7 +100,7 @@ def pad_ids(answers: list[Answer]) -> tuple[torch.Tensor, torch.Tensor]:
     return ids, mask
 
 
-def _parse(line: str, *, where: str, vocab_size: int) -> Answer:
+def _parse(line: bytes, *, where: str, vocab_size: int) -> Answer:
     try:
         record: dict[str, Any] = json.loads(line)
         prompt, response = record["prompt_token_ids"], record["response_token_ids"]
@@ -121,21 +120,16 @@ def _parse(line: str, *, where: str, vocab_size: int) -> Answer:
     return Answer(ids, len(prompt), finish == "stop", not record.get("temperature"))
 
 
-def _lines(path: Path) -> Iterator[str]:
+def _lines(path: Path) -> Iterator[bytes]:
     if not path.is_file():
         raise FrspecError(f"there is no file {path}.")
-    try:
-        with open(path, "rb") as raw, _decompressed(raw, path.suffix) as file:
-            yield from io.TextIOWrapper(file, encoding="utf-8")
-    except (zstandard.ZstdError, gzip.BadGzipFile, EOFError, UnicodeDecodeError) as error:
-        raise FrspecError(f"{path} is broken: {error}.") from None
-
-
-def _decompressed(raw: IO[bytes], suffix: str) -> Any:
-    match suffix:
-        case ".zst":
-            return zstandard.ZstdDecompressor().stream_reader(raw)
-        case ".gz":
-            return gzip.open(raw)
-        case _:
-            return raw
+    compression = path.suffix.removeprefix(".") if path.suffix in (".gz", ".zst") else ""
+    with open_binary(str(path)) as file:
+        chunks = DECOMPRESSORS[compression](raw_chunks(file, None), str(path))
+        try:
+            for number, line in enumerate(lines(chunks, longest=_LONGEST_LINE), start=1):
+                if line is None:
+                    raise FrspecError(f"{path}:{number}: the line is longer than {_LONGEST_LINE:,} bytes.")
+                yield line
+        except BrokenFile as error:
+            raise FrspecError(error.message, hint="Get the file again.") from None

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import zstandard
 from safetensors.torch import load_file
 
 from frspec_cli.drafting.checkpoint import load_head
@@ -238,6 +239,8 @@ def test_missing_and_broken_files_are_one_sentence(tmp_path):
     with pytest.raises(FrspecError, match="there is no file"):
         recorded.read_answers(tmp_path / "none.jsonl", vocab_size=97)
     broken = tmp_path / "broken.jsonl.zst"
-    broken.write_bytes(b"no zstandard at all")
-    with pytest.raises(FrspecError, match="is broken"):
-        recorded.read_answers(broken, vocab_size=97)
+    line = b'{"prompt_token_ids": [1], "response_token_ids": [1, 2], "finish": "stop"}\n'
+    for content in (b"no zstandard at all", zstandard.ZstdCompressor().compress(line * 9000)[:-7]):
+        broken.write_bytes(content)
+        with pytest.raises(FrspecError, match="is broken"):
+            recorded.read_answers(broken, vocab_size=97)
