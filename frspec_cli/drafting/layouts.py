@@ -127,43 +127,17 @@ def _by_our_names(tensors: Tensors) -> Tensors:
 
 def _config(kind: Any, raw: dict[str, Any], tensors: Tensors, *, layers: int | None, where: str) -> HeadConfig:
     """The `HeadConfig`: sizes from tensors, the rest from config.json."""
-
-    def shape(name: str) -> tuple[int, int]:
-        if name not in tensors:
-            raise FrspecError(f"{where} lacks the tensor {name}.")
-        if tensors[name].ndim != 2:
-            raise _wrong_shape(name, tensors[name], ["two dimensions"], where)
-        return tensors[name].shape[0], tensors[name].shape[1]
-
-    hidden, fc_in = shape("fc.weight")
-    queries, keys = shape(_ATTENTION + "q_proj.weight")[0], shape(_ATTENTION + "k_proj.weight")[0]
-    heads = _required(raw, "num_attention_heads", where)
-    head_dim = int(raw.get("head_dim") or queries // heads)
-    if queries != heads * head_dim or keys % head_dim:
-        raise FrspecError(
-            f"{where}: q_proj has {queries} rows and k_proj {keys}, expected {heads} heads of {head_dim} and a whole number "
-            "of key heads."
-        )
+    hidden = _shape(tensors, "fc.weight", where)[0]
     speculators = "speculators_model_type" in raw or "transformer_layer_config" in raw
     if not speculators and raw.get("norm_output") is False and kind == "eagle3":
         raise FrspecError(
             f"{where}: its config says norm_output false; EAGLE-3 heads without a last norm are not supported."
         )
-    taps = (
-        _taps(raw, count=fc_in // hidden, layers=layers, speculators=speculators, where=where)
-        if kind == "eagle3"
-        else ()
-    )
-    expected = (len(taps) or fc_in // hidden if kind == "eagle3" else 2) * hidden
-    if fc_in != expected:
-        raise _wrong_shape("fc.weight", tensors["fc.weight"], [hidden, expected], where)
     return HeadConfig(
         layout=kind,
         hidden_size=hidden,
-        intermediate_size=shape(_LAYER + "mlp.gate_proj.weight")[0],
-        num_attention_heads=heads,
-        num_key_value_heads=keys // head_dim,
-        head_dim=head_dim,
+        intermediate_size=_shape(tensors, _LAYER + "mlp.gate_proj.weight", where)[0],
+        **_attention_sizes(raw, tensors, where),
         vocab_size=_vocab_size(raw, tensors, where),
         draft_vocab_size=len(tensors["lm_head.weight"]) if kind == "eagle3" and "lm_head.weight" in tensors else None,
         rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
@@ -178,8 +152,43 @@ def _config(kind: Any, raw: dict[str, Any], tensors: Tensors, *, layers: int | N
         # SpecForge's key of the same name only says that there is a last norm; speculators' says that it is fed back.
         norm_output=bool(speculators and raw.get("norm_output")),
         tap_norm="joint" if "input_norm.weight" in tensors else "each" if "fc_norm.0.weight" in tensors else "none",
-        taps=taps,
+        taps=_fc_taps(kind, raw, tensors, layers=layers, speculators=speculators, where=where),
     )
+
+
+def _shape(tensors: Tensors, name: str, where: str) -> tuple[int, int]:
+    if name not in tensors:
+        raise FrspecError(f"{where} lacks the tensor {name}.")
+    if tensors[name].ndim != 2:
+        raise _wrong_shape(name, tensors[name], ["two dimensions"], where)
+    return tensors[name].shape[0], tensors[name].shape[1]
+
+
+def _attention_sizes(raw: dict[str, Any], tensors: Tensors, where: str) -> dict[str, int]:
+    """Heads from config.json (no tensor shows them), key heads and their size from the projections."""
+    queries, keys = (_shape(tensors, f"{_ATTENTION}{name}_proj.weight", where)[0] for name in "qk")
+    heads = _required(raw, "num_attention_heads", where)
+    head_dim = int(raw.get("head_dim") or queries // heads)
+    if queries != heads * head_dim or keys % head_dim:
+        raise FrspecError(
+            f"{where}: q_proj has {queries} rows and k_proj {keys}, expected {heads} heads of {head_dim} and a whole number "
+            "of key heads."
+        )
+    return {"num_attention_heads": heads, "num_key_value_heads": keys // head_dim, "head_dim": head_dim}
+
+
+def _fc_taps(
+    kind: Any, raw: dict[str, Any], tensors: Tensors, *, layers: int | None, speculators: bool, where: str
+) -> tuple[int, ...]:
+    """The recorded taps, () for EAGLE-1/2 or where none are; what `fc.weight` reads must fit them."""
+    hidden, read = _shape(tensors, "fc.weight", where)
+    taps: tuple[int, ...] = ()
+    if kind == "eagle3":
+        taps = _taps(raw, count=read // hidden, layers=layers, speculators=speculators, where=where)
+    count = 2 if kind == "eagle" else len(taps) or 3  # the default taps are three
+    if read != count * hidden:
+        raise _wrong_shape("fc.weight", tensors["fc.weight"], [hidden, count * hidden], where)
+    return taps
 
 
 def _vocab_size(raw: dict[str, Any], tensors: Tensors, where: str) -> int:
