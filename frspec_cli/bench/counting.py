@@ -1,6 +1,6 @@
 """How fast counting is, in one run: the published FR-Spec script's loop, the encoder alone, and `frspec count-freq`.
 
-    python -m frspec_cli.bench.counting SOURCE... --tokenizer T [--workers N] [--plain-mb 4] [--memory] [--out FILE]
+    python -m frspec_cli.bench.counting [SOURCE...] [--tokenizer T] [--workers N] [--plain-mb 4] [--memory] [--out FILE]
 
 - plain loop: documents one by one, `encode` into a Counter (no special tokens, as it should be), over the first
   `--plain-mb` of the text, reading included.
@@ -18,6 +18,7 @@ import argparse
 import json
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import threading
 import time
@@ -94,8 +95,9 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m frspec_cli.bench.counting", description=__doc__.split("\n")[0])
-    parser.add_argument("sources", nargs="+")
-    parser.add_argument("--tokenizer", required=True)
+    stdlib = str(Path(sysconfig.get_path("stdlib"), "**", "*.py"))
+    parser.add_argument("sources", nargs="*", default=[stdlib], help="default: the sources of Python's standard library")
+    parser.add_argument("--tokenizer", default="smollm2-135m")
     parser.add_argument("--workers", type=int, default=available_cores())
     parser.add_argument("--plain-mb", type=float, default=4.0, help="text that the plain loop is timed on")
     parser.add_argument("--memory", action="store_true", help="one more run, watching the memory of the process tree")

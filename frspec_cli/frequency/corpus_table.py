@@ -149,7 +149,7 @@ class _Job:
         workers = min(self.cores, shards)
         if workers <= 1:
             return InProcess(counter)
-        return WorkerPool(spec, workers, counter.get())
+        return WorkerPool(spec, self.mine, workers, counter.get())
 
 
 class _Reference:

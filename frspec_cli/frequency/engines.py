@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
+from frspec_cli.corpus.shards import Shard
 from frspec_cli.errors import FrspecError
 from frspec_cli.frequency.counting import Progress, ShardCounter, Task
 from frspec_cli.frequency.options import CountOptions
@@ -84,8 +85,9 @@ class WorkerPool:
     an error that says so.
     """
 
-    def __init__(self, spec: CounterSpec, workers: int, built: ShardCounter | None = None) -> None:
+    def __init__(self, spec: CounterSpec, shards: list[Shard], workers: int, built: ShardCounter | None = None) -> None:
         self.spec = spec
+        self.shards = shards
         self.built = built
         self.count = workers
         self.workers: list[_Worker] = []
@@ -99,7 +101,8 @@ class WorkerPool:
         context = multiprocessing.get_context("fork" if forks else "spawn")
         built = self.built if forks else None
         for _ in range(self.count):
-            self.workers.append(_Worker(context, self.spec, built, [w.connection for w in self.workers]))
+            others = [worker.connection for worker in self.workers]
+            self.workers.append(_Worker(context, self.spec, self.shards, built, others))
         for _ in range(QUEUED):
             for worker in self.workers:
                 worker.give(next(self.waiting, None))
@@ -127,12 +130,19 @@ class WorkerPool:
 
 
 class _Worker:
-    def __init__(self, context: Any, spec: CounterSpec, built: ShardCounter | None, others: list[Connection]) -> None:
+    def __init__(
+        self,
+        context: Any,
+        spec: CounterSpec,
+        shards: list[Shard],
+        built: ShardCounter | None,
+        others: list[Connection],
+    ) -> None:
         self.connection, theirs = context.Pipe()
         self.tasks: deque[Task] = deque()
         # A fork holds the parent's ends too; one left open would hide from a worker that its parent is gone.
         inherited = [self.connection, *others] if built is not None else []
-        self.process = context.Process(target=_serve, args=(theirs, spec, built, inherited), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs, spec, shards, built, inherited), daemon=True)
         self.process.start()
         theirs.close()
 
@@ -140,7 +150,8 @@ class _Worker:
         if task is not None:
             self.tasks.append(task)
             try:
-                self.connection.send(task)
+                # Never the shard itself: what does not fit into the pipe waits for the worker, which may wait for us.
+                self.connection.send((task.index, task.limit_documents, task.limit_tokens))
             except OSError:
                 raise self._died() from None
 
@@ -167,7 +178,13 @@ def _ready(workers: list[_Worker]) -> list[_Worker]:
     return [worker for worker in workers if worker.connection in ready]
 
 
-def _serve(connection: Connection, spec: CounterSpec, built: ShardCounter | None, inherited: list[Connection]) -> None:
+def _serve(
+    connection: Connection,
+    spec: CounterSpec,
+    shards: list[Shard],
+    built: ShardCounter | None,
+    inherited: list[Connection],
+) -> None:
     """A worker's life: build the counter once, then answer every task with its counts, or with what went wrong."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     for other in inherited:
@@ -178,7 +195,8 @@ def _serve(connection: Connection, spec: CounterSpec, built: ShardCounter | None
     try:
         counter = built or _built_early(spec)
         while True:
-            task = connection.recv()
+            index, documents, tokens = connection.recv()
+            task = Task(index, shards[index], documents, tokens)
             try:
                 counter = counter or spec.build()
                 progress = _Throttled(connection.send)

@@ -43,6 +43,7 @@ class Counted:
     documents: int = 0
     tokens: int = 0
     lines: int = 0
+    bad: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     stopped: str = ""
 
@@ -56,6 +57,7 @@ class Counted:
         self.lines += part.total("lines")
         for shard in part.shards:
             self.skipped.update(shard["skipped"])
+            self.bad += bad_records(shard)
 
     def part(self) -> Part:
         """All of it as one part, for the ledger."""
@@ -172,7 +174,7 @@ class CorpusRun:
 
     def _judge(self, *, final: bool) -> None:
         lines = self.counted.lines
-        bad = sum(bad_records(shard) for shard in self.counted.shards)
+        bad = self.counted.bad
         if (final or lines >= EARLY_BAD_LINES) and bad > self.max_bad * lines:
             if _is_wrong_field(self.counted):
                 self.ledger.forget()  # nothing in it is worth going on from

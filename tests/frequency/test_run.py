@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from frspec_cli.corpus import shards as cutting
 from frspec_cli.corpus.opening import BrokenFile
 from frspec_cli.errors import FrspecError
 from frspec_cli.frequency import engines, run
@@ -307,6 +308,20 @@ def test_a_bug_in_a_worker_keeps_its_traceback(
     monkeypatch.setattr(ReferenceEncoder, "encode", bug)
     with pytest.raises(RuntimeError, match=r"(?s)in a worker:.*ZeroDivisionError: a bug"):
         count([corpus], tokenizer, tmp_path / "out.parquet", workers=2, encoder="reference")
+
+
+def test_bundles_of_many_files_do_not_fill_the_pipe(
+    tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shard that names thousands of files is larger than a pipe, and so are its counts: neither side may wait."""
+    monkeypatch.setattr(cutting, "BUNDLE_FILES", 500)
+    folder = tmp_path / "corpus" / ("x" * 100)
+    folder.mkdir(parents=True)
+    for index, text in enumerate(texts(2000)):
+        (folder / f"{index}{'y' * 100}.txt").write_text(text)
+    table = count([tmp_path / "corpus"], tokenizer, tmp_path / "out.parquet", workers=2, encoder="reference").table
+    assert table.metadata["documents"] == 2000
+    assert len(table.metadata["shards"]) >= 4
 
 
 def test_spawned_workers_count_the_same(
