@@ -7,12 +7,11 @@ are now and then joined, so that the folder does not grow with the corpus.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -105,7 +104,7 @@ class Ledger:
         path = self.folder / _PLAN
         if _plan(path) is None:
             self.forget()
-            _write(path, json.dumps(self.plan).encode())
+            _write(path, lambda file: file.write(json.dumps(self.plan).encode()))
             return
         old = storage.read_json(path)
         if difference := _difference(old, self.plan):
@@ -130,7 +129,7 @@ class Ledger:
                     f"{counted[index]['path']} has changed since it was counted.",
                     hint="Give --restart to count from the beginning.",
                 )
-        _write(self.folder / _PLAN, json.dumps(self.plan).encode())
+        _write(self.folder / _PLAN, lambda file: file.write(json.dumps(self.plan).encode()))
 
     def entries(self) -> list[tuple[int, int]]:
         """(first shard, last shard) of every entry, in order. What a joined entry covers again is dropped, and what
@@ -165,15 +164,15 @@ class Ledger:
         arrays: dict[str, Any] = {"key": part.key, "token": part.token, "count": part.count}
         if part.documents is not None:
             arrays["documents"] = part.documents
-        buffer = io.BytesIO()
-        np.savez(buffer, meta=np.frombuffer(json.dumps(meta).encode(), np.uint8), **arrays)
-        _write(self._path(first, last), buffer.getbuffer())
+        packed = np.frombuffer(json.dumps(meta).encode(), np.uint8)
+        _write(self._path(first, last), lambda file: np.savez(file, meta=packed, **arrays))
         self._latest = (first, last, part)
         self._read.add((first, last))
 
     def join(self, last: int, part: Part) -> None:
         """Puts `part`, the counts of all shards up to `last`, in the place of their single entries."""
         self.put(0, last, part)
+        self._latest = None  # it is in memory already, added up
         for path in self.folder.glob("*-*.npz"):
             if int(path.stem.split("-")[1]) <= last and path != self._path(0, last):
                 path.unlink()
@@ -197,12 +196,13 @@ class Ledger:
         return self.folder / f"{first:08d}-{last:08d}.npz"
 
 
-def _write(path: Path, data: Any) -> None:
-    """Writes bytes whole or not at all, without waiting for the disk: a kill loses nothing, and after a power failure
+def _write(path: Path, fill: Callable[[Any], Any]) -> None:
+    """A file, filled whole or not there at all, without waiting for the disk: a kill loses nothing, and after a power failure
     an entry that cannot be read is counted again."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        temporary.write_bytes(data)
+        with open(temporary, "wb") as file:
+            fill(file)
         os.replace(temporary, path)
     except OSError as error:
         raise FrspecError(

@@ -95,14 +95,15 @@ class Tally:
             for fold in range(FOLDS):
                 row = self._row(source, fold)
                 if row is not None:
-                    token = np.flatnonzero(row)
-                    documents = self._documents_at(source, fold, token)
-                    found.append((np.full(len(token), index * FOLDS + fold), token, row[token], documents))
-        nothing = np.zeros(0, np.int64)
-        columns = zip(*found, strict=True) if found else [()] * 4
-        key, token, count, documents = (np.concatenate([nothing, *column]) for column in columns)
-        with_documents = self.document_counts is not None
-        return Part(sources, key.astype(np.int32), token.astype(np.int32), count, documents if with_documents else None)
+                    token = np.flatnonzero(row).astype(np.int32)
+                    key = np.full(len(token), index * FOLDS + fold, np.int32)
+                    found.append((key, token, row[token], self._documents_at(source, fold, token)))
+        columns = list(zip(*found, strict=True)) if found else [()] * 4
+        kinds = (np.int32, np.int32, np.int64, np.int64)
+        key, token, count, documents = (
+            np.concatenate([np.zeros(0, kind), *column]) for kind, column in zip(kinds, columns, strict=True)
+        )
+        return Part(sources, key, token, count, documents if self.document_counts is not None else None)
 
     def _row(self, source: str, fold: int) -> np.ndarray | None:
         """int64 [rows]: the counts of one source and fold, what is held back included; None where there are none."""
