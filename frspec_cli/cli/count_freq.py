@@ -224,12 +224,14 @@ def _show(sink: Sink, result: CountResult) -> None:
 
 def show_skipped(sink: Sink, table: FrequencyTable, examples: list[tuple[str, int, str, str]]) -> None:
     """Says what was skipped, why and where."""
+    from frspec_cli.frequency.run import in_words
+
     skipped = table.metadata["skipped"]
     if total := sum(skipped.values()):
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in skipped.items())
         sink.say(f"skipped {total:,} of {table.metadata['lines']:,} records: {reasons}.")
-        for label, line, reason, detail in examples[:8]:
-            sink.say(f"  {label}, line {line:,}: {reason}{f' ({detail})' if detail else ''}")
+        for example in sorted(examples, key=lambda example: example[2] == "empty")[:8]:
+            sink.say(f"  {in_words(example)}")
     for shard in table.metadata["shards"]:
         if "broken" in shard:
             sink.warn(f"left out: {shard['broken']}")

@@ -62,11 +62,13 @@ class Document(NamedTuple):
 
 
 class Skipped(NamedTuple):
-    """A record that is not counted. line: its number in the shard. detail: what helps to find out why."""
+    """A record that is not counted. line: its number in the shard. detail: what helps to find out why. file: the one
+    that the record is, where files are documents."""
 
     line: int
     reason: str
     detail: str = ""
+    file: str = ""
 
 
 def of_text(text: str, line: int, source: str, longest: int) -> Document | Skipped:

@@ -76,14 +76,12 @@ def _read_text(shard: Shard, fields: Fields, digest: Any) -> Iterator[Document |
             size += len(chunk)
             if size <= fields.longest:
                 held.append(chunk)
-        name = path if len(shard.paths) > 1 else ""
         if size > fields.longest:
-            yield Skipped(number, TOO_LONG, f"{name} has {size:,} bytes".strip())
+            yield Skipped(number, TOO_LONG, f"{size:,} bytes", path)
             continue
         document = of_bytes(b"".join(held).removeprefix(codecs.BOM_UTF8), number, shard.source, fields.longest)
-        if isinstance(document, Skipped) and name:
-            document = document._replace(detail=f"{name}: {document.detail}".rstrip(": "))
-        yield wanted(document, fields)
+        document = wanted(document, fields)
+        yield document._replace(file=path) if isinstance(document, Skipped) else document
 
 
 def _read_json(shard: Shard, fields: Fields, digest: Any) -> Iterator[Document | Skipped]:

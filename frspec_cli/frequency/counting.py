@@ -114,7 +114,8 @@ class _ShardRun:
         record |= {"bytes": self.bytes, "skipped": dict(sorted(reasons.items()))}
         part.shards = [record]
         part.examples = [
-            (shard.label, item.line, item.reason, item.detail) for item in _first_of_each_reason(self.skipped)
+            (item.file or shard.label, 0 if item.file else item.line, item.reason, item.detail)
+            for item in _first_of_each_reason(self.skipped)
         ]
         part.samples = self.samples
         return part

@@ -50,14 +50,27 @@ class Counted:
     def add(self, part: Part) -> None:
         """Adds the next shard's counts, or those of several at once."""
         self.tally.add_part(part)
+        self.examples += part.examples if len(part.shards) > 1 else self._in_the_whole_file(part)
         self.shards += part.shards
-        self.examples += part.examples
         self.documents += part.total("documents")
         self.tokens += part.total("tokens")
         self.lines += part.total("lines")
         for shard in part.shards:
             self.skipped.update(shard["skipped"])
             self.bad += bad_records(shard)
+
+    def _in_the_whole_file(self, part: Part) -> list[tuple[str, int, str, str]]:
+        """A shard's examples, their lines counted from the file's beginning where all pieces before it are here."""
+        [shard] = part.shards
+        start = shard.get("start", 0)
+        if not start or not part.examples:
+            return part.examples
+        before = [other for other in self.shards if other["path"] == shard["path"]]
+        if sum(other["size"] for other in before) != start:
+            suffix = f" (from byte {start:,} on)"
+            return [(name + suffix, line, reason, detail) for name, line, reason, detail in part.examples]
+        lines = sum(other["lines"] for other in before)
+        return [(name, line + lines, reason, detail) for name, line, reason, detail in part.examples]
 
     def part(self) -> Part:
         """All of it as one part, for the ledger."""
@@ -196,8 +209,14 @@ def _too_many_bad(counted: Counted, bad: int, max_bad: float) -> str:
     share = (
         f"{bad:,} of {counted.lines:,} records ({bad / counted.lines:.1%}) are bad ({reasons}), more than {max_bad:.3g}"
     )
-    label, line, reason, detail = counted.examples[0]
-    return f"{share}; for instance {label}, line {line:,}: {reason}{f' ({detail})' if detail else ''}."
+    first = min(counted.examples, key=lambda example: example[2] == EMPTY)
+    return f"{share}; for instance {in_words(first)}."
+
+
+def in_words(example: tuple[str, int, str, str]) -> str:
+    """Where a skipped record stands, and why it was skipped."""
+    name, line, reason, detail = example
+    return f"{name}{f', line {line:,}' if line else ''}: {reason}{f' ({detail})' if detail else ''}"
 
 
 def _is_wrong_field(counted: Counted) -> bool:

@@ -22,7 +22,8 @@ class Part:
     sources: labels. key: int32 [n], source's position * FOLDS + fold. token: int32 [n]. count: int64 [n].
     documents: int64 [n], documents that hold the token, or None where that was not asked for.
     shards: one record for each shard (`label, size, sha256, lines, documents, tokens, bytes, skipped`...).
-    examples: (shard's label, line, reason, detail) of a few skipped records. samples: (text, ids) to be re-encoded.
+    examples: (shard's or file's name, line or 0, reason, detail) of a few skipped records.
+    samples: (text, ids) to be encoded again by the reference.
     """
 
     sources: list[str]

@@ -239,6 +239,31 @@ def test_too_many_bad_records_end_the_run(tmp_path: Path, tokenizer: Path) -> No
     assert count([path], tokenizer, tmp_path / "out.parquet", max_bad=0.05).lines == 52
 
 
+def test_lines_are_those_of_the_file_also_when_it_is_split(
+    tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cutting, "PIECE_BYTES", 500)
+    records: list = [{"text": "the fox runs"}] * 200
+    records[150] = {"text": 5}
+    path = write_jsonl(tmp_path / "a.jsonl", records)
+    assert count([path], tokenizer, tmp_path / "o.parquet").examples == [("a.jsonl", 151, "not a string", "a int")]
+    # A part of the pieces does not know how many lines the others have.
+    parts = [count([path], tokenizer, tmp_path / "o.parquet", shard=(index, 2), max_bad=1).examples for index in (1, 2)]
+    [(name, line, reason, _)] = parts[0] + parts[1]
+    assert name.startswith("a.jsonl (from byte ")
+    assert (line < 151, reason) == (True, "not a string")
+
+
+def test_skipped_files_are_named(tmp_path: Path, tokenizer: Path) -> None:
+    for name, data in (("a.txt", b"x"), ("b.txt", b"\xff"), ("c.txt", b"")):
+        (tmp_path / name).write_bytes(data)
+    examples = count([tmp_path], tokenizer, tmp_path / "o.parquet", max_bad=1).examples
+    assert [(Path(name).name, line, reason) for name, line, reason, _ in examples] == [
+        ("b.txt", 0, "invalid UTF-8"),
+        ("c.txt", 0, "empty"),
+    ]
+
+
 def test_a_wrong_field_is_noticed_early(tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "EARLY_BAD_LINES", 20)
     for index in range(4):
