@@ -63,7 +63,7 @@ def test_float32_ids_are_plain_decodings(parts: Parts, plain: dict[str, list[int
         assert position is None or scored.margin[position] < NEAR_TIE
         accepted += sum(generation.accepted)
         cycles += generation.cycles
-    assert accepted / cycles + 1 > 1.8  # the shipped head drafts well enough to be of use
+    assert accepted / cycles + 1 > 1.5  # the shipped head drafts well enough to be of use
 
 
 def test_a_seed_gives_the_same_text_with_and_without_drafts(parts: Parts) -> None:
