@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -319,6 +320,8 @@ def test_the_rest_is_not_counted_once_the_ranking_is_sure(tmp_path: Path, tokeni
 def test_a_worker_that_dies_is_said(
     tmp_path: Path, corpus: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Patched code reaches forked workers only, and another test's idle thread would have new processes started instead.
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
     monkeypatch.setattr(ReferenceEncoder, "encode", lambda self, chosen, data: os._exit(7))
     with pytest.raises(FrspecError, match=r"a worker died while it counted s0\d\.jsonl\.zst \(exit code 7\)"):
         count([corpus], tokenizer, tmp_path / "out.parquet", workers=2, encoder="reference")
@@ -330,6 +333,8 @@ def test_a_bug_in_a_worker_keeps_its_traceback(
     def bug(self, chosen, data):
         raise ZeroDivisionError("a bug")
 
+    # Patched code reaches forked workers only, and another test's idle thread would have new processes started instead.
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
     monkeypatch.setattr(ReferenceEncoder, "encode", bug)
     with pytest.raises(RuntimeError, match=r"(?s)in a worker:.*ZeroDivisionError: a bug"):
         count([corpus], tokenizer, tmp_path / "out.parquet", workers=2, encoder="reference")
