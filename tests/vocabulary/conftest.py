@@ -33,7 +33,7 @@ def _save(backend: tokenizers.Tokenizer, folder: Path, *, eos: str) -> LoadedTok
     return load_tokenizer(str(folder))
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def _no_sync() -> Iterator[None]:
     """Files need not survive a power cut here, and syncing a thousand of them takes longer than all the rest."""
     with pytest.MonkeyPatch.context() as patch:
