@@ -27,12 +27,17 @@ HELD_OUT_EVERY = 32
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """A prompt and the target's answer. ids: int64 [N]; the first `prompt_length` are the prompt's."""
+    """A prompt and the target's answer. ids: int64 [N]; the first `prompt_length` are the prompt's.
+
+    id, source: the record's own, '' where it has none.
+    """
 
     ids: np.ndarray
     prompt_length: int
     finished: bool
     greedy: bool
+    id: str = ""
+    source: str = ""
 
     @property
     def response_length(self) -> int:
@@ -117,7 +122,8 @@ def _parse(line: bytes, *, where: str, vocab_size: int) -> Answer:
     if len(ids) and (ids.min() < 0 or ids.max() >= vocab_size):
         bad = int(ids[(ids < 0) | (ids >= vocab_size)][0])
         raise FrspecError(f"{where}: token id {bad} is outside the target's vocabulary of {vocab_size}.")
-    return Answer(ids, len(prompt), finish == "stop", not record.get("temperature"))
+    named = {"id": str(record.get("id", "")), "source": str(record.get("source") or "")}
+    return Answer(ids, len(prompt), finish == "stop", not record.get("temperature"), **named)
 
 
 def _lines(path: Path) -> Iterator[bytes]:

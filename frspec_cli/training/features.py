@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,15 +30,24 @@ _LOGIT_ROWS = 512  # rows of full-vocabulary logits held at once
 
 
 @dataclass(frozen=True, eq=False)
-class Features:
-    """What the target thought while it read one answer of N ids.
+class States:
+    """What a draft reads of the target over one answer of N ids.
 
-    last: [N-1, H], post-norm states of positions 0..N-2. taps: one [N-1, H] each. teacher_ids: int64 [Q, m] and
-    teacher_probabilities float32 [Q, m]: row q is the distribution of id prompt_length + 1 + q, Q = queries.
+    last: [N-1, H], post-norm states of positions 0..N-2. taps: one [N-1, H] each.
     """
 
     last: torch.Tensor
     taps: tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Features(States):
+    """What the target thought while it read one answer of N ids.
+
+    teacher_ids: int64 [Q, m] and teacher_probabilities float32 [Q, m]: row q is the distribution of id
+    prompt_length + 1 + q, Q = queries.
+    """
+
     teacher_ids: torch.Tensor
     teacher_probabilities: torch.Tensor
 
@@ -46,6 +56,36 @@ def weights_identity(target: Target) -> str:
     """24 hex digits that tell targets apart: over rows of the embedding, spread over the vocabulary."""
     weight = target.embedding[:: max(1, target.rows // 64)].float().cpu().numpy()
     return hashlib.sha256(weight.tobytes()).hexdigest()[:24]
+
+
+def read_states(model: Any, answers: Sequence[Answer], *, taps: tuple[int, ...]) -> Iterator[tuple[int, States]]:
+    """(index, states on the model's device) of every answer, shortest first: one pass of the target over each.
+
+    model: transformers' causal LM. taps: `hidden_states` indices. Right-padded answers of like length share a pass.
+    """
+    batch: list[int] = []
+    for index in sorted(range(len(answers)), key=lambda i: len(answers[i].ids)):
+        if batch and (len(batch) + 1) * len(answers[index].ids) > _TARGET_TOKENS:
+            yield from _pass(model, answers, batch, taps)
+            batch = []
+        batch.append(index)
+    yield from _pass(model, answers, batch, taps)
+
+
+def _pass(
+    model: Any, answers: Sequence[Answer], batch: list[int], taps: tuple[int, ...]
+) -> Iterator[tuple[int, States]]:
+    ids, mask = pad_ids([answers[i] for i in batch])
+    with torch.no_grad():  # not around a yield: it would reach into the caller
+        out = model.base_model(
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            use_cache=False,
+            output_hidden_states=True,
+        )
+    for row, i in enumerate(batch):
+        end = len(answers[i].ids) - 1
+        yield i, States(out.last_hidden_state[row, :end], tuple(out.hidden_states[tap][row, :end] for tap in taps))
 
 
 class FeatureStore:
@@ -107,34 +147,18 @@ class FeatureStore:
 
     def _compute(self, number: int) -> dict[str, torch.Tensor]:
         tensors: dict[str, torch.Tensor] = {}
-        batch: list[int] = []
-        for index in sorted(self._members(number), key=lambda i: len(self.answers[i].ids)):
-            if batch and (len(batch) + 1) * len(self.answers[index].ids) > _TARGET_TOKENS:
-                tensors |= self._run_target(batch)
-                batch = []
-            batch.append(index)
-        return tensors | self._run_target(batch)
-
-    @torch.no_grad()
-    def _run_target(self, batch: list[int]) -> dict[str, torch.Tensor]:
-        """One pass over right-padded answers: their features, by name."""
-        device = self.model.device
-        ids, mask = pad_ids([self.answers[i] for i in batch])
-        out = self.model.base_model(
-            input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False, output_hidden_states=True
-        )
-        tensors: dict[str, torch.Tensor] = {}
-        for row, i in enumerate(batch):
-            answer, end = self.answers[i], len(self.answers[i].ids) - 1
-            last = out.last_hidden_state[row, :end]
-            taps = [out.hidden_states[tap][row, :end] for tap in self.taps]
-            teacher_ids, probabilities = self._teacher(last[answer.prompt_length :])
+        members = self._members(number)
+        for place, states in read_states(self.model, [self.answers[i] for i in members], taps=self.taps):
+            i, last = members[place], states.last
+            teacher_ids, probabilities = self._teacher(last[self.answers[i].prompt_length :])
+            taps = torch.stack(states.taps) if states.taps else last.new_zeros(0, *last.shape)
             tensors[f"{i}.last"] = last.cpu().contiguous()
-            tensors[f"{i}.taps"] = (torch.stack(taps) if taps else last.new_zeros(0, *last.shape)).cpu().contiguous()
+            tensors[f"{i}.taps"] = taps.cpu().contiguous()
             tensors[f"{i}.teacher_ids"] = teacher_ids.to(torch.int32).cpu()
             tensors[f"{i}.teacher_probabilities"] = probabilities.cpu()
         return tensors
 
+    @torch.no_grad()
     def _teacher(self, last: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """last [Q, H] -> the m most probable ids int64 [Q, m] and their probabilities float32 [Q, m]."""
         head = lm_head_of(self.model)
