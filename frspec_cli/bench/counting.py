@@ -96,7 +96,9 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m frspec_cli.bench.counting", description=__doc__.split("\n")[0])
     stdlib = str(Path(sysconfig.get_path("stdlib"), "**", "*.py"))
-    parser.add_argument("sources", nargs="*", default=[stdlib], help="default: the sources of Python's standard library")
+    parser.add_argument(
+        "sources", nargs="*", default=[stdlib], help="default: the sources of Python's standard library"
+    )
     parser.add_argument("--tokenizer", default="smollm2-135m")
     parser.add_argument("--workers", type=int, default=available_cores())
     parser.add_argument("--plain-mb", type=float, default=4.0, help="text that the plain loop is timed on")

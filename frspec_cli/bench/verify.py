@@ -1,7 +1,7 @@
 """Is speculative decoding lossless here? On the user's own model, head, subset and prompts, token by token.
 
 Greedy, float64: the ids of plain decoding, no exceptions. Greedy, float32: by re-scoring (every emitted id is the argmax
-of one prefill over prompt and emitted ids: identity by induction), and step by step against plain decoding on the first
+of one prefill over prompt and emitted ids: identity by induction), and step by step against plain decoding on some of the
 prompts; a near tie counts only if the prompt run again in float64 is identical. Seeded sampling: the ids of plain decoding
 with the same seed. Reduced precision: equal ids are counted, and each first difference must lie where the plain run's
 margin is at most `ULPS` units in the last place of the top score; the float32 rule is checked in the same report.
@@ -10,14 +10,14 @@ margin is at most `ULPS` units in the last place of the top score; the float32 r
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Literal
 
-import torch
-
+from frspec_cli.bench.outcomes import SAMPLING, Difference, Outcome
+from frspec_cli.bench.tasks import spread
 from frspec_cli.decoding import identity
-from frspec_cli.decoding.drafters import NoDrafter, PaddedDrafter
-from frspec_cli.decoding.engine import Engine
+from frspec_cli.decoding.drafters import PaddedDrafter
+from frspec_cli.decoding.engine import Engine, Generation
 from frspec_cli.decoding.sampling import Sampling
 from frspec_cli.decoding.session import Method, Parts
 from frspec_cli.decoding.tree import Shape
@@ -27,180 +27,151 @@ EXACT_DTYPES = ("float32", "float64")
 
 
 @dataclass(frozen=True)
-class Difference:
-    """One output that is not the reference's: where it begins, how near the tie was, and whether the rule explains it.
+class Question:
+    """One prompt as token ids. id: the file's own. task: what it counts under, '' where the file names none."""
 
-    prompt: number from 1. position: index of the emitted token. margin: the reference's top-2 margin there. ulps: the
-    same in units in the last place (reduced precision only). explained: rounding accounts for it.
-    """
-
-    prompt: int
-    position: int
-    margin: float
-    explained: bool
-    check: str
-    ulps: float | None = None
-
-
-@dataclass
-class Check:
-    """One rule over a number of prompts."""
-
-    name: str
-    prompts: int = 0
-    identical: int = 0
-    accepted: int = 0
-    differences: list[Difference] = field(default_factory=list)
-
-    @property
-    def passed(self) -> bool:
-        """Whether every difference is explained."""
-        return all(difference.explained for difference in self.differences)
+    id: str
+    ids: tuple[int, ...]
+    task: str = ""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run. stepwise, sampled: how many of the prompts go step by step, and through seeded sampling."""
+    """What to run. rescored, stepwise, sampled: how many prompts each check takes, None for all of them."""
 
     method: Method
     shape: Shape
     max_new_tokens: int = 64
-    stepwise: int = 8
-    sampled: int = 4
+    rescored: int | None = None
+    stepwise: int | None = 8
+    sampled: int | None = 4
     sampling: Sampling = field(default_factory=lambda: Sampling(temperature=1.0, seed=1))
     padded: bool = False
+
+
+@dataclass(frozen=True)
+class Check:
+    """One rule, the dtype it runs in, and the questions it takes, by number."""
+
+    name: str
+    rule: Literal["rescored", "stepwise", "sampled", "reduced"]
+    dtype: str
+    questions: tuple[int, ...]
 
 
 Load = Callable[[str], Parts]
 """dtype -> target, head and subset in that dtype."""
 
 
-def verify(
-    load: Load, dtype: str, prompts: Sequence[Sequence[int]], plan: Plan, *, done: Callable[[], None] = lambda: None
-) -> list[Check]:
-    """Runs every check that the dtype calls for; `done` is called after each prompt of each check."""
-    runner = _Runner(load, prompts, plan, done)
-    checks = []
+def checks(dtype: str, questions: Sequence[Question], plan: Plan) -> list[Check]:
+    """The checks that a dtype calls for, each with its prompts spread evenly over the tasks; none that takes no prompt.
+
+    In float64 every prompt goes step by step, which leaves nothing to re-score.
+    """
+    labels = [question.task for question in questions]
+
+    def some(count: int | None) -> tuple[int, ...]:
+        return tuple(spread(labels, len(labels) if count is None else count))
+
+    exact = "float64" if dtype == "float64" else "float32"
+    found = [
+        Check("greedy, re-scored", "rescored", exact, some(0 if dtype == "float64" else plan.rescored)),
+        Check("greedy, step by step", "stepwise", exact, some(None if dtype == "float64" else plan.stepwise)),
+        Check(SAMPLING, "sampled", exact, some(plan.sampled)),
+    ]
     if dtype not in EXACT_DTYPES:
-        checks.append(runner.reduced(load(dtype)))
-    exact = load("float64" if dtype == "float64" else "float32")
-    if dtype == "float64":
-        checks.append(runner.stepwise(exact, len(prompts), None, "greedy, step by step"))
-    else:
-        checks.append(runner.rescored(exact))
-        checks.append(runner.stepwise(exact, plan.stepwise, None, "greedy, step by step"))
-    if plan.sampled:
-        checks.append(runner.stepwise(exact, plan.sampled, plan.sampling, "seeded sampling"))
-    return checks
+        found.insert(0, Check(f"greedy, {dtype}", "reduced", dtype, some(None)))
+    return [check for check in found if check.questions]
 
 
-def report(checks: Sequence[Check]) -> dict[str, Any]:
-    """The command's JSON object: verdict, the first check's counts, all differences, and the sampling check apart."""
-    greedy = [check for check in checks if check.name != "seeded sampling"]
-    sampling = next((check for check in checks if check.name == "seeded sampling"), None)
-    return {
-        "passed": all(check.passed for check in checks),
-        "prompts": greedy[0].prompts,
-        "identical": greedy[0].identical,
-        "differences": [asdict(difference) for check in greedy for difference in check.differences],
-        "sampling": None
-        if sampling is None
-        else {
-            "prompts": sampling.prompts,
-            "identical": sampling.identical,
-            "differences": [asdict(difference) for difference in sampling.differences],
-        },
-        "checks": [
-            {
-                "name": check.name,
-                "prompts": check.prompts,
-                "identical": check.identical,
-                "accepted": check.accepted,
-                "passed": check.passed,
-            }
-            for check in checks
-        ],
-    }
+class Verifier:
+    """Runs checks on prompts, one at a time; target, head and engines of a dtype are made when first needed."""
 
+    def __init__(self, load: Load, plan: Plan) -> None:
+        self.load, self.plan = load, plan
+        self._engines: dict[str, tuple[Engine, Engine]] = {}
 
-class _Runner:
-    def __init__(self, load: Load, prompts: Sequence[Sequence[int]], plan: Plan, done: Callable[[], None]) -> None:
-        self.load, self.prompts, self.plan, self.done = load, prompts, plan, done
-        self._double: Parts | None = None
+    def outcome(self, check: Check, question: Question) -> Outcome:
+        """One prompt under one check."""
+        match check.rule:
+            case "rescored":
+                generation, differences = self._rescored(check, question)
+            case "reduced":
+                generation, differences = self._stepwise(check.dtype, question, None)
+            case "stepwise":
+                generation, differences = self._stepwise(check.dtype, question, None)
+            case "sampled":
+                generation, differences = self._stepwise(check.dtype, question, self.plan.sampling)
+        return Outcome(
+            check=check.name,
+            prompt=question.id,
+            task=question.task,
+            prompt_tokens=len(question.ids),
+            new_tokens=generation.new_tokens,
+            cycles=generation.cycles,
+            accepted=sum(generation.accepted),
+            differences=tuple(differences),
+        )
 
-    def rescored(self, parts: Parts) -> Check:
+    def _rescored(self, check: Check, question: Question) -> tuple[Generation, list[Difference]]:
         """Every emitted id against the argmax of one prefill."""
-        check = Check("greedy, re-scored")
-        engine = parts.engine(self.plan.method, shape=self.plan.shape)
-        for number, prompt in enumerate(self.prompts, start=1):
-            generation = engine.complete(prompt, max_new_tokens=self.plan.max_new_tokens)
-            scored = identity.score(parts.target, prompt, generation.token_ids)
-            found = identity.differences(scored, generation.token_ids)
-            self._count(check, not found, generation.accepted)
-            if found:
-                near = all(each.is_near_tie for each in found)
-                explained = near and self._equal_in_float64(prompt, None)
-                first = found[0]
-                check.differences.append(Difference(number, first.position, first.margin, explained, check.name))
-        return check
+        speculative, _ = self._pair(check.dtype)
+        generation = self._complete(speculative, question, None)
+        scored = identity.score(speculative.target, question.ids, generation.token_ids)
+        found = identity.differences(scored, generation.token_ids)
+        explained = bool(found) and all(each.is_near_tie for each in found) and self._equal_in_float64(question, None)
+        return generation, [
+            Difference(each.position, each.margin, each.margin / scored.unit[each.position], explained)
+            for each in found
+        ]
 
-    def stepwise(self, parts: Parts, count: int, sampling: Sampling | None, name: str) -> Check:
-        """Ids against plain decoding's, with the same seed where sampling."""
-        check = Check(name)
-        exact = parts.target.dtype == torch.float64
-        for number, prompt in enumerate(self.prompts[:count], start=1):
-            plain, margins, _ = self._plain(parts, prompt, sampling)
-            generation = self._speculative(parts, prompt, sampling)
-            position = identity.first_difference(plain, generation.token_ids)
-            self._count(check, position is None, generation.accepted)
-            if position is not None:
-                margin = margins[position] if position < len(margins) else float("inf")
-                near = not exact and margin < identity.NEAR_TIE
-                explained = near and self._equal_in_float64(prompt, sampling)
-                check.differences.append(Difference(number, position, margin, explained, name))
-        return check
-
-    def reduced(self, parts: Parts) -> Check:
-        """Ids against plain decoding's in reduced precision, by units in the last place."""
-        check = Check(f"greedy, {str(parts.target.dtype).removeprefix('torch.')}")
-        for number, prompt in enumerate(self.prompts, start=1):
-            plain, margins, units = self._plain(parts, prompt, None)
-            generation = self._speculative(parts, prompt, None)
-            position = identity.first_difference(plain, generation.token_ids)
-            self._count(check, position is None, generation.accepted)
-            if position is not None:
-                margin = margins[position] if position < len(margins) else float("inf")
-                ulps = margin / units[position] if position < len(units) else float("inf")
-                check.differences.append(Difference(number, position, margin, ulps <= ULPS, check.name, ulps))
-        return check
+    def _stepwise(
+        self, dtype: str, question: Question, sampling: Sampling | None
+    ) -> tuple[Generation, list[Difference]]:
+        """Ids against plain decoding's, with the same seed where sampling; what follows the first difference says nothing."""
+        speculative, plain = self._pair(dtype)
+        reference, margins, units = self._plain(plain, question, sampling)
+        generation = self._complete(speculative, question, sampling)
+        position = identity.first_difference(reference, generation.token_ids)
+        if position is None:
+            return generation, []
+        if position >= len(reference):
+            return generation, [Difference(position, None, None, explained=False)]
+        margin, ulps = margins[position], margins[position] / units[position]
+        if dtype not in EXACT_DTYPES:
+            explained = ulps <= ULPS
+        else:
+            near = dtype != "float64" and margin < identity.NEAR_TIE
+            explained = near and self._equal_in_float64(question, sampling)
+        return generation, [Difference(position, margin, ulps, explained)]
 
     def _plain(
-        self, parts: Parts, prompt: Sequence[int], sampling: Sampling | None
+        self, engine: Engine, question: Question, sampling: Sampling | None
     ) -> tuple[list[int], list[float], list[float]]:
         """Plain decoding: (ids, top-2 margin of each choice, one unit in the last place of each top score)."""
-        nodes = self.plan.shape.nodes
-        engine = Engine(parts.target, PaddedDrafter(nodes) if self.plan.padded else NoDrafter())
         ids: list[int] = []
         margins: list[float] = []
         units: list[float] = []
-        for cycle in engine.generate(prompt, max_new_tokens=self.plan.max_new_tokens, sampling=sampling):
+        for cycle in engine.generate(question.ids, max_new_tokens=self.plan.max_new_tokens, sampling=sampling):
             ids += cycle.tokens
             top = engine.scores[0].topk(2).values
             margins.append(float(top[0] - top[1]))
             units.append(identity.unit_in_last_place(top[0]))
         return ids, margins, units
 
-    def _speculative(self, parts: Parts, prompt: Sequence[int], sampling: Sampling | None) -> Any:
-        engine = parts.engine(self.plan.method, shape=self.plan.shape)
-        return engine.complete(prompt, max_new_tokens=self.plan.max_new_tokens, sampling=sampling)
+    def _complete(self, engine: Engine, question: Question, sampling: Sampling | None) -> Generation:
+        return engine.complete(question.ids, max_new_tokens=self.plan.max_new_tokens, sampling=sampling)
 
-    def _equal_in_float64(self, prompt: Sequence[int], sampling: Sampling | None) -> bool:
-        self._double = self._double or self.load("float64")
-        plain, _, _ = self._plain(self._double, prompt, sampling)
-        return plain == self._speculative(self._double, prompt, sampling).token_ids
+    def _equal_in_float64(self, question: Question, sampling: Sampling | None) -> bool:
+        speculative, plain = self._pair("float64")
+        reference, _, _ = self._plain(plain, question, sampling)
+        return reference == self._complete(speculative, question, sampling).token_ids
 
-    def _count(self, check: Check, identical: bool, accepted: list[int]) -> None:
-        check.prompts += 1
-        check.identical += identical
-        check.accepted += sum(accepted)
-        self.done()
+    def _pair(self, dtype: str) -> tuple[Engine, Engine]:
+        """(the engine under test, the reference) in `dtype`."""
+        if dtype not in self._engines:
+            parts = self.load(dtype)
+            speculative = parts.engine(self.plan.method, shape=self.plan.shape)
+            plain = PaddedDrafter(speculative.drafter.nodes) if self.plan.padded else None
+            self._engines[dtype] = speculative, Engine(parts.target, plain)
+        return self._engines[dtype]

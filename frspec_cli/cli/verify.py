@@ -12,7 +12,6 @@ from frspec_cli.cli.sink import Sink
 from frspec_cli.errors import UsageError, VerificationError
 
 if TYPE_CHECKING:
-    from frspec_cli.bench.verify import Check
     from frspec_cli.decoding.session import Parts
 
 
@@ -24,16 +23,26 @@ def command(
     prompts: Annotated[
         Path | None, typer.Option("--prompts", help="JSONL of prompts. Default: a few built in.")
     ] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many of --prompts.")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="So many of --prompts, spread evenly over its categories.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="The result to write, such as result.json; a stopped run goes on."),
+    ] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Forget what a stopped run had finished.")] = False,
     method: Annotated[str, typer.Option("--method", help="eagle, frspec or lookup.")] = "frspec",
     depth: options.Depth = 5,
     beam: options.Beam = 4,
     nodes: options.Nodes = 16,
     max_new_tokens: options.MaxNewTokens = 64,
+    rescored: Annotated[
+        int | None, typer.Option("--rescored", min=0, help="So many prompts by re-scoring in float32. Default: all.")
+    ] = None,
     stepwise: Annotated[
-        int, typer.Option("--stepwise", min=1, help="So many prompts also step by step against plain decoding.")
+        int, typer.Option("--stepwise", min=0, help="So many step by step against plain decoding (in float64: all).")
     ] = 8,
-    sampled: Annotated[int, typer.Option("--sampled", min=0, help="So many prompts at temperature 1 too.")] = 4,
+    sampled: Annotated[int, typer.Option("--sampled", min=0, help="So many at temperature 1 with --seed.")] = 4,
     seed: options.Seed = 1,
     reference: Annotated[
         str,
@@ -47,35 +56,70 @@ def command(
     """Check that the output is plain decoding's, token by token, greedy and with a seed. Exit code 3 if not.
 
     A difference is explained only by a near tie: in float32 a top-2 margin below 0.001, and then float64 must agree; in
-    bfloat16 at most 2 units in the last place of the top logit.
+    bfloat16 at most 2 units in the last place of the top logit. Below float32 all prompts are compared step by step, and
+    the float32 checks follow. A prompt that does not fit into the model's context is left out, and named.
     """
     if reference not in ("plain", "padded"):
         raise UsageError(f"--reference {reference} is neither plain nor padded.")
     if method not in ("eagle", "frspec", "lookup"):
         raise UsageError(f"--method {method} is not one of eagle, frspec, lookup.")
+    if restart and out is None:
+        raise UsageError("--restart means nothing without --out.")
     from frspec_cli.bench import demo
-    from frspec_cli.bench.prompts import read_prompts
-    from frspec_cli.bench.verify import Plan, report, verify
+    from frspec_cli.bench.prompts import Prompt, read_prompts
+    from frspec_cli.bench.verification import Listener, Verification, ask
+    from frspec_cli.bench.verify import Plan
     from frspec_cli.decoding.sampling import Sampling
     from frspec_cli.decoding.tree import Shape
 
     sink = Sink(as_json=as_json, quiet=quiet)
-    texts = [prompt.text for prompt in read_prompts(prompts, limit=limit)] if prompts else list(demo.PROMPTS)[:limit]
+    texts = [Prompt(text=text, id=str(number)) for number, text in enumerate(demo.PROMPTS, start=1)]
     load = _loader(model, draft, vocab, k, device, sink)
-    ids = [load(dtype).target.prompt_ids(text) for text in texts]
+    parts = load(dtype)
+    asked = read_prompts(prompts) if prompts else texts
+    questions, left_out = ask(parts.target, asked, max_new_tokens=max_new_tokens, limit=limit)
+    if left_out:
+        named = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
+        sink.warn(f"{len(left_out):,} prompts do not fit into the model's context and are left out: {named}.")
     plan = Plan(
         method=method,  # type: ignore[arg-type]
         shape=Shape(depth=depth, beam=beam, nodes=nodes),
         max_new_tokens=max_new_tokens,
-        stepwise=min(stepwise, len(ids)),
-        sampled=min(sampled, len(ids)),
+        rescored=rescored,
+        stepwise=stepwise,
+        sampled=sampled,
         sampling=Sampling(temperature=1.0, seed=seed),
         padded=reference == "padded",
     )
+    chosen = {
+        "model": model,
+        "draft": parts.draft,
+        "vocab": parts.vocab,
+        "k": k,
+        "method": method,
+        "depth": depth,
+        "beam": beam,
+        "nodes": nodes,
+        "max_new_tokens": max_new_tokens,
+        "limit": limit,
+        "rescored": rescored,
+        "stepwise": stepwise,
+        "sampled": sampled,
+        "seed": seed,
+        "reference": reference,
+        "dtype": dtype,
+        "device": str(parts.target.device),
+    }
+    run = Verification(load, dtype, questions, plan, chosen, tuple(left_out))
     with sink.progress() as progress:
-        task = progress.add_task("verifying", total=len(ids) + plan.stepwise + plan.sampled)
-        checks = verify(load, dtype, ids, plan, done=lambda: progress.advance(task))
-    _show(checks, report(checks), sink)
+        task = progress.add_task("verifying", total=None)
+        listener = Listener(
+            say=sink.say,
+            begin=lambda count: progress.update(task, total=count),
+            done=lambda: progress.advance(task),
+        )
+        found = run.run(out=out, restart=restart, listener=listener)
+    _show(found, out, sink)
 
 
 def _loader(model: str, draft: str | None, vocab: Path | None, k: int | None, device: str | None, sink: Sink) -> Any:
@@ -92,29 +136,37 @@ def _loader(model: str, draft: str | None, vocab: Path | None, k: int | None, de
     return load
 
 
-def _show(checks: list[Check], found: dict[str, Any], sink: Sink) -> None:
-    rows = [
-        [
-            check.name,
-            check.prompts,
-            check.identical,
-            sum(difference.explained for difference in check.differences),
-            sum(not difference.explained for difference in check.differences),
-            f"{check.accepted:,}",
-        ]
-        for check in checks
-    ]
-    columns = ["check", "prompts", "identical", "near ties", "unexplained", "drafts accepted"]
-    sink.table("", columns, rows)
-    for check in checks:
-        for each in check.differences:
-            ulps = "" if each.ulps is None else f" ({each.ulps:.1f} units in the last place)"
-            kind = "near tie" if each.explained else "DIFFERENCE"
-            sink.say(
-                f"{kind}: {each.check}, prompt {each.prompt}, token {each.position}, margin {each.margin:.3g}{ulps}"
+def _show(found: dict[str, Any], out: Path | None, sink: Sink) -> None:
+    sampling = found["sampling"] or {"differences": []}
+    differences = [*found["differences"], *sampling["differences"]]
+    rows = []
+    for check in found["checks"]:
+        mine = [each for each in differences if each["check"] == check["name"]]
+        explained = sum(each["explained"] for each in mine)
+        for task, counts in [("all", check), *(check["tasks"].items() if len(check["tasks"]) > 1 else ())]:
+            own = task == "all"
+            rows.append(
+                [
+                    check["name"] if own else f"  {task or 'none'}",
+                    counts["prompts"],
+                    counts["identical"],
+                    f"{counts['share']:.1%}",
+                    explained if own else "",
+                    len(mine) - explained if own else "",
+                    f"{check['accepted']:,}" if own else "",
+                ]
             )
-    if not any(check.accepted for check in checks):
+    columns = ["check", "prompts", "identical", "share", "near ties", "unexplained", "drafts accepted"]
+    sink.table("", columns, rows)
+    for each in differences:
+        kind = "near tie" if each["explained"] else "DIFFERENCE"
+        margin = "" if each["margin"] is None else f", margin {each['margin']:.3g}"
+        ulps = "" if each["ulps"] is None else f" ({each['ulps']:.1f} units in the last place)"
+        sink.say(f"{kind}: {each['check']}, prompt {each['prompt']}, token {each['position']}{margin}{ulps}")
+    if not any(check["accepted"] for check in found["checks"]):
         sink.warn("no draft was accepted, so this shows little: try another head, or more prompts.")
-    sink.result(found, "lossless on these prompts" if found["passed"] else "not lossless")
+    verdict = "lossless on these prompts" if found["passed"] else "not lossless"
+    shown = {name: value for name, value in found.items() if name not in ("outcomes", "environment")}
+    sink.result(shown | {"out": None if out is None else str(out)}, verdict + (f": wrote {out}" if out else ""))
     if not found["passed"]:
         raise VerificationError("an output differs from plain decoding's, and rounding does not explain it.")

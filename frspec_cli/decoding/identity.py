@@ -25,10 +25,12 @@ class Scores:
     """A prefill over prompt and emitted ids, at the emitted positions.
 
     best: int64 [N], the argmax before each emitted id. margin: [N], the two highest logits' difference.
+    unit: [N], one unit in the last place of the highest.
     """
 
     best: list[int]
     margin: list[float]
+    unit: list[float]
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,11 @@ def score(target: Target, prompt_ids: Sequence[int], token_ids: Sequence[int]) -
         logits_to_keep=len(token_ids),
     )
     top = out.logits[0].topk(2, dim=-1)
-    return Scores(best=top.indices[:, 0].tolist(), margin=(top.values[:, 0] - top.values[:, 1]).tolist())
+    return Scores(
+        best=top.indices[:, 0].tolist(),
+        margin=(top.values[:, 0] - top.values[:, 1]).tolist(),
+        unit=[unit_in_last_place(value) for value in top.values[:, 0]],
+    )
 
 
 def differences(scores: Scores, token_ids: Sequence[int]) -> list[Difference]:

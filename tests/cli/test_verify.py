@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,3 +51,75 @@ def test_wrong_options_are_usage(cli, more) -> None:
     code, out, err = cli("verify", *more)
     assert (code, out) == (2, "")
     assert "is n" in err
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    """Six prompts of two categories, of which the fourth does not fit into the tiny model's context."""
+    lines = [
+        {"question_id": 80 + number, "category": "ab"[number // 3], "turns": ["the fox " * (400 if number == 3 else 3)]}
+        for number in range(6)
+    ]
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_a_result_file_tells_all(cli, model, prompts, tmp_path) -> None:
+    out = tmp_path / "result.json"
+    code, shown, err = cli("verify", *model, "--prompts", prompts, "--limit", 4, "--stepwise", 2, "--out", out)
+    assert code == 0, err
+    assert f"lossless on these prompts: wrote {out}" in " ".join(err.split())
+    assert "1 prompts do not fit into the model's context and are left out: 83." in " ".join(err.split())
+    assert "  a " in shown
+    found = json.loads(out.read_text())
+    assert found["left_out"] == ["83"]
+    assert found["checks"][0]["tasks"] == {
+        "a": {"prompts": 2, "identical": 2, "share": 1.0},
+        "b": {"prompts": 2, "identical": 2, "share": 1.0},
+    }
+    ids = [(outcome["check"], outcome["prompt"]) for outcome in found["outcomes"]]
+    assert [prompt for check, prompt in ids if check == "greedy, re-scored"] == ["80", "81", "84", "85"]
+    assert [prompt for check, prompt in ids if check == "greedy, step by step"] == ["80", "84"]
+    assert found["options"]["limit"] == 4
+    assert found["environment"]["torch"]
+
+
+KILLED_AT_THE_FOURTH = """
+import os, signal, sys
+from frspec_cli import storage
+from frspec_cli.cli.app import main
+
+honest, landed = storage.write_json, []
+
+def write_json(path, value):
+    landed.append(path)
+    if len(landed) == 5:  # the first is what the run depends on
+        os.kill(os.getpid(), signal.SIGKILL)
+    honest(path, value)
+
+storage.write_json = write_json
+main()
+"""
+
+
+def test_kill_9_loses_one_prompt_at_most(cli, model, prompts, tmp_path) -> None:
+    """The process kills itself as its fourth outcome is to land."""
+    out = tmp_path / "result.json"
+    arguments = ["verify", *model, "--prompts", prompts, "--stepwise", 2, "--sampled", 0, "--out", out]
+    run = subprocess.run(
+        [sys.executable, "-c", KILLED_AT_THE_FOURTH, *map(str, arguments)], capture_output=True, check=False
+    )
+    assert (run.returncode, out.exists()) == (-signal.SIGKILL, False), run.stderr
+    code, _, err = cli(*arguments, "--seed", 9)
+    assert (code, "--seed was 1, now it is 9" in " ".join(err.split())) == (1, True), err
+    code, _, err = cli(*arguments)
+    assert code == 0, err
+    assert "going on: 3 of 7 outcomes are there" in err
+    assert len(json.loads(out.read_text())["outcomes"]) == 7
+
+
+def test_no_prompt_that_fits_is_a_failure(cli, model, prompts) -> None:
+    code, _, err = cli("verify", *model, "--prompts", prompts, "-n", 511)
+    assert code == 1
+    assert "no prompt fits with 511 new tokens into the model's context of 512" in " ".join(err.split())

@@ -1,0 +1,101 @@
+"""What a verification found, prompt by prompt, and the report that is made from it and from nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+SAMPLING = "seeded sampling"
+"""The name of the check that the report shows apart."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One emitted id that is not the reference's.
+
+    position: index of the emitted token. margin: the reference's top-2 margin there, None past its end. ulps: the same
+    in units in the last place of the top score. explained: rounding accounts for it.
+    """
+
+    position: int
+    margin: float | None
+    ulps: float | None
+    explained: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One prompt under one check. accepted: drafted tokens that were accepted. differences: () where ids are identical."""
+
+    check: str
+    prompt: str
+    task: str
+    prompt_tokens: int
+    new_tokens: int
+    cycles: int
+    accepted: int
+    differences: tuple[Difference, ...] = ()
+
+    @property
+    def identical(self) -> bool:
+        """Whether every id is the reference's."""
+        return not self.differences
+
+    @property
+    def passed(self) -> bool:
+        """Whether every difference is explained."""
+        return all(difference.explained for difference in self.differences)
+
+    @staticmethod
+    def read(record: dict[str, Any]) -> Outcome:
+        """The outcome that `asdict` made a record of."""
+        return Outcome(**(record | {"differences": tuple(Difference(**each) for each in record["differences"])}))
+
+
+def report(found: Mapping[str, Sequence[Outcome]]) -> dict[str, Any]:
+    """The command's JSON object: verdict, the first greedy check's counts, all differences, and sampling apart.
+
+    found: the outcomes of each check, by its name, in the order in which they ran.
+    """
+    greedy = {name: outcomes for name, outcomes in found.items() if name != SAMPLING}
+    first: Sequence[Outcome] = next(iter(greedy.values()), ())
+    sampled = found.get(SAMPLING)
+    return {
+        "passed": all(outcome.passed for outcomes in found.values() for outcome in outcomes),
+        **_counts(first),
+        "differences": [each for outcomes in greedy.values() for each in _differences(outcomes)],
+        "sampling": None if sampled is None else _counts(sampled) | {"differences": _differences(sampled)},
+        "checks": [_check(name, outcomes) for name, outcomes in found.items()],
+    }
+
+
+def _check(name: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    by_task: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        by_task.setdefault(outcome.task or "all", []).append(outcome)
+    cycles = sum(outcome.cycles for outcome in outcomes)
+    accepted = sum(outcome.accepted for outcome in outcomes)
+    return {
+        "name": name,
+        **_counts(outcomes),
+        "passed": all(outcome.passed for outcome in outcomes),
+        "new_tokens": sum(outcome.new_tokens for outcome in outcomes),
+        "accepted": accepted,
+        "acceptance_length": round((accepted + cycles) / cycles, 4) if cycles else 1.0,
+        "tasks": {task: _counts(members) for task, members in by_task.items()},
+    }
+
+
+def _counts(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    identical = sum(outcome.identical for outcome in outcomes)
+    share = round(identical / len(outcomes), 4) if outcomes else None
+    return {"prompts": len(outcomes), "identical": identical, "share": share}
+
+
+def _differences(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    return [
+        {"prompt": outcome.prompt, "task": outcome.task, "check": outcome.check} | asdict(difference)
+        for outcome in outcomes
+        for difference in outcome.differences
+    ]
