@@ -56,13 +56,14 @@ def answer(
     lengths = mask.sum(-1, keepdim=True)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     for step in range(max_new_tokens):
+        # The last position by an index, not a slice: bfloat16 linear layers crawl on strided rows (CPU, torch 2.13).
         out = target.model(
             input_ids=ids,
             attention_mask=mask,
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=torch.tensor([ids.shape[1] - 1], device=device),
         )
         chosen = choose(out.logits[:, -1], rows, step)
         rows = _record(chosen.tolist(), rows, replies, ends)

@@ -212,3 +212,14 @@ def test_long_prompts_are_left_out_and_long_texts_cut(target, tmp_path):
     cut = replace(OPTIONS, max_prompt_tokens=16)
     collect(target, path, tmp_path / "b.jsonl", cut)
     assert [len(record["prompt_token_ids"]) for record in records(tmp_path / "b.jsonl")][-1] == 16
+
+
+def test_the_lm_head_reads_contiguous_rows(target):
+    """A strided slice of a batch makes bfloat16 linear layers a thousand times slower, and takes tens of GB."""
+    strides = []
+    head = target.model.get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda module, inputs: strides.append(inputs[0].is_contiguous()))
+    questions = [Question(str(i), "", (1, 2 + i, 3)) for i in range(3)]
+    answer(target, questions, max_new_tokens=2, sampling=Sampling())
+    hook.remove()
+    assert strides and all(strides)
