@@ -10,11 +10,14 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from frspec_cli.errors import FrspecError
+
+LOCK = "lock"
+"""The file by which a process claims a folder."""
 
 
 @contextmanager
@@ -61,6 +64,30 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
             shutil.rmtree(replaced, ignore_errors=True)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def claim_folder(folder: Path, taken: str) -> IO[str]:
+    """Makes `folder` if need be and takes it for this process, until the returned lock file is closed or the process ends.
+
+    taken: the sentence for the `FrspecError` where another process has it. Raises one too where the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / LOCK, "a")  # noqa: SIM115 (the caller closes it)
+    except OSError as error:
+        raise FrspecError(
+            f"{folder} cannot be written: {error.strerror or error}.", hint="Choose another --out."
+        ) from error
+    try:
+        import fcntl
+    except ImportError:  # no such lock on Windows: two runs at once are then not noticed
+        return lock
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise FrspecError(taken, hint="Wait for it, or choose another --out.") from None
+    return lock
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:

@@ -20,6 +20,12 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("tiny") / "tiny-llama")
 
 
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """fsync costs most of a small test's time and shows in no result; tests/test_storage.py has its own, empty fixture."""
+    monkeypatch.setattr("frspec_cli.storage._sync", lambda path: None)
+
+
 @pytest.fixture
 def cli():
     """Runs the command line in-process as `frspec` would: `cli("generate", ...)` -> (exit code, stdout, stderr)."""

@@ -13,6 +13,11 @@ from frspec_cli import storage
 from frspec_cli.errors import FrspecError
 
 
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk() -> None:
+    """Here the disk is waited for."""
+
+
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path) -> None:
     path = tmp_path / "table"
     storage.write_text(path, "old")
@@ -54,6 +59,12 @@ def test_a_folder_replaces_the_one_before(tmp_path) -> None:
             (temporary / text).write_text(text)
     assert [file.name for file in (tmp_path / "head").iterdir()] == ["two"]
     assert [file.name for file in tmp_path.iterdir()] == ["head"]
+
+
+def test_a_folder_is_claimed_by_one_at_a_time(tmp_path) -> None:
+    with storage.claim_folder(tmp_path / "run", "taken."), pytest.raises(FrspecError, match=r"taken\."):
+        storage.claim_folder(tmp_path / "run", "taken.")
+    storage.claim_folder(tmp_path / "run", "taken.").close()
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path) -> None:

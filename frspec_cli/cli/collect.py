@@ -26,8 +26,8 @@ def command(
     out: Annotated[Path, typer.Option("--out", "-o", help="The answers: .jsonl or .jsonl.zst.")],
     model: options.Model = options.DEFAULT_MODEL,
     max_new_tokens: options.MaxNewTokens = 128,
-    temperature: Annotated[float, typer.Option("--temperature", help="0 is greedy.")] = 0.0,
-    top_p: Annotated[float, typer.Option("--top-p", help="Sample from the likeliest tokens of this mass.")] = 1.0,
+    temperature: options.Temperature = 0.0,
+    top_p: options.TopP = 1.0,
     seed: options.Seed = 0,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many prompts.")] = None,
     max_prompt_tokens: Annotated[
@@ -39,9 +39,7 @@ def command(
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Prompts answered at once.")] = 32,
-    raw: Annotated[
-        bool, typer.Option("--raw", help="Go on from prompts as they are, without the chat template.")
-    ] = False,
+    raw: options.Raw = False,
     restart: Annotated[bool, typer.Option("--restart", help="Forget what a stopped run has answered.")] = False,
     device: options.Device = None,
     dtype: options.Dtype = "bfloat16",
@@ -94,16 +92,8 @@ class _Bar:
     """Answers, tokens/s and the time left; where there is no terminal, a line a minute."""
 
     def __init__(self, sink: Sink) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-
         self.sink = sink
-        self.progress = sink.progress(
-            TextColumn("answering"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[talk]}"),
-            TimeRemainingColumn(),
-        )
+        self.progress = sink.long_progress("answering", whole_numbers=True)
         self.answers = self.total = self.tokens = 0
         self.began = self.told = time.monotonic()
 

@@ -176,16 +176,8 @@ class _Bar:
     """The progress bar: documents, MB/s, tokens/s, the share of the files that is read, time left."""
 
     def __init__(self, sink: Sink) -> None:
-        from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
         self.sink = sink
-        self.progress = sink.progress(
-            TextColumn("counting"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[talk]}"),
-            TimeRemainingColumn(),
-        )
+        self.progress = sink.long_progress("counting")
         self.sums = [0, 0, 0]
         self.began = 0.0
 

@@ -42,14 +42,12 @@ def command(
     nodes: options.Nodes = 16,
     context_slots: options.ContextSlots = 0,
     max_new_tokens: options.MaxNewTokens = 128,
-    temperature: Annotated[float, typer.Option("--temperature", help="0 is greedy.")] = 0.0,
+    temperature: options.Temperature = 0.0,
     top_k: Annotated[int, typer.Option("--top-k", help="Sample from the K likeliest tokens; 0 is off.")] = 0,
-    top_p: Annotated[float, typer.Option("--top-p", help="Sample from the likeliest tokens of this mass.")] = 1.0,
+    top_p: options.TopP = 1.0,
     min_p: Annotated[float, typer.Option("--min-p", help="Leave out tokens below this share of the likeliest.")] = 0.0,
     seed: options.Seed = 0,
-    raw: Annotated[
-        bool, typer.Option("--raw", help="Go on from the prompt as it is, without the chat template.")
-    ] = False,
+    raw: options.Raw = False,
     stop: Annotated[
         list[str] | None, typer.Option("--stop", help="End the text before this string; may be given several times.")
     ] = None,

@@ -25,6 +25,9 @@ ContextSlots = Annotated[
     int, typer.Option("--context-slots", min=0, help="Spare draft rows for tokens of the text that the subset lacks.")
 ]
 MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", "-n", min=1, help="Stop after so many tokens.")]
+Temperature = Annotated[float, typer.Option("--temperature", help="0 is greedy.")]
+TopP = Annotated[float, typer.Option("--top-p", help="Sample from the likeliest tokens of this mass.")]
+Raw = Annotated[bool, typer.Option("--raw", help="Go on from the prompt as it is, without the chat template.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:0. Default: CUDA if there is one.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="bfloat16, float16, float32 or float64.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Fixes every random choice.")]
@@ -45,6 +48,9 @@ __all__ = [
     "Model",
     "Nodes",
     "Quiet",
+    "Raw",
     "Seed",
+    "Temperature",
+    "TopP",
     "Vocab",
 ]

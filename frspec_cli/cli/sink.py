@@ -12,7 +12,17 @@ from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -63,14 +73,19 @@ class Sink:
         else:
             self.say(line)
 
-    def progress(self, *columns: Any) -> Progress:
+    def progress(self) -> Progress:
         """A progress display on stderr; silent when a program reads, when quiet, or where stderr is no terminal."""
-        shown = columns or (
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
-            TimeElapsedColumn(),
+        number = TextColumn("{task.completed:,.0f}/{task.total:,.0f}")
+        return self._progress(
+            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), number, TimeElapsedColumn()
         )
+
+    def long_progress(self, verb: str, *, whole_numbers: bool = False) -> Progress:
+        """Like `progress`, with the time left and the task's field `talk`. whole_numbers: m/n in place of a percentage."""
+        done = MofNCompleteColumn() if whole_numbers else TaskProgressColumn()
+        talk = TextColumn("{task.fields[talk]}")
+        return self._progress(TextColumn(verb), BarColumn(), done, talk, TimeRemainingColumn())
+
+    def _progress(self, *columns: ProgressColumn) -> Progress:
         disable = self.as_json or self.quiet or not self.err.is_terminal
-        return Progress(*shown, console=self.err, disable=disable, transient=True)
+        return Progress(*columns, console=self.err, disable=disable, transient=True)

@@ -26,7 +26,6 @@ from frspec_cli.frequency.options import LEDGER_VERSION
 from frspec_cli.frequency.tally import Part
 
 _PLAN = "plan.json"
-_LOCK = "lock"
 
 
 def ledger_folder(out: Path | str) -> Path:
@@ -80,15 +79,8 @@ class Ledger:
 
         Raises `FrspecError` where another run holds it, or where its plan differs, naming the difference.
         """
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = open(folder / _LOCK, "a")  # noqa: SIM115 (held until the run ends)
-        except OSError as error:
-            raise FrspecError(
-                f"{folder} cannot be written: {error.strerror or error}.", hint="Choose another --out."
-            ) from error
-        with lock:
-            _hold(lock, folder)
+        out = folder.name.removesuffix(".ledger")
+        with storage.claim_folder(folder, f"another run is counting into {out} at this moment."):
             for leftover in folder.glob(".*.tmp"):
                 leftover.unlink(missing_ok=True)
             ledger = Ledger(folder, plan)
@@ -218,20 +210,6 @@ def _load(path: Path) -> Part:
         return Part(
             meta["sources"], arrays["key"], arrays["token"], arrays["count"], documents, meta["shards"], examples
         )
-
-
-def _hold(lock: Any, folder: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # no such lock on Windows: two runs at once are then not noticed
-        return
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise FrspecError(
-            f"another run is counting into {folder.name.removesuffix('.ledger')} at this moment.",
-            hint="Wait for it, or choose another --out.",
-        ) from None
 
 
 def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:

@@ -8,7 +8,6 @@ intervals without reading the text again. The metadata holds no time and no work
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +15,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from frspec_cli import storage
 from frspec_cli.errors import FrspecError
 from frspec_cli.frequency.columns import column, strings, values
+from frspec_cli.frequency.parquet import read_parquet, write_parquet
 
-SCHEMA_VERSION = 1
 FOLDS = 10
 _ROWS_AT_ONCE = 1 << 18  # what is read is scattered while it is in the processor's cache
 _SCHEMA = pa.schema(
@@ -106,29 +103,13 @@ class FrequencyTable:
         if self.documents is not None:
             arrays.append(column(flat["documents"][order], pa.int64()))
             schema = schema.append(_DOCUMENTS)
-        metadata = json.dumps({"schema": SCHEMA_VERSION, **self.metadata}, sort_keys=True, ensure_ascii=False)
-        table = pa.Table.from_arrays(arrays, schema=schema.with_metadata({"frspec": metadata}))
-        with storage.atomic_path(path) as temporary:
-            pq.write_table(table, temporary, compression="zstd")
+        write_parquet(path, schema, arrays, self.metadata)
 
     @staticmethod
     def read(path: Path | str) -> FrequencyTable:
         """Reads a table. Raises `FrspecError` when the file is missing, broken, no frequency table, or of a later schema."""
-        try:
-            table = pq.ParquetFile(path).read()  # read_table would import pandas: a quarter of a second for nothing
-        except FileNotFoundError:
-            raise FrspecError(f"there is no file {path}.") from None
-        except (OSError, pa.ArrowException) as error:
-            raise FrspecError(f"{path} cannot be read as parquet: {str(error).splitlines()[0]}") from None
-        raw = (table.schema.metadata or {}).get(b"frspec")
-        if raw is None or table.column_names[: len(_SCHEMA)] != _SCHEMA.names:
-            raise FrspecError(
-                f"{path} is a parquet file but no frequency table.",
-                hint="Make one with `frspec count-freq SOURCE --tokenizer T --out counts.parquet`.",
-            )
-        metadata = json.loads(raw)
-        if (schema := metadata.pop("schema")) > SCHEMA_VERSION:
-            raise FrspecError(f"{path} has schema {schema}, newer than this frspec reads ({SCHEMA_VERSION}).")
+        make = "frspec count-freq SOURCE --tokenizer T --out counts.parquet"
+        table, metadata = read_parquet(path, _SCHEMA.names, "frequency table", make=make)
         rows = int(metadata["tokenizer"]["highest_id"]) + 1
         documents = _dense(table, rows, path, "documents") if _DOCUMENTS.name in table.column_names else None
         return FrequencyTable(_dense(table, rows, path, "count"), metadata, documents)

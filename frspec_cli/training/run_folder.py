@@ -31,15 +31,7 @@ class RunFolder:
         Raises `FrspecError` where another process holds it, or where the inputs differ, naming the first difference.
         """
         folder = out.with_name(out.name + ".ledger")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = open(folder / "lock", "a")  # noqa: SIM115 (held until the run ends)
-        except OSError as error:
-            raise FrspecError(
-                f"{folder} cannot be written: {error.strerror or error}.", hint="Choose another --out."
-            ) from error
-        with lock:
-            hold(lock, f"another run is {verb} into {out} at this moment.")
+        with storage.claim_folder(folder, f"another run is {verb} into {out} at this moment."):
             made = RunFolder(folder)
             made._begin(inputs, restart=restart)
             yield made
@@ -58,7 +50,7 @@ class RunFolder:
         path = self.folder / _INPUTS
         if restart or not path.is_file():
             for part in self.folder.iterdir():
-                if part.name != "lock":
+                if part.name != storage.LOCK:
                     part.unlink()
             storage.write_json(path, inputs)
             return
@@ -70,18 +62,6 @@ class RunFolder:
                     f"{self.folder} was begun with other inputs: {name} was {was}, now it is {now}.",
                     hint="Give the old ones to go on, or --restart to begin anew.",
                 )
-
-
-def hold(lock: Any, sentence: str) -> None:
-    """Takes the open file `lock` for this process, or raises `FrspecError` with `sentence`."""
-    try:
-        import fcntl
-    except ImportError:  # no such lock on Windows: two runs at once are then not noticed
-        return
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise FrspecError(sentence, hint="Wait for it, or choose another --out.") from None
 
 
 def _shown(value: Any) -> str:

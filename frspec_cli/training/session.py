@@ -33,7 +33,6 @@ from frspec_cli.training import answers as recorded
 from frspec_cli.training.card import plain_name, write_card
 from frspec_cli.training.features import FeatureStore, weights_identity
 from frspec_cli.training.interrupt import deferred
-from frspec_cli.training.run_folder import hold
 from frspec_cli.training.start import start_head
 from frspec_cli.training.trainer import StepRecord, Trainer, TrainOptions
 from frspec_cli.training.validate import Acceptance, TreeShape, replay
@@ -198,14 +197,8 @@ class Session:
 
     def _claim(self) -> None:
         """Makes the run's folder this process's own, and clears away what a killed one was about to write."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.folder / "lock", "a")  # noqa: SIM115 (held until the process ends)
-        except OSError as error:
-            raise FrspecError(
-                f"{self.folder} cannot be written: {error.strerror or error}.", hint="Choose another --out."
-            ) from error
-        hold(self._lock, f"another run is training {self.out} at this moment.")
+        taken = f"another run is training {self.out} at this moment."
+        self._lock = storage.claim_folder(self.folder, taken)  # held until the process ends
         ours = re.compile(rf"\.{re.escape(self.out.name)}\.\d+-[0-9a-f]{{8}}\.(tmp|old)")
         for leftover in [path for path in self.out.parent.iterdir() if ours.fullmatch(path.name)]:
             if leftover.suffix == ".old" and not self.out.exists():

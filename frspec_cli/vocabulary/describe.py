@@ -13,6 +13,7 @@ import zstandard
 
 from frspec_cli import storage
 from frspec_cli.errors import FrspecError
+from frspec_cli.frequency.parquet import open_parquet
 from frspec_cli.frequency.table import FrequencyTable
 from frspec_cli.vocabulary.foreign_read import container, load_torch, read_foreign
 from frspec_cli.vocabulary.subset import VocabularySubset
@@ -79,13 +80,7 @@ def _decompressed(file: IO[bytes]) -> IO[bytes]:
 
 
 def _parquet(path: Path) -> dict[str, Any]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path)
-    except (OSError, pa.ArrowException) as error:
-        raise FrspecError(f"{path} cannot be read as parquet: {str(error).splitlines()[0]}") from None
+    file = open_parquet(path)
     names = file.schema_arrow.names
     if b"frspec" not in (file.schema_arrow.metadata or {}):
         return {"kind": "parquet", "rows": file.metadata.num_rows, "columns": names}

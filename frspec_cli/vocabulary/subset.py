@@ -7,20 +7,18 @@ rows are what `build-vocab` gives for that k, so one file serves all sizes.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from frspec_cli import storage
 from frspec_cli.errors import FrspecError
 from frspec_cli.frequency.columns import binaries, column, numbers, strings, values
+from frspec_cli.frequency.parquet import read_parquet, write_parquet
 
-SCHEMA_VERSION = 1
 REASONS = ("forced", "budget", "frequency")
 _SCHEMA = pa.schema(
     [
@@ -100,29 +98,13 @@ class VocabularySubset:
             column(self.counts, pa.int64()),
             pa.DictionaryArray.from_arrays(column(self.reasons, pa.int8()), strings(list(REASONS))),
         ]
-        metadata = json.dumps({"schema": SCHEMA_VERSION, **self.metadata}, sort_keys=True, ensure_ascii=False)
-        table = pa.Table.from_arrays(arrays, schema=_SCHEMA.with_metadata({"frspec": metadata}))
-        with storage.atomic_path(path) as temporary:
-            pq.write_table(table, temporary, compression="zstd")
+        write_parquet(path, _SCHEMA, arrays, self.metadata)
 
     @staticmethod
     def read(path: Path | str) -> VocabularySubset:
         """Reads a subset. Raises `FrspecError` when the file is missing, broken, no subset, or damaged."""
-        try:
-            table = pq.ParquetFile(path).read()
-        except FileNotFoundError:
-            raise FrspecError(f"there is no file {path}.") from None
-        except (OSError, pa.ArrowException) as error:
-            raise FrspecError(f"{path} cannot be read as parquet: {str(error).splitlines()[0]}") from None
-        raw = (table.schema.metadata or {}).get(b"frspec")
-        if raw is None or table.column_names != _SCHEMA.names:
-            raise FrspecError(
-                f"{path} is a parquet file but no vocabulary subset.",
-                hint="Make one with `frspec build-vocab counts.parquet --k 32768 --out subset.parquet`.",
-            )
-        metadata = json.loads(raw)
-        if (schema := metadata.pop("schema")) > SCHEMA_VERSION:
-            raise FrspecError(f"{path} has schema {schema}, newer than this frspec reads ({SCHEMA_VERSION}).")
+        make = "frspec build-vocab counts.parquet --k 32768 --out subset.parquet"
+        table, metadata = read_parquet(path, _SCHEMA.names, "vocabulary subset", make=make)
         ids = numbers(table, "token_id")
         if storage.sha256_ids(ids) != metadata["sha256"]:
             raise FrspecError(f"{path} is damaged: its ids do not have the sha256 that it names.")

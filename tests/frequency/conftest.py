@@ -17,9 +17,3 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sentencepiece(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SentencePiece-like tokenizer's folder."""
     return sentence_piece(tmp_path_factory.mktemp("sentence-piece"))
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """fsync costs most of a small count's time and shows in no result."""
-    monkeypatch.setattr("frspec_cli.storage._sync", lambda path: None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,6 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from frspec_cli import storage
 from frspec_cli.frequency.table import FOLDS, FrequencyTable
 from frspec_cli.tokens.tokenizer import LoadedTokenizer, load_tokenizer
 
@@ -31,14 +30,6 @@ def _save(backend: tokenizers.Tokenizer, folder: Path, *, eos: str) -> LoadedTok
     config = {"chat_template": TEMPLATE, "eos_token": eos}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return load_tokenizer(str(folder))
-
-
-@pytest.fixture(scope="package", autouse=True)
-def _no_sync() -> Iterator[None]:
-    """Files need not survive a power cut here, and syncing a thousand of them takes longer than all the rest."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(storage, "_sync", lambda path: None)
-        yield
 
 
 @pytest.fixture(scope="session")
