@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 
 from frspec_cli.errors import FrspecError
+from frspec_cli.tokens.definition import read_json
 from frspec_cli.tokens.encoder import Encoded, ReferenceEncoder
 from frspec_cli.tokens.tokenizer import BYTE_OF_CHARACTER, load_tokenizer
 
@@ -95,7 +95,7 @@ def _joined(parts: list[np.ndarray]) -> Encoded:
 def _definition(path: str) -> dict[str, Any]:
     """The tokenizer.json at `path`, if it is of a kind that may be handed over."""
     try:
-        definition = orjson.loads(Path(path).read_bytes())
+        definition = read_json(path)
         if not isinstance(definition["model"]["vocab"], dict) or not definition["model"]["vocab"]:
             raise FastEncoderRefuses("the fast encoder does not take this tokenizer (it has no vocabulary by name).")
         definition["added_tokens"] = definition.get("added_tokens") or []

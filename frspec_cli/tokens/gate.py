@@ -39,7 +39,7 @@ class Probed:
 
 def hostile_texts(tokenizer: LoadedTokenizer) -> list[str]:
     """Strings on which tokenizers' implementations tend to differ, some made of this tokenizer's own added tokens."""
-    added = [token.content for token in tokenizer.added.values()]
+    added = list(tokenizer.added.values())
     some = added if len(added) <= 64 else added[:: len(added) // 64]
     pairs = [left + space + right for space in _SPACES for left, right in itertools.pairwise(_PIECES)]
     runs = [character * _RUN for character in " a1\n.\u4f60=\u00e9"] + ["ab" * _RUN, "A\u0301" * _RUN]

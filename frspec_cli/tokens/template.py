@@ -54,7 +54,7 @@ def end_of_turn(tokenizer: LoadedTokenizer) -> int | None:
     if template is not None and template.turn_end is not None:
         return template.turn_end[1]
     eos = _content(tokenizer.beside("tokenizer_config.json").get("eos_token"))
-    return tokenizer.backend.token_to_id(eos) if eos else next(iter(tokenizer.eos_ids), None)
+    return tokenizer.id_of(eos) if eos else next(iter(tokenizer.eos_ids), None)
 
 
 def _content(token: Any) -> str:
@@ -67,7 +67,7 @@ def _turn_end(template: ChatTemplate, tokenizer: LoadedTokenizer) -> tuple[str, 
         text = template.render([_turn("user", "hello"), _turn("assistant", _PROBE)], generate=False)
     except FrspecError:
         return None
-    added = {token.content: index for index, token in tokenizer.added.items() if token.content.strip()}
+    added = {token: index for index, token in tokenizer.added.items() if token.strip()}
     if _PROBE not in text or not added:
         return None
     names = "|".join(re.escape(name) for name in sorted(added, key=len, reverse=True))

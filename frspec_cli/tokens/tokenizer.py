@@ -11,30 +11,49 @@ from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tokenizers
 
 from frspec_cli import storage
 from frspec_cli.errors import FrspecError
 from frspec_cli.models.locate import locate_tokenizer
+from frspec_cli.tokens.definition import Definition, read_definition
+
+if TYPE_CHECKING:
+    import tokenizers
 
 
 @dataclass(frozen=True)
 class LoadedTokenizer:
     """A tokenizer.json, with what lies beside it (tokenizer_config, config, generation_config, chat template).
 
-    reference: what the user named. path: the tokenizer.json. backend: the reference encoder.
+    reference: what the user named. path: the tokenizer.json. definition: what it says of its tokens.
     """
 
     reference: str
     path: Path
-    backend: tokenizers.Tokenizer
+    definition: Definition
+
+    @cached_property
+    def backend(self) -> tokenizers.Tokenizer:
+        """The reference encoder, built when it is first needed. Raises `FrspecError` where the library refuses the file."""
+        import tokenizers
+
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(self.path))
+        except Exception as error:  # the library raises bare Exception for a file that it cannot parse
+            raise FrspecError(f"{self.path} is no tokenizer that the tokenizers library can read: {error}.") from None
+        backend.encode_special_tokens = True
+        backend.no_truncation()
+        backend.no_padding()
+        return backend
 
     @cached_property
     def vocabulary(self) -> dict[int, str]:
         """id -> token string as the file has it, added tokens included, in the order of ids (which may have holes)."""
+        if self.definition.vocabulary is not None:
+            return self.definition.vocabulary
         by_id = sorted(self.backend.get_vocab(with_added_tokens=True).items(), key=itemgetter(1))
         return {index: token for token, index in by_id}
 
@@ -55,9 +74,19 @@ class LoadedTokenizer:
         return max(self.vocabulary, default=-1)
 
     @cached_property
-    def added(self) -> dict[int, tokenizers.AddedToken]:
+    def added(self) -> dict[int, str]:
         """id -> added token."""
-        return dict(sorted(self.backend.get_added_tokens_decoder().items()))
+        if self.definition.vocabulary is not None:
+            return self.definition.added
+        return {index: token.content for index, token in sorted(self.backend.get_added_tokens_decoder().items())}
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token string; None where there is none."""
+        return self._ids.get(token)
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {token: index for index, token in self.vocabulary.items()}
 
     def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
         """Token ids (int32 [n]) of each text by the reference encoder: no special tokens added, none recognised."""
@@ -81,17 +110,16 @@ class LoadedTokenizer:
         if self._is_byte_level:
             return ()
         names = (f"<0x{byte:02X}>" for byte in range(256))
-        ids = (self.backend.token_to_id(name) for name in names)
+        ids = map(self.id_of, names)
         return tuple(sorted(index for index in ids if index is not None))
 
     @cached_property
     def _byte_tokens(self) -> frozenset[int]:
         return frozenset(self.byte_token_ids)
 
-    @cached_property
+    @property
     def _is_byte_level(self) -> bool:
-        # The decoder's own state, as JSON: reading a 33 MB tokenizer.json a second time takes half a second.
-        return self.backend.decoder is not None and b'"ByteLevel"' in self.backend.decoder.__getstate__()
+        return self.definition.byte_level
 
     def beside(self, name: str) -> dict[str, Any]:
         """The JSON object in a file beside the tokenizer.json; {} where there is none."""
@@ -117,7 +145,7 @@ class LoadedTokenizer:
             found.update([value] if isinstance(value, int) else value or [])
         token = self.beside("tokenizer_config.json").get("eos_token")
         content = token.get("content") if isinstance(token, dict) else token
-        index = self.backend.token_to_id(content) if content else None
+        index = self.id_of(content) if content else None
         return tuple(sorted(found | ({index} if index is not None else set())))
 
     @cached_property
@@ -129,7 +157,7 @@ class LoadedTokenizer:
         """
         forced = dict.fromkeys(self.byte_token_ids, "byte")
         for index, token in self.added.items():
-            if token.content.strip() and any(token.content in template for template in self.chat_templates):
+            if token.strip() and any(token in template for template in self.chat_templates):
                 forced[index] = "template"
         forced.update(dict.fromkeys(self.eos_ids, "eos"))
         return dict(sorted(forced.items()))
@@ -144,14 +172,7 @@ class LoadedTokenizer:
 def load_tokenizer(name: str) -> LoadedTokenizer:
     """Loads what `name` means (see `locate_tokenizer`). Raises `FrspecError` when the file is no tokenizer."""
     path = locate_tokenizer(name)
-    try:
-        backend = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception for a file that it cannot parse
-        raise FrspecError(f"{path} is no tokenizer.json that the tokenizers library can read: {error}.") from None
-    backend.encode_special_tokens = True
-    backend.no_truncation()
-    backend.no_padding()
-    return LoadedTokenizer(reference=name, path=path, backend=backend)
+    return LoadedTokenizer(reference=name, path=path, definition=read_definition(path))
 
 
 def _byte_characters() -> dict[str, int]:

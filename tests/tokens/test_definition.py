@@ -1,0 +1,65 @@
+"""What is read of a tokenizer.json without building the tokenizer is what the tokenizers library makes of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tokenizers
+
+from frspec_cli.errors import FrspecError
+from frspec_cli.tokens.tokenizer import load_tokenizer
+
+
+def _added(index: int, content: str) -> dict[str, Any]:
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": index, "content": content, "special": True, **plain}
+
+
+def _write(path: Path, model: dict[str, Any], added: list[dict[str, Any]], *, last: str = "model") -> str:
+    parts = {"version": "1.0", "added_tokens": added, "decoder": {"type": "Fuse"}, "model": {"type": "BPE", **model}}
+    parts |= {last: parts.pop(last)}
+    path.write_text(json.dumps(parts, separators=(",", ":")))
+    return str(path)
+
+
+VOCAB = {"a": 0, "b": 1, "ab": 2}
+CASES = {
+    "plain": ({"vocab": VOCAB, "merges": ["a b"]}, [_added(3, "<s>"), _added(4, "</s>")]),
+    "merges is a token": ({"vocab": {"merges": 0, "a": 1, '"merges":': 2}, "merges": []}, [_added(3, "<s>")]),
+    "an added token of the vocabulary": ({"vocab": VOCAB, "merges": []}, [_added(1, "b"), _added(3, "<s>")]),
+    "another id than the vocabulary has": ({"vocab": VOCAB, "merges": []}, [_added(2, "b"), _added(3, "<s>")]),
+    "a hole that the library closes": ({"vocab": VOCAB, "merges": []}, [_added(9, "<s>"), _added(5, "</s>")]),
+    "an added token twice": ({"vocab": VOCAB, "merges": []}, [_added(3, "<s>"), _added(4, "<s>")]),
+    "a hole in the vocabulary": ({"vocab": {"a": 0, "b": 7}, "merges": []}, [_added(2, "<s>")]),
+    "ids out of order": ({"vocab": {"b": 1, "a": 0}, "merges": []}, []),
+    "no object": ({"type": "Unigram", "unk_id": 0, "vocab": [["a", -1.0], ["b", -2.0]]}, [_added(2, "<s>")]),
+}
+
+
+@pytest.mark.parametrize("last", ["model", "decoder", "added_tokens"])
+@pytest.mark.parametrize("case", CASES)
+def test_the_vocabulary_is_the_librarys(case: str, last: str, tmp_path: Path) -> None:
+    path = _write(tmp_path / "tokenizer.json", *CASES[case], last=last)
+    library, loaded = tokenizers.Tokenizer.from_file(path), load_tokenizer(path)
+    expected = sorted((index, token) for token, index in library.get_vocab(with_added_tokens=True).items())
+    assert list(loaded.vocabulary.items()) == expected
+    assert loaded.added == {index: token.content for index, token in library.get_added_tokens_decoder().items()}
+    assert all(loaded.id_of(token) == library.token_to_id(token) for token in [*loaded.vocabulary.values(), "none"])
+
+
+def test_the_library_is_not_asked_where_the_file_says_it_all(tmp_path: Path) -> None:
+    loaded = load_tokenizer(_write(tmp_path / "tokenizer.json", *CASES["plain"]))
+    assert (loaded.size, loaded.highest_id) == (5, 4)
+    assert len(loaded.fingerprint) == 64
+    assert "backend" not in vars(loaded)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"model": 3}', '{"model": {"vocab": {}}, "added_tokens": [1]}'])
+def test_what_is_no_tokenizer_is_told(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(content)
+    with pytest.raises(FrspecError, match=r"is no tokenizer\.json"):
+        load_tokenizer(str(path))
