@@ -10,6 +10,7 @@ from frspec_cli.bench.baseline import TransformersBaseline
 from frspec_cli.bench.environment import environment
 from frspec_cli.bench.interval import speedup
 from frspec_cli.bench.measure import Arm, Measurement, Totals, run
+from frspec_cli.bench.profile import profile
 from frspec_cli.bench.prompts import Prompt
 from frspec_cli.decoding import identity
 from frspec_cli.decoding.engine import Engine
@@ -79,6 +80,21 @@ class Bench:
         ):
             self.measured.append(item)
             done()
+        return self._setting() | {
+            "prompts": [self._record(item) for item in self.measured],
+            "summary": self._summary(arms),
+        }
+
+    def profile(self, prompts: Sequence[Prompt], *, done: Callable[[], None] = lambda: None) -> dict[str, Any]:
+        """Where the time of a cycle goes (see `bench.profile`), in place of the texts' own measurements."""
+        if BASELINE in self.options.methods:
+            raise UsageError(f"--profile looks into cycles, which {BASELINE} has none of; leave it out of --methods.")
+        ids = [self.parts.target.prompt_ids(prompt.text) for prompt in prompts]
+        found = profile(self.arms, ids, max_new_tokens=self.options.max_new_tokens, seed=self.options.seed, done=done)
+        return self._setting() | {"prompts": [], "summary": {}, "profile": found}
+
+    def _setting(self) -> dict[str, Any]:
+        """What a result says about how it was made."""
         target = self.parts.target
         return {
             "schema": SCHEMA,
@@ -91,8 +107,6 @@ class Bench:
                 "dtype": str(target.dtype).removeprefix("torch."),
                 "device": str(target.device),
             },
-            "prompts": [self._record(item) for item in self.measured],
-            "summary": self._summary(arms),
         }
 
     def _record(self, item: Measurement) -> dict[str, Any]:

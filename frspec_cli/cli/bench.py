@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from frspec_cli.cli import options
+from frspec_cli.cli import options, profile
 from frspec_cli.cli.sink import Sink
+from frspec_cli.errors import UsageError
 
 
 def command(
@@ -35,6 +36,7 @@ def command(
         bool, typer.Option("--stop-at-eos", help="Let texts end by themselves (then the work is not equal).")
     ] = False,
     seed: options.Seed = 0,
+    profiled: profile.Profile = False,
     device: options.Device = None,
     dtype: options.Dtype = "bfloat16",
     as_json: options.AsJson = False,
@@ -44,11 +46,14 @@ def command(
 
     Speed-up is the ratio of total tokens to total time against plain decoding (the faster of ours and transformers', if
     both run), with a 95 % interval by paired bootstrap over prompts.
+    With --profile: where the time of one cycle goes, and how EAGLE-2's compares with FR-Spec's at the same tree.
     """
     from frspec_cli import storage
     from frspec_cli.bench.prompts import read_prompts
     from frspec_cli.bench.suite import Bench, BenchOptions
+    from frspec_cli.bench.untrained import NAME, with_untrained_head
     from frspec_cli.decoding.session import open_parts
+    from frspec_cli.models.shipped import DEFAULT_K
     from frspec_cli.models.target import load_target
 
     sink = Sink(as_json=as_json, quiet=quiet)
@@ -66,7 +71,20 @@ def command(
     prompts = read_prompts(suite, limit=limit)
     target = load_target(model, device=device, dtype=dtype)
     named = None if vocab is None else str(vocab)
-    bench = Bench(open_parts(target, draft=draft, vocab=named, k=max(asked.ks, default=None), warn=sink.warn), asked)
+    untrained = draft == NAME
+    parts = open_parts(
+        target, draft=None if untrained else draft, vocab=named, k=max(asked.ks, default=None), warn=sink.warn
+    )
+    if untrained:
+        if not profiled:
+            raise UsageError(
+                f"--draft {NAME} is an untrained head, whose texts say nothing: it goes with --profile only."
+            )
+        parts = with_untrained_head(parts, k=max(asked.ks, default=DEFAULT_K), seed=seed)
+    bench = Bench(parts, asked)
+    if profiled:
+        profile.command(bench, prompts, out, sink)
+        return
     with sink.progress() as progress:
         task = progress.add_task("measuring", total=len(prompts) * len(bench.arms()))
         result = bench.run(prompts, done=lambda: progress.advance(task))
