@@ -7,6 +7,7 @@ strings inside a text are ordinary text (`encode_special_tokens`), and no specia
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
@@ -95,31 +96,21 @@ class LoadedTokenizer:
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that a token stands for. Raises KeyError for an id the tokenizer does not have."""
-        token = self.vocabulary[token_id]
-        if token_id in self.added:
-            return token.encode()
-        if self._is_byte_level:
-            return bytes(BYTE_OF_CHARACTER[character] for character in token)
-        if token_id in self._byte_tokens:
-            return bytes([int(token[3:5], 16)])
-        return token.replace("\u2581", " ").encode()
+        return self.tokens_bytes([token_id])[0]
+
+    def tokens_bytes(self, token_ids: Iterable[int]) -> list[bytes]:
+        """The bytes of several tokens."""
+        vocabulary, added = self.vocabulary, self.added
+        spelled = _byte_level_bytes if self.definition.byte_level else _sentencepiece_bytes
+        return [vocabulary[index].encode() if index in added else spelled(vocabulary[index]) for index in token_ids]
 
     @cached_property
     def byte_token_ids(self) -> tuple[int, ...]:
         """Ids of SentencePiece's byte tokens `<0xNN>`; () where bytes are spelled by characters (byte-level BPE)."""
-        if self._is_byte_level:
+        if self.definition.byte_level:
             return ()
-        names = (f"<0x{byte:02X}>" for byte in range(256))
-        ids = map(self.id_of, names)
+        ids = map(self.id_of, _BYTE_TOKENS)
         return tuple(sorted(index for index in ids if index is not None))
-
-    @cached_property
-    def _byte_tokens(self) -> frozenset[int]:
-        return frozenset(self.byte_token_ids)
-
-    @property
-    def _is_byte_level(self) -> bool:
-        return self.definition.byte_level
 
     def beside(self, name: str) -> dict[str, Any]:
         """The JSON object in a file beside the tokenizer.json; {} where there is none."""
@@ -185,3 +176,12 @@ def _byte_characters() -> dict[str, int]:
 
 
 BYTE_OF_CHARACTER = _byte_characters()
+_BYTE_TOKENS = {f"<0x{byte:02X}>": bytes([byte]) for byte in range(256)}
+
+
+def _byte_level_bytes(token: str) -> bytes:
+    return bytes(map(BYTE_OF_CHARACTER.__getitem__, token))
+
+
+def _sentencepiece_bytes(token: str) -> bytes:
+    return _BYTE_TOKENS.get(token) or token.replace("\u2581", " ").encode()

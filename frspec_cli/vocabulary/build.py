@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -88,7 +88,6 @@ class Builder:
         self.counted = int(self.counted_by_fold.sum())
 
         self._rankings: dict[int | None, Ranking] = {}
-        self._bytes_of = lru_cache(maxsize=None)(tokenizer.token_bytes)  # sizes share most of their tokens
 
     def ranking(self, *, without_fold: int | None = None) -> Ranking:
         """The ranking by all folds, or by all but one."""
@@ -134,8 +133,7 @@ class Builder:
             "sha256": storage.sha256_ids(choice.token_ids),
         }
         ids = choice.token_ids.astype(np.int32)
-        tokens = [self._bytes_of(index) for index in ids.tolist()]
-        return VocabularySubset(ids, tokens, counts, choice.reasons, metadata)
+        return VocabularySubset(ids, self.tokenizer.tokens_bytes(ids.tolist()), counts, choice.reasons, metadata)
 
     def budget_effects(self, k: int) -> list[dict[str, Any]]:
         """For each script budget: how much of the text in that script k ids cover, with the budgets and without.

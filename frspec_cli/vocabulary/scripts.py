@@ -55,7 +55,7 @@ def script_of(content: bytes) -> str:
         text = content.decode()
     except UnicodeDecodeError:
         return PARTIAL
-    return next((script for script in map(_letter_script, text) if script), NONE)
+    return next(filter(None, map(_letter_script, text)), NONE)
 
 
 @lru_cache(maxsize=1 << 18)
@@ -108,14 +108,11 @@ class Scripts:
         names = (NONE, PARTIAL, OTHER, *NAMES)
         index = {name: code for code, name in enumerate(names)}
         codes = np.zeros(rows, dtype=np.int16)
-        partial = {}
-        for token_id in tokenizer.vocabulary:
-            if token_id >= rows:
-                continue
-            content = tokenizer.token_bytes(token_id)
-            codes[token_id] = index[script_of(content)]
-            if codes[token_id] == index[PARTIAL]:
-                partial[token_id] = content
+        ids = [token_id for token_id in tokenizer.vocabulary if token_id < rows]
+        contents = tokenizer.tokens_bytes(ids)
+        found = [script_of(content) for content in contents]
+        codes[ids] = [index[script] for script in found]
+        partial = {i: content for i, content, script in zip(ids, contents, found, strict=True) if script == PARTIAL}
         return Scripts(codes, names, partial)
 
     def mask(self, name: str) -> np.ndarray:
