@@ -1,4 +1,4 @@
-"""How sure a ratio is: the paired bootstrap over prompts."""
+"""How sure a ratio is: the bootstrap over prompts or rounds."""
 
 from __future__ import annotations
 
@@ -30,6 +30,18 @@ def speedup(
     whole = [values.sum() for values in arrays]
     low, high = np.quantile(ratios, [0.025, 0.975])
     return {"value": float((whole[0] / whole[1]) / (whole[2] / whole[3])), "low": float(low), "high": float(high)}
+
+
+def ratio(over: Sequence[float], under: Sequence[float], *, seed: int) -> dict[str, float] | None:
+    """sum(over) / sum(under) with a 95 % interval; item i of each belongs to prompt i. None where `under` is all zero."""
+    pairs = np.array([(a, b) for a, b in zip(over, under, strict=True) if b > 0], dtype=np.float64)
+    if not len(pairs):
+        return None
+    draws = np.random.default_rng(seed).integers(0, len(pairs), size=(RESAMPLES, len(pairs)))
+    sums = pairs[draws].sum(axis=1)
+    low, high = np.quantile(sums[:, 0] / sums[:, 1], [0.025, 0.975])
+    whole = pairs.sum(axis=0)
+    return {"value": float(whole[0] / whole[1]), "low": float(low), "high": float(high)}
 
 
 Rounds = Sequence[Sequence[float]]

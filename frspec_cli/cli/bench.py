@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from frspec_cli.cli import options, profile
+from frspec_cli.cli import options, profile, replay
 from frspec_cli.cli.sink import Sink
 from frspec_cli.errors import UsageError
 
@@ -18,7 +18,7 @@ def command(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The result to write, such as result.json.")],
     model: options.Model = options.DEFAULT_MODEL,
-    draft: options.Draft = None,
+    draft: replay.Drafts = None,
     vocab: options.Vocab = None,
     methods: Annotated[
         str, typer.Option("--methods", help="Of ar, eagle, frspec, lookup, transformers; with commas between them.")
@@ -31,12 +31,18 @@ def command(
     beam: options.Beam = 4,
     nodes: options.Nodes = 16,
     context_slots: options.ContextSlots = 0,
-    max_new_tokens: options.MaxNewTokens = 64,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option("--max-new-tokens", "-n", min=1, help="Default: 64; of recorded answers that are replayed, all."),
+    ] = None,
     stop_at_eos: Annotated[
         bool, typer.Option("--stop-at-eos", help="Let texts end by themselves (then the work is not equal).")
     ] = False,
     seed: options.Seed = 0,
     profiled: profile.Profile = False,
+    replayed: replay.Replay = False,
+    tree: replay.Trees = None,
+    held_out: replay.HeldOut = False,
     device: options.Device = None,
     dtype: options.Dtype = "bfloat16",
     as_json: options.AsJson = False,
@@ -47,7 +53,35 @@ def command(
     Speed-up is the ratio of total tokens to total time against plain decoding (the faster of ours and transformers', if
     both run), with a 95 % interval by paired bootstrap over prompts.
     With --profile: where the time of one cycle goes, and how EAGLE-2's compares with FR-Spec's at the same tree.
+    With --replay nothing is timed: what is accepted, and why no more, by the draft alone.
     """
+    sink = Sink(as_json=as_json, quiet=quiet)
+    if replayed:
+        if context_slots or profiled:
+            raise UsageError(f"{'--context-slots' if context_slots else '--profile'} does not go with --replay.")
+        replay.command(
+            suite,
+            out,
+            model=model,
+            drafts=draft,
+            vocab=vocab,
+            methods=methods,
+            ks=k,
+            trees=tree,
+            shape=(depth, beam, nodes),
+            limit=limit,
+            max_new_tokens=max_new_tokens,
+            ignore_eos=not stop_at_eos,
+            held_out=held_out,
+            seed=seed,
+            device=device,
+            dtype=dtype,
+            sink=sink,
+        )
+        return
+    for given, words in ((tree, "--tree goes"), (held_out, "--held-out goes"), ((draft or [])[1:], "several heads go")):
+        if given:
+            raise UsageError(f"{words} with --replay only.")
     from frspec_cli import storage
     from frspec_cli.bench.prompts import read_prompts
     from frspec_cli.bench.suite import Bench, BenchOptions
@@ -56,7 +90,6 @@ def command(
     from frspec_cli.models.shipped import DEFAULT_K
     from frspec_cli.models.target import load_target
 
-    sink = Sink(as_json=as_json, quiet=quiet)
     asked = BenchOptions(
         methods=tuple(name.strip() for name in methods.split(",")),
         ks=tuple(k or ()),
@@ -64,16 +97,17 @@ def command(
         beam=beam,
         nodes=nodes,
         context_slots=context_slots,
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=max_new_tokens or 64,
         ignore_eos=not stop_at_eos,
         seed=seed,
     )
     prompts = read_prompts(suite, limit=limit)
     target = load_target(model, device=device, dtype=dtype)
     named = None if vocab is None else str(vocab)
-    untrained = draft == NAME
+    head = draft[0] if draft else None
+    untrained = head == NAME
     parts = open_parts(
-        target, draft=None if untrained else draft, vocab=named, k=max(asked.ks, default=None), warn=sink.warn
+        target, draft=None if untrained else head, vocab=named, k=max(asked.ks, default=None), warn=sink.warn
     )
     if untrained:
         if not profiled:

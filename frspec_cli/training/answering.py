@@ -42,12 +42,14 @@ def answer(
     *,
     max_new_tokens: int,
     sampling: Sampling,
+    ignore_eos: bool = False,
     made: Callable[[int], None] = lambda tokens: None,
 ) -> list[Reply]:
-    """One reply per question, in their order. made: told the number of tokens of every step."""
+    """One reply per question, in their order. ignore_eos: go on past the end of sequence, to `max_new_tokens` in all. made:
+    told the number of tokens of every step."""
     from transformers import DynamicCache
 
-    device, ends = target.device, set(target.eos_ids)
+    device, ends = target.device, set() if ignore_eos else set(target.eos_ids)
     ids, mask = _left_padded(questions, device)
     choose = _chooser(questions, sampling, max_new_tokens, device)
     cache: Any = DynamicCache(config=target.model.config)

@@ -1,0 +1,43 @@
+"""Prompts answered by the target, in batches, to be replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from frspec_cli.bench.prompts import Prompt
+from frspec_cli.decoding.sampling import Sampling
+from frspec_cli.models.target import Target
+from frspec_cli.training.answering import Question, answer
+from frspec_cli.training.answers import Answer
+
+_TOGETHER = 16
+
+
+def ask(
+    target: Target,
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int,
+    ignore_eos: bool,
+    done: Callable[[int], None] = lambda prompts: None,
+) -> list[Answer]:
+    """The target's greedy answers, in the prompts' order; those of a single token, in which no cycle begins, left out.
+
+    ignore_eos: all are `max_new_tokens` long. Prompts of like length share a batch.
+    """
+    questions = [
+        Question(prompt.id, prompt.text, tuple(target.prompt_ids(prompt.text)), prompt.category) for prompt in prompts
+    ]
+    order = sorted(range(len(questions)), key=lambda i: -len(questions[i].ids))
+    found: dict[int, Answer] = {}
+    for begin in range(0, len(order), _TOGETHER):
+        members = order[begin : begin + _TOGETHER]
+        asked = [questions[i] for i in members]
+        replies = answer(target, asked, max_new_tokens=max_new_tokens, sampling=Sampling(), ignore_eos=ignore_eos)
+        for i, question, reply in zip(members, asked, replies, strict=True):
+            ids = np.asarray([*question.ids, *reply.ids], dtype=np.int64)
+            found[i] = Answer(ids, len(question.ids), reply.stopped, True, question.id, question.source)
+        done(len(members))
+    return [found[i] for i in sorted(found) if found[i].queries > 0]
