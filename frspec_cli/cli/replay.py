@@ -89,9 +89,10 @@ def command(
     )
     target = load_target(model, device=device, dtype=dtype)
     largest = max(options.ks, default=None)
+    heads: list[str | None] = [*(drafts or [None])]
     parts = [
         open_parts(target, draft=draft, vocab=None if vocab is None else str(vocab), k=largest, warn=sink.warn)
-        for draft in drafts or [None]
+        for draft in heads
     ]
     bench = ReplayBench(parts, options)
     deepest = max(each.depth for each in shapes)
