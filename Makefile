@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.frspec-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check bench-count clean counts subset answers head
+.PHONY: help setup demo test test-slow check bench-count bench-cycle clean counts subset answers head
 
 # A recipe is a few variables (recipes/NAME.mk); the rules that use them stand at the end of this file.
 RECIPE ?= smollm2-135m
@@ -16,6 +16,7 @@ help:
 	@echo 'make demo        plain decoding, EAGLE-2 and FR-Spec side by side on a real model'
 	@echo 'make test        the quick tests            make test-slow   the slow ones'
 	@echo 'make check       lint, format, types        make bench-count counting against the published loop'
+	@echo 'make bench-cycle one step of plain decoding, FR-Spec and transformers at three lengths of context'
 	@echo 'make setup       .venv with frspec in it'
 	@echo 'make counts | subset | answers | head   one model step by step: RECIPE=NAME of recipes/NAME.mk'
 
@@ -53,6 +54,9 @@ check: setup
 
 bench-count: setup
 	$(BIN)/python -m frspec_cli.bench.counting $(ARGS)
+
+bench-cycle: setup
+	$(BIN)/python -m frspec_cli.bench.cycle --out out/bench-cycle $(ARGS)
 
 clean:
 	rm -rf out

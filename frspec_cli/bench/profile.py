@@ -18,7 +18,7 @@ import torch
 
 from frspec_cli.bench.interval import median, median_ratio
 from frspec_cli.bench.measure import Arm
-from frspec_cli.decoding.engine import Engine, Stopwatch
+from frspec_cli.decoding.engine import Engine, Generation, Stopwatch
 
 TARGET, LAYER, LM_HEAD, TREE, REST = "target", "draft layer", "draft LM head", "tree operations", "rest"
 PARTS = (TARGET, LAYER, LM_HEAD, TREE, REST)
@@ -39,6 +39,12 @@ class Times:
     inside: dict[str, list[list[float]]] = field(default_factory=lambda: {part: [] for part in PARTS})
     accepted: int = 0
 
+    def add(self, text: TimedText) -> None:
+        """Adds one round of the first pass."""
+        self.cycle.append(text.cycle)
+        self.draft.append(text.draft)
+        self.accepted += text.accepted
+
 
 def profile(
     arms: Callable[[], Sequence[Arm]],
@@ -58,7 +64,7 @@ def profile(
     for engine in timed.values():
         engine.complete(prompts[0], max_new_tokens=WARM_UP_TOKENS, ignore_eos=True)
     for name, ids in _turns(names, prompts):
-        _time(timed[name], ids, max_new_tokens, found[name])
+        found[name].add(time_text(timed[name], ids, max_new_tokens))
         done()
     inside = {arm.name: (engine := _engine(arm), Probe(engine)) for arm in arms()}
     for engine, _ in inside.values():
@@ -129,18 +135,29 @@ def _turns(names: Sequence[str], prompts: Sequence[Sequence[int]]) -> Iterator[t
             yield names[(number + turn) % len(names)], ids
 
 
-def _time(engine: Engine, ids: Sequence[int], max_new_tokens: int, into: Times) -> None:
-    """Seconds of each cycle of one text, and of the draft in it."""
-    cycles, ends, last = [], [], 0.0
+@dataclass(frozen=True)
+class TimedText:
+    """One text. cycle, draft: seconds of each cycle and of the draft in it, prefill left out. accepted: drafted tokens."""
+
+    token_ids: list[int]
+    cycle: list[float]
+    draft: list[float]
+    accepted: int
+
+
+def time_text(engine: Engine, ids: Sequence[int], max_new_tokens: int) -> TimedText:
+    """Decodes greedily, past EOS, and reads the clock between cycles: the engine runs as it always does."""
+    generation = Generation()
+    seconds: list[float] = []
+    ends: list[int] = []
+    last = 0.0
     for cycle in engine.generate(ids, max_new_tokens=max_new_tokens, ignore_eos=True):
-        now = time.perf_counter()
-        if not cycle.prefill:
-            cycles.append(now - last)
-            into.accepted += cycle.accepted
+        seconds.append(time.perf_counter() - last)
+        generation.add(cycle)
         ends.append(len(engine.stopwatch.laps))
         last = time.perf_counter()
-    into.cycle.append(cycles)
-    into.draft.append(_draft_seconds(engine.stopwatch, ends))
+    draft = _draft_seconds(engine.stopwatch, ends)
+    return TimedText(generation.token_ids, seconds[1:], draft, sum(generation.accepted))
 
 
 def _draft_seconds(stopwatch: Stopwatch, ends: Sequence[int]) -> list[float]:
