@@ -222,4 +222,5 @@ def test_the_lm_head_reads_contiguous_rows(target):
     questions = [Question(str(i), "", (1, 2 + i, 3)) for i in range(3)]
     answer(target, questions, max_new_tokens=2, sampling=Sampling())
     hook.remove()
-    assert strides and all(strides)
+    assert strides
+    assert all(strides)
