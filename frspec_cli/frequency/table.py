@@ -21,6 +21,7 @@ from frspec_cli.frequency.columns import column, strings, values
 from frspec_cli.frequency.parquet import read_parquet, write_parquet
 
 FOLDS = 10
+_TOKENS_AT_ONCE = 1 << 10
 _ROWS_AT_ONCE = 1 << 18  # what is read is scattered while it is in the processor's cache
 _SCHEMA = pa.schema(
     [
@@ -80,28 +81,20 @@ class FrequencyTable:
     def write(self, path: Path | str) -> None:
         """Writes the parquet file, whole or not at all; equal tables give equal bytes."""
         sources = self.sources
-        columns: dict[str, list[np.ndarray]] = {
-            name: [] for name in ("token_id", "source", "fold", "count", "documents")
-        }
-        for code, source in enumerate(sources):
-            fold, token = np.nonzero(self.counts[source])
-            columns["token_id"].append(token)
-            columns["source"].append(np.full(len(token), code))
-            columns["fold"].append(fold)
-            columns["count"].append(self.counts[source][fold, token])
-            columns["documents"].append(token if self.documents is None else self.documents[source][fold, token])
-        flat = {name: np.concatenate(parts) if parts else np.zeros(0, int) for name, parts in columns.items()}
-        # One key instead of three; each source's rows are sorted by fold and token, and a stable sort likes such runs.
-        order = np.argsort((flat["token_id"] * len(sources) + flat["source"]) * FOLDS + flat["fold"], kind="stable")
+        cell, count = _counted_cells([self.counts[source] for source in sources], self.rows)
+        token, source_and_fold = np.divmod(cell, max(1, len(sources) * FOLDS))
+        source, fold = np.divmod(source_and_fold, FOLDS)
         arrays = [
-            column(flat["token_id"][order], pa.int32()),
-            pa.DictionaryArray.from_arrays(column(flat["source"][order], pa.int32()), strings(sources)),
-            column(flat["fold"][order], pa.int8()),
-            column(flat["count"][order], pa.int64()),
+            column(token, pa.int32()),
+            pa.DictionaryArray.from_arrays(column(source, pa.int32()), strings(sources)),
+            column(fold, pa.int8()),
+            column(count, pa.int64()),
         ]
         schema = _SCHEMA
         if self.documents is not None:
-            arrays.append(column(flat["documents"][order], pa.int64()))
+            # A token that was counted stands in at least one document, so the cells are the same.
+            _, documents = _counted_cells([self.documents[source] for source in sources], self.rows)
+            arrays.append(column(documents, pa.int64()))
             schema = schema.append(_DOCUMENTS)
         write_parquet(path, schema, arrays, self.metadata)
 
@@ -113,6 +106,19 @@ class FrequencyTable:
         rows = int(metadata["tokenizer"]["highest_id"]) + 1
         documents = _dense(table, rows, path, "documents") if _DOCUMENTS.name in table.column_names else None
         return FrequencyTable(_dense(table, rows, path, "count"), metadata, documents)
+
+
+def _counted_cells(counts: list[np.ndarray], rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """The cells above zero of `counts` (each int64 [FOLDS, rows]) as (token * sources + source) * FOLDS + fold, in this
+    order, and their counts; both int64 [n]. A few tokens at a time, turned round while they are in the processor's cache."""
+    width = len(counts) * FOLDS
+    cells, found = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for first in range(0, rows if counts else 0, _TOKENS_AT_ONCE):
+        block = np.concatenate([each[:, first : first + _TOKENS_AT_ONCE] for each in counts]).T.ravel()
+        cell = np.flatnonzero(block)
+        cells.append(cell + first * width)
+        found.append(block[cell])
+    return np.concatenate(cells), np.concatenate(found)
 
 
 def _dense(table: pa.Table, rows: int, path: Path | str, counted: str) -> dict[str, np.ndarray]:
