@@ -24,6 +24,14 @@ def command(
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The answers: .jsonl or .jsonl.zst.")],
+    soft_counts: Annotated[
+        Path | None,
+        typer.Option(
+            "--soft-counts",
+            metavar="COUNTS.parquet",
+            help="Also sum the model's probabilities over the answered positions into a table to build subsets from.",
+        ),
+    ] = None,
     model: options.Model = options.DEFAULT_MODEL,
     max_new_tokens: options.MaxNewTokens = 128,
     temperature: options.Temperature = 0.0,
@@ -57,9 +65,12 @@ def command(
     sink = Sink(as_json=as_json, quiet=quiet)
 
     from frspec_cli.corpus.prompts import read_prompts
+    from frspec_cli.frequency.corpus_table import check_writable
     from frspec_cli.models.target import load_target
     from frspec_cli.training.collect import CollectOptions, collect
 
+    if soft_counts is not None:
+        check_writable(soft_counts)
     read_prompts(prompts, limit=1, texts=True)  # a wrong file is told before the model is loaded
     target = load_target(model, device=device, dtype=dtype)
     chosen = CollectOptions(
@@ -71,7 +82,7 @@ def command(
         max_prompt_tokens=max_prompt_tokens,
     )
     with _Bar(sink) as bar:
-        done = collect(target, prompts, out, chosen, listener=bar.listener(), restart=restart)
+        done = collect(target, prompts, out, chosen, soft_counts=soft_counts, listener=bar.listener(), restart=restart)
     rate = done.made / max(done.seconds, 1e-9)
     sink.result(
         {
@@ -82,9 +93,10 @@ def command(
             "left_out": done.left_out,
             "seconds": round(done.seconds, 3),
             "tokens_per_second": round(rate, 1),
+            **({"soft_counts": str(soft_counts)} if soft_counts else {}),
         },
         f"{done.answers:,} answers, {done.tokens:,} tokens, {done.stopped / done.answers:.0%} ended by themselves; "
-        f"{rate:,.0f} tokens/s -> {out}",
+        f"{rate:,.0f} tokens/s -> {out}" + (f" and {soft_counts}" if soft_counts else ""),
     )
 
 

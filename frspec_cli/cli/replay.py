@@ -89,7 +89,7 @@ def command(
     )
     target = load_target(model, device=device, dtype=dtype)
     largest = max(options.ks, default=None)
-    heads: list[str | None] = [*(drafts or [None])]
+    heads: list[str | None] = [*drafts] if drafts else [None]
     parts = [
         open_parts(target, draft=draft, vocab=None if vocab is None else str(vocab), k=largest, warn=sink.warn)
         for draft in heads

@@ -44,9 +44,10 @@ def answer(
     sampling: Sampling,
     ignore_eos: bool = False,
     made: Callable[[int], None] = lambda tokens: None,
+    see: Callable[[torch.Tensor, list[int]], None] | None = None,
 ) -> list[Reply]:
     """One reply per question, in their order. ignore_eos: go on past the end of sequence, to `max_new_tokens` in all. made:
-    told the number of tokens of every step."""
+    told the number of tokens of every step. see: shown every step's logits [B, V] and the question of each row (-1: none)."""
     from transformers import DynamicCache
 
     device, ends = target.device, set() if ignore_eos else set(target.eos_ids)
@@ -67,6 +68,8 @@ def answer(
             use_cache=True,
             logits_to_keep=torch.tensor([ids.shape[1] - 1], device=device),
         )
+        if see is not None:
+            see(out.logits[:, -1], rows)
         chosen = choose(out.logits[:, -1], rows, step)
         rows = _record(chosen.tolist(), rows, replies, ends)
         left = [place for place, row in enumerate(rows) if row >= 0]

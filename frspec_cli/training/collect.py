@@ -21,9 +21,11 @@ from frspec_cli.decoding.sampling import Sampling
 from frspec_cli.decoding.text import decode
 from frspec_cli.errors import FrspecError
 from frspec_cli.models.target import Target
+from frspec_cli.tokens.tokenizer import load_tokenizer
 from frspec_cli.training.answering import Question, Reply, answer
 from frspec_cli.training.features import weights_identity
 from frspec_cli.training.run_folder import RunFolder
+from frspec_cli.training.soft_counts import SoftCounts, answered, soft_table
 
 _VERSION = 1
 
@@ -72,12 +74,14 @@ def collect(
     out: Path,
     options: CollectOptions,
     *,
+    soft_counts: Path | None = None,
     listener: Listener | None = None,
     restart: bool = False,
 ) -> Collected:
     """Answers `prompts` into `out` (.jsonl, or .jsonl.zst), one record a line in the prompts' order.
 
-    Raises `FrspecError` where a stopped run was begun with other options (naming the first), or another run is at it.
+    soft_counts: also write the table of `training.soft_counts` there. Raises `FrspecError` where a stopped run was begun
+    with other options (naming the first), or another run is at it.
     """
     listener = listener or Listener()
     began, made = time.monotonic(), 0
@@ -89,7 +93,9 @@ def collect(
             f"{prompts} holds no prompt that fits.", hint="Lower --max-new-tokens or shorten the prompts."
         )
     plan = make_batches(questions, options.batch_size)
-    with RunFolder.opened(out, _inputs(target, questions, options), restart=restart, verb="collecting") as folder:
+    tokenizer = None if soft_counts is None else load_tokenizer(target.name)
+    inputs = _inputs(target, questions, options) | {"--soft-counts": soft_counts and soft_counts.name}
+    with RunFolder.opened(out, inputs, restart=restart, verb="collecting") as folder:
         finished = [folder.path(f"batch-{number:06d}.jsonl") for number in range(len(plan))]
         missing = [number for number, path in enumerate(finished) if not path.is_file()]
         if len(missing) < len(plan):
@@ -98,15 +104,24 @@ def collect(
         listener.begin(sum(len(plan[number]) for number in missing))
         for number in missing:
             members = [questions[i] for i in plan[number]]
-            replies = _answer(target, members, options, listener.made)
+            soft = None if soft_counts is None else SoftCounts(members)
+            replies = _answer(target, members, options, listener.made, soft)
             lines = [to_record(target, q, r, options) for q, r in zip(members, replies, strict=True)]
+            if soft is not None:
+                soft.write(finished[number].with_suffix(".npz"))  # before the answers, which say that the batch is done
             storage.write_text(finished[number], "".join(lines))
             made += sum(len(reply.ids) for reply in replies)
             listener.finished(len(members))
         lines = _assemble(plan, finished)
+        records = [json.loads(line) for line in lines]
+        if soft_counts is not None and tokenizer is not None:
+            parts = [path.with_suffix(".npz") for path in finished]
+            shard, identity = answered(prompts, records), weights_identity(target)
+            soft_table(parts, tokenizer, shard=shard, options=_recorded(target, options), model=identity).write(
+                soft_counts
+            )
         _write(out, "".join(lines))
         folder.remove()
-    records = [json.loads(line) for line in lines]
     tokens = sum(len(record["response_token_ids"]) for record in records)
     stopped = sum(record["finish"] == "stop" for record in records)
     return Collected(len(records), tokens, stopped, left_out, made, time.monotonic() - began)
@@ -167,12 +182,23 @@ def _room(target: Target, options: CollectOptions) -> int:
 
 
 def _answer(
-    target: Target, questions: list[Question], options: CollectOptions, made: Callable[[int], None]
+    target: Target,
+    questions: list[Question],
+    options: CollectOptions,
+    made: Callable[[int], None],
+    soft: SoftCounts | None,
 ) -> list[Reply]:
     import torch
 
     try:
-        return answer(target, questions, max_new_tokens=options.max_new_tokens, sampling=options.sampling, made=made)
+        return answer(
+            target,
+            questions,
+            max_new_tokens=options.max_new_tokens,
+            sampling=options.sampling,
+            made=made,
+            see=None if soft is None else soft.see,
+        )
     except torch.OutOfMemoryError as error:
         raise FrspecError(
             f"{len(questions)} prompts at once do not fit into the memory of {target.device}.",
@@ -201,6 +227,18 @@ def _inputs(target: Target, questions: list[Question], options: CollectOptions) 
         "--top-p": sampling.top_p,
         "--seed": sampling.seed if not sampling.greedy else None,
         "prompts": asked.hexdigest(),
+    }
+
+
+def _recorded(target: Target, options: CollectOptions) -> dict[str, Any]:
+    """What decided the answers, for a soft table's metadata."""
+    sampling = options.sampling
+    return {
+        "max_new_tokens": options.max_new_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "seed": None if sampling.greedy else sampling.seed,
+        "dtype": str(target.dtype).removeprefix("torch."),
     }
 
 

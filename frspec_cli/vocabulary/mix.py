@@ -15,6 +15,7 @@ import numpy as np
 
 from frspec_cli import storage
 from frspec_cli.errors import FrspecError
+from frspec_cli.frequency.merge import check_kinds
 from frspec_cli.frequency.table import FOLDS, FrequencyTable
 
 MIX_UNITS = 10**15  # a mix is counted in integers, too: units of 1e-15 of the whole, so that a sum over folds is exact
@@ -65,6 +66,7 @@ def gather(tables: Sequence[NamedTable], weights: Mapping[str, float] | None = N
     every = {(named.name, source): index for index, named in enumerate(tables) for source in named.table.sources}
     rows = max(named.table.rows for named in tables)
     if not weights:
+        check_kinds([named.table for named in tables], [named.name for named in tables])
         labels = sorted({source for _, source in every})
         if len(tables) == 1:  # as it is: a large table is not copied
             return Evidence({label: tables[0].table.counts[label] for label in labels})
