@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from frspec_cli.decoding.attention import use_kernel
-from frspec_cli.decoding.engine import Generation
+from frspec_cli.decoding.generation import Generation
 from frspec_cli.models.target import Target
 
 ATTENTION = "sdpa"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from frspec_cli.bench.prompts import Prompt
-from frspec_cli.decoding.engine import Generation
+from frspec_cli.decoding.generation import Generation
 from frspec_cli.models.target import Target
 
 

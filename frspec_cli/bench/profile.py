@@ -18,7 +18,8 @@ import torch
 
 from frspec_cli.bench.interval import median, median_ratio
 from frspec_cli.bench.measure import Arm
-from frspec_cli.decoding.engine import Engine, Generation, Stopwatch
+from frspec_cli.decoding.engine import Engine
+from frspec_cli.decoding.generation import Generation, Stopwatch
 
 TARGET, LAYER, LM_HEAD, TREE, REST = "target", "draft layer", "draft LM head", "tree operations", "rest"
 PARTS = (TARGET, LAYER, LM_HEAD, TREE, REST)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from frspec_cli.bench.baseline import TransformersBaseline
@@ -65,7 +65,7 @@ class Bench:
             for k in self.options.ks if method == "frspec" and self.options.ks else (None,):
                 drafter = self.parts.drafter(method, shape=shape, k=k, context_slots=self.options.context_slots)
                 label = f"frspec@{k}" if method == "frspec" and len(self.options.ks) > 1 else name
-                found.append(Arm(label, Engine(self.parts.target, drafter), drafter.k))
+                found.append(Arm(label, Engine(self.parts.target, drafter, compiler=self.parts.compiler), drafter.k))
         return found
 
     def run(self, prompts: Sequence[Prompt], *, done: Callable[[], None] = lambda: None) -> dict[str, Any]:
@@ -90,7 +90,12 @@ class Bench:
         if BASELINE in self.options.methods:
             raise UsageError(f"--profile looks into cycles, which {BASELINE} has none of; leave it out of --methods.")
         ids = [self.parts.target.prompt_ids(prompt.text) for prompt in prompts]
-        found = profile(self.arms, ids, max_new_tokens=self.options.max_new_tokens, seed=self.options.seed, done=done)
+        # What is compiled is one piece, so the parts are timed as they are.
+        inside = replace(self, parts=replace(self.parts, compiler=None))
+        passes = (bench.arms() for bench in (self, inside))
+        found = profile(
+            lambda: next(passes), ids, max_new_tokens=self.options.max_new_tokens, seed=self.options.seed, done=done
+        )
         return self._setting() | {"prompts": [], "summary": {}, "profile": found}
 
     def _setting(self) -> dict[str, Any]:
@@ -106,6 +111,7 @@ class Bench:
                 "vocab": self.parts.vocab,
                 "dtype": str(target.dtype).removeprefix("torch."),
                 "device": str(target.device),
+                "compiled": self.parts.compiler is not None,
             },
         }
 
@@ -135,6 +141,9 @@ class Bench:
             after = totals.seconds["total"] - totals.seconds["prefill"]
             summary[arm.name] = {
                 "k": arm.k or None,
+                "draft_lm_head": self.parts.draft_lm_head(arm.decoder.drafter)
+                if isinstance(arm.decoder, Engine)
+                else None,
                 "tokens_per_second": totals.tokens_per_second,
                 "decode_tokens_per_second": (totals.new_tokens - len(mine)) / after,
                 "acceptance_length": totals.acceptance_length,

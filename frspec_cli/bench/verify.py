@@ -17,7 +17,8 @@ from frspec_cli.bench.outcomes import SAMPLING, Difference, Outcome
 from frspec_cli.bench.tasks import spread
 from frspec_cli.decoding import identity
 from frspec_cli.decoding.drafters import PaddedDrafter
-from frspec_cli.decoding.engine import Engine, Generation
+from frspec_cli.decoding.engine import Engine
+from frspec_cli.decoding.generation import Generation
 from frspec_cli.decoding.sampling import Sampling
 from frspec_cli.decoding.session import Method, Parts
 from frspec_cli.decoding.tree import Shape
@@ -173,5 +174,5 @@ class Verifier:
             parts = self.load(dtype)
             speculative = parts.engine(self.plan.method, shape=self.plan.shape)
             plain = PaddedDrafter(speculative.drafter.nodes) if self.plan.padded else None
-            self._engines[dtype] = speculative, Engine(parts.target, plain)
+            self._engines[dtype] = speculative, Engine(parts.target, plain, compiler=parts.compiler)
         return self._engines[dtype]

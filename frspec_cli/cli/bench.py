@@ -45,6 +45,7 @@ def command(
     held_out: replay.HeldOut = False,
     device: options.Device = None,
     dtype: options.Dtype = "bfloat16",
+    compiled: options.Compile = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -57,8 +58,10 @@ def command(
     """
     sink = Sink(as_json=as_json, quiet=quiet)
     if replayed:
-        if context_slots or profiled:
-            raise UsageError(f"{'--context-slots' if context_slots else '--profile'} does not go with --replay.")
+        others = {"--context-slots": context_slots > 0, "--profile": profiled, "--compile": compiled}
+        for name, asked_for in others.items():
+            if asked_for:
+                raise UsageError(f"{name} does not go with --replay.")
         replay.command(
             suite,
             out,
@@ -86,6 +89,7 @@ def command(
     from frspec_cli.bench.prompts import read_prompts
     from frspec_cli.bench.suite import Bench, BenchOptions
     from frspec_cli.bench.untrained import NAME, with_untrained_head
+    from frspec_cli.decoding.compiling import compiler_for
     from frspec_cli.decoding.session import open_parts
     from frspec_cli.models.shipped import DEFAULT_K
     from frspec_cli.models.target import load_target
@@ -107,7 +111,12 @@ def command(
     head = draft[0] if draft else None
     untrained = head == NAME
     parts = open_parts(
-        target, draft=None if untrained else head, vocab=named, k=max(asked.ks, default=None), warn=sink.warn
+        target,
+        draft=None if untrained else head,
+        vocab=named,
+        k=max(asked.ks, default=None),
+        compiler=compiler_for(target.device) if compiled else None,
+        warn=sink.warn,
     )
     if untrained:
         if not profiled:

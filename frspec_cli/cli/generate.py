@@ -14,7 +14,8 @@ from frspec_cli.cli.sink import Sink
 from frspec_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from frspec_cli.decoding.engine import Engine, Generation
+    from frspec_cli.decoding.engine import Engine
+    from frspec_cli.decoding.generation import Generation
     from frspec_cli.decoding.sampling import Sampling
     from frspec_cli.decoding.session import Parts
 
@@ -54,6 +55,7 @@ def command(
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Always make --max-new-tokens tokens.")] = False,
     device: options.Device = None,
     dtype: options.Dtype = "bfloat16",
+    compiled: options.Compile = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -76,7 +78,7 @@ def command(
         asked = read_prompts(prompts, limit=limit)
     else:
         asked = [Prompt(text=sys.stdin.read() if prompt == "-" else str(prompt), id="1")]
-    parts = _load(model, draft, vocab, k, method, device=device, dtype=dtype, sink=sink)
+    parts = _load(model, draft, vocab, k, method, device=device, dtype=dtype, compiled=compiled, sink=sink)
     chosen: Any = method or parts.default_method()
     if method is None and chosen != "frspec":
         sink.say(f"no {'draft head' if parts.head is None else 'subset'} at hand for {model}: --method {chosen}")
@@ -97,15 +99,19 @@ def _load(
     *,
     device: str | None,
     dtype: str,
+    compiled: bool,
     sink: Sink,
 ) -> Parts:
+    from frspec_cli.decoding.compiling import compiler_for
     from frspec_cli.decoding.session import Parts, open_parts
     from frspec_cli.models.target import load_target
 
     target = load_target(model, device=device, dtype=dtype)
+    compiler = compiler_for(target.device) if compiled else None
     if method in ("ar", "lookup"):
-        return Parts(target=target)
-    return open_parts(target, draft=draft, vocab=None if vocab is None else str(vocab), k=k, warn=sink.warn)
+        return Parts(target=target, compiler=compiler)
+    named = None if vocab is None else str(vocab)
+    return open_parts(target, draft=draft, vocab=named, k=k, compiler=compiler, warn=sink.warn)
 
 
 @dataclass(frozen=True)
@@ -123,7 +129,7 @@ class _Run:
 
     def decode(self, ids: list[int]) -> None:
         """Text as it comes and a line of statistics, or one JSON object."""
-        from frspec_cli.decoding.engine import Generation
+        from frspec_cli.decoding.generation import Generation
         from frspec_cli.decoding.text import StoppedText, StopStrings, TextStream
 
         generation = Generation(prompt_tokens=len(ids))
@@ -170,7 +176,9 @@ class _Run:
             "draft": self.parts.draft if self.method in ("eagle", "frspec") else None,
             "dtype": str(target.dtype).removeprefix("torch."),
             "device": str(target.device),
+            "compiled": self.engine.compiled,
             "seed": self.sampling.seed,
+            "draft_lm_head": self.parts.draft_lm_head(drafter),
         }
 
     def _summary(self, generation: Generation) -> str:
@@ -185,5 +193,8 @@ class _Run:
             shape = getattr(drafter, "shape", None)
             size = f"depth {shape.depth}, beam {shape.beam}, {shape.nodes} nodes" if shape else f"depth {drafter.depth}"
             draft, verify = (f"{seconds[name] / seconds['total']:.0%}" for name in ("draft", "verify"))
+            head = self.parts.draft_lm_head(drafter)
+            if head is not None:
+                size += f", draft LM head {head['bytes'] / 2**20:.1f} of {head['full_bytes'] / 2**20:.1f} MiB"
             parts.append(f"{size}: draft {draft} of the time, verify {verify}")
         return " | ".join(parts)

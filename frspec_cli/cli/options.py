@@ -31,6 +31,9 @@ Raw = Annotated[bool, typer.Option("--raw", help="Go on from the prompt as it is
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:0. Default: CUDA if there is one.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="bfloat16, float16, float32 or float64.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Fixes every random choice.")]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Compile the steps of target and draft: slow to start, then faster.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, no bars.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr.")]
 
@@ -38,6 +41,7 @@ __all__ = [
     "DEFAULT_MODEL",
     "AsJson",
     "Beam",
+    "Compile",
     "ContextSlots",
     "Depth",
     "Device",

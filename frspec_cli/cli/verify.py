@@ -50,6 +50,7 @@ def command(
     ] = "plain",
     device: options.Device = None,
     dtype: options.Dtype = "float32",
+    compiled: options.Compile = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -74,7 +75,7 @@ def command(
 
     sink = Sink(as_json=as_json, quiet=quiet)
     texts = [Prompt(text=text, id=str(number)) for number, text in enumerate(demo.PROMPTS, start=1)]
-    load = _loader(model, draft, vocab, k, device, sink)
+    load = _loader(model, draft, vocab, k, device, compiled, sink)
     parts = load(dtype)
     asked = read_prompts(prompts) if prompts else texts
     questions, left_out = ask(parts.target, asked, max_new_tokens=max_new_tokens, limit=limit)
@@ -109,6 +110,7 @@ def command(
         "reference": reference,
         "dtype": dtype,
         "device": str(parts.target.device),
+        "compiled": compiled,
     }
     run = Verification(load, dtype, questions, plan, chosen, tuple(left_out))
     with sink.progress() as progress:
@@ -122,16 +124,21 @@ def command(
     _show(found, out, sink)
 
 
-def _loader(model: str, draft: str | None, vocab: Path | None, k: int | None, device: str | None, sink: Sink) -> Any:
+def _loader(
+    model: str, draft: str | None, vocab: Path | None, k: int | None, device: str | None, compiled: bool, sink: Sink
+) -> Any:
     from functools import cache
 
+    from frspec_cli.decoding.compiling import compiler_for
     from frspec_cli.decoding.session import open_parts
     from frspec_cli.models.target import load_target
 
     @cache
     def load(dtype: str) -> Parts:
         target = load_target(model, device=device, dtype=dtype)
-        return open_parts(target, draft=draft, vocab=None if vocab is None else str(vocab), k=k, warn=sink.warn)
+        compiler = compiler_for(target.device) if compiled else None
+        named = None if vocab is None else str(vocab)
+        return open_parts(target, draft=draft, vocab=named, k=k, compiler=compiler, warn=sink.warn)
 
     return load
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from frspec_cli.decoding.compiling import hold_still
+
 LENGTH_STEP = 256
 """Cache lengths are multiples of this: attention pays for every slot, a compiled step for every other length."""
 
@@ -40,6 +42,7 @@ class SlotLayer(CacheLayerMixin):
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Writes [1, KV, T, D] rows and returns all keys and values, [1, KV, L, D]."""
+        assert self.buffer.slots is not None
         self.keys.index_copy_(2, self.buffer.slots, key_states)
         self.values.index_copy_(2, self.buffer.slots, value_states)
         return self.keys, self.values
@@ -63,7 +66,7 @@ class SlotLayer(CacheLayerMixin):
 class SlotBuffer:
     """The cache of a model with uniform layers: one tensor [2 * layers, 1, KV, L, D], and the slots to write at next.
 
-    Set `slots` (int64 [T]) before each forward pass of T rows.
+    Set `slots` (int64 [T]) before each forward pass of T rows, and to None after it.
     """
 
     def __init__(
@@ -71,7 +74,7 @@ class SlotBuffer:
     ) -> None:
         # Zeros, not empty memory: a NaN in a masked value row would still poison every sum it is in.
         self.data = torch.zeros(2 * layers, 1, kv_heads, length, head_dim, dtype=dtype, device=device)
-        self.slots = torch.zeros(0, dtype=torch.int64, device=device)
+        self.slots: torch.Tensor | None = None
         self.layers = [SlotLayer(self, index) for index in range(layers)]
 
     @staticmethod
@@ -96,6 +99,10 @@ class SlotBuffer:
     def bytes(self) -> int:
         """Memory in bytes."""
         return self.data.numel() * self.data.element_size()
+
+    def hold_still(self) -> None:
+        """For a compiled step: the rows stay where they are."""
+        hold_still(*(tensor for layer in self.layers for tensor in (layer.keys, layer.values)))
 
     def as_cache(self) -> Cache:
         """The view that a transformers model takes as `past_key_values`."""

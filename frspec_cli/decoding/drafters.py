@@ -13,6 +13,7 @@ import torch
 
 from frspec_cli.decoding.attention import additive
 from frspec_cli.decoding.cache import SlotBuffer
+from frspec_cli.decoding.compiling import Compiler, hold_still
 from frspec_cli.decoding.context_slots import ContextSlots
 from frspec_cli.decoding.tree import Shape, Tree, chain, grow
 from frspec_cli.drafting.head import EagleHead
@@ -93,10 +94,19 @@ class EagleDrafter:
     of depth + 1 rows re-runs what was accepted with the target's true features, and the rows of the levels below lie in
     a region of their own behind the text.
 
-    slots: spare LM head rows for tokens of the text that the subset lacks; None for none.
+    slots: spare LM head rows for tokens of the text that the subset lacks; None for none. compiler: compiles the tree's
+    growth and the block; None runs them as they are.
     """
 
-    def __init__(self, head: EagleHead, lm_head: LmHead, shape: Shape, *, slots: ContextSlots | None = None) -> None:
+    def __init__(
+        self,
+        head: EagleHead,
+        lm_head: LmHead,
+        shape: Shape,
+        *,
+        slots: ContextSlots | None = None,
+        compiler: Compiler | None = None,
+    ) -> None:
         self.head = head
         self.context_slots = slots
         self.lm_head = slots.lm_head if slots is not None else lm_head
@@ -107,25 +117,34 @@ class EagleDrafter:
         self.k = lm_head.size  # without the context slots
         self.device = lm_head.weight.device
         self.dtype = lm_head.weight.dtype
-        self.buffer: SlotBuffer | None = None
+        self.rooms: dict[int, tuple[SlotBuffer, torch.Tensor]] = {}
+        self.own_rows = torch.eye(self.shape.beam * (self.depth - 1), dtype=torch.bool, device=self.device)
+        self.compiled = compiler is not None
+        self.grow, self.block = self._grow, self._block
+        if compiler is not None:
+            hold_still(self.lm_head.weight, self.lm_head.bias, self.lm_head.ids)
+            self.grow, self.block = compiler(self._grow), compiler(self._block)
 
     def begin(self, *, length: int, start: torch.Tensor) -> None:
         """Allocates (or reuses) a cache of `length` text rows and beam * (depth - 1) tree rows."""
-        beam, levels = self.shape.beam, self.depth - 1
-        if self.buffer is None or self.buffer.length != length + beam * levels:
+        if length not in self.rooms:
+            if not self.compiled:  # as in the engine: a compiled step is bound to its buffer
+                self.rooms.clear()
             config = self.head.config
-            self.buffer = SlotBuffer(
+            buffer = SlotBuffer(
                 layers=1,
                 kv_heads=config.num_key_value_heads,
                 head_dim=config.head_dim,
-                length=length + beam * levels,
+                length=length + len(self.own_rows),
                 dtype=self.dtype,
                 device=self.device,
             )
+            if self.compiled:
+                buffer.hold_still()
+            self.rooms[length] = buffer, torch.arange(buffer.length, device=self.device)
+        self.buffer, self.slots = self.rooms[length]
         self.length = length
-        self.slots = torch.arange(self.buffer.length, device=self.device)
         self.start = start  # the engine's own tensor: pairs before it are final
-        self.own_rows = torch.eye(beam * levels, dtype=torch.bool, device=self.device)
         if self.context_slots is not None:
             self.context_slots.clear()
 
@@ -134,14 +153,24 @@ class EagleDrafter:
             self.context_slots.see(tokens)
 
     def observe(self, tokens: torch.Tensor, last: torch.Tensor, taps: tuple[torch.Tensor, ...]) -> None:
-        features = self.head.fuse(last[None], tuple(tap[None] for tap in taps))
-        positions = self.start + torch.arange(len(tokens), device=self.device)
-        visible = self.slots[None, :] <= positions[:, None]
-        self.hidden = self._run(tokens, features, positions, positions, visible)
+        block = self.block if len(tokens) == self.depth + 1 else self._block  # the prompt's passes are not compiled
+        self.hidden = block(tokens, last, taps, self.start)
 
     def draft(self, root: torch.Tensor, position: torch.Tensor, valid: torch.Tensor) -> Tree:
+        return self.grow(root, position, self.hidden.index_select(1, valid - 1))
+
+    def _block(
+        self, tokens: torch.Tensor, last: torch.Tensor, taps: tuple[torch.Tensor, ...], start: torch.Tensor
+    ) -> torch.Tensor:
+        """T pairs from slot `start` on -> the draft's hidden states [1, T, H]."""
+        features = self.head.fuse(last[None], tuple(tap[None] for tap in taps))
+        positions = start + torch.arange(len(tokens), device=self.device)
+        visible = self.slots[None, :] <= positions[:, None]
+        return self._run(tokens, features, positions, positions, visible)
+
+    def _grow(self, root: torch.Tensor, position: torch.Tensor, last: torch.Tensor) -> Tree:
+        """The tree behind `root`, from the draft's hidden state before it [1, 1, H]."""
         beam = self.shape.beam
-        last = self.hidden.index_select(1, valid - 1)
         committed = self.slots[None, : self.length] < position[:, None]
         state: dict[str, torch.Tensor] = {"hidden": last.expand(1, beam, -1)}
 
@@ -168,15 +197,16 @@ class EagleDrafter:
         visible: torch.Tensor,
     ) -> torch.Tensor:
         """One forward pass of the head over T rows -> hidden [1, T, H]."""
-        assert self.buffer is not None
         self.buffer.slots = slots
-        return self.head(
+        hidden = self.head(
             self.head.embed(tokens[None]),
             features,
             positions[None],
             additive(visible, self.dtype),
             cache=self.buffer.layers[0],
         )
+        self.buffer.slots = None
+        return hidden
 
     def _log_probs(self, hidden: torch.Tensor) -> torch.Tensor:
         """hidden [1, T, H] -> log-softmax over the LM head's rows, at least float32 [T, R]."""

@@ -6,18 +6,20 @@ for a whole text, and the host reads from the device once a cycle: how many toke
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple
 
 import torch
+from transformers.cache_utils import Cache
 
 from frspec_cli.decoding.attention import TargetMasks, use_kernel
 from frspec_cli.decoding.cache import SlotBuffer, cache_length
+from frspec_cli.decoding.compiling import Compiler
 from frspec_cli.decoding.drafters import Drafter, NoDrafter
+from frspec_cli.decoding.generation import Cycle, Generation, Stopwatch
 from frspec_cli.decoding.sampling import GumbelNoise, Sampling
 from frspec_cli.decoding.text import StopStrings
+from frspec_cli.decoding.tree import Tree
 from frspec_cli.decoding.walk import scores, walk
 from frspec_cli.errors import FrspecError
 from frspec_cli.models.target import Target
@@ -26,114 +28,55 @@ PREFILL_ROWS = 512
 """Rows of the prompt that run in one pass; their masks are PREFILL_ROWS x length."""
 
 
-@dataclass(frozen=True)
-class Cycle:
-    """What one step yields.
+class Verified(NamedTuple):
+    """What the target's step over a tree of N nodes and depth D yields.
 
-    tokens: ids emitted, after truncation at EOS or the limit. accepted: drafted tokens accepted (before truncation).
-    drafted: tokens that were proposed. truncated: emitted ids that were cut off. prefill: whether this is the first step,
-    whose one token comes from the prompt's own pass and counts in no acceptance length.
+    scores: [N, V], what the target maximised. path: int64 [D + 1], the accepted nodes, root first.
+    outcome: int64 [D + 2], the number of accepted drafts, then the target's token after each node of the path.
+    valid: int64 [1], accepted + 1. root: int64 [1], the last token that counts.
+    states: [D + 1, H] each, the tapped hidden states of the path, the post-norm one last.
     """
 
-    tokens: list[int]
-    accepted: int
-    drafted: int
-    truncated: int = 0
-    prefill: bool = False
+    scores: torch.Tensor
+    path: torch.Tensor
+    outcome: torch.Tensor
+    valid: torch.Tensor
+    root: torch.Tensor
+    states: tuple[torch.Tensor, ...]
 
 
-@dataclass
-class Generation:
-    """A whole text, folded from its cycles. seconds: prefill, draft, verify, other and total."""
+class _Room(NamedTuple):
+    """The target's cache of one length, and what goes with it."""
 
-    token_ids: list[int] = field(default_factory=list)
-    accepted: list[int] = field(default_factory=list)
-    truncated: int = 0
-    prompt_tokens: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
+    buffer: SlotBuffer
+    cache: Cache
+    masks: TargetMasks
 
-    def add(self, cycle: Cycle) -> None:
-        """Folds one more step in."""
-        self.token_ids.extend(cycle.tokens)
-        self.truncated += cycle.truncated
-        if not cycle.prefill:
-            self.accepted.append(cycle.accepted)
-
-    @property
-    def new_tokens(self) -> int:
-        """Emitted tokens, an EOS included."""
-        return len(self.token_ids)
-
-    @property
-    def cycles(self) -> int:
-        """Verifications, the prefill not counted."""
-        return len(self.accepted)
-
-    @property
-    def acceptance_length(self) -> float:
-        """Mean of (accepted + 1) over the cycles, before truncation; 1.0 where nothing was drafted."""
-        return (sum(self.accepted) + self.cycles) / self.cycles if self.cycles else 1.0
-
-    @property
-    def tokens_per_second(self) -> float:
-        """New tokens over total seconds, prefill included (the papers' way)."""
-        return self.new_tokens / self.seconds["total"]
-
-    @property
-    def decode_tokens_per_second(self) -> float:
-        """Tokens after the first over the seconds after the prefill."""
-        after = self.seconds["total"] - self.seconds["prefill"]
-        return (self.new_tokens - 1) / after if self.new_tokens > 1 else 0.0
-
-
-class Stopwatch:
-    """Where the time of a generation goes, without waiting for the device: CUDA events there, the clock elsewhere."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.cuda = device.type == "cuda"
-        self.laps: list[tuple[str, Any, Any]] = []
-        self.begun = time.perf_counter()
-        self.last = self._now()
-
-    def lap(self, name: str) -> None:
-        """Books the time since the last lap to `name`."""
-        now = self._now()
-        self.laps.append((name, self.last, now))
-        self.last = now
-
-    def seconds(self) -> dict[str, float]:
-        """Seconds by name, `other` the rest, and `total`."""
-        if self.cuda:
-            torch.cuda.synchronize()
-        total = time.perf_counter() - self.begun
-        booked = {"prefill": 0.0, "draft": 0.0, "verify": 0.0}
-        for name, start, end in self.laps:
-            booked[name] += start.elapsed_time(end) / 1000 if self.cuda else end - start
-        return {"total": total, **booked, "other": max(0.0, total - sum(booked.values()))}
-
-    def _now(self) -> Any:
-        if not self.cuda:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
+    @staticmethod
+    def of(target: Target, length: int) -> _Room:
+        buffer = SlotBuffer.for_model(target.config, length=length, dtype=target.dtype, device=target.device)
+        masks = TargetMasks(target.config, length=length, dtype=target.dtype, device=target.device)
+        return _Room(buffer, buffer.as_cache(), masks)
 
 
 class Engine:
     """Decodes texts of one target with one drafter, at batch size 1.
 
     `generate` yields a `Cycle` per step; `complete` folds them into a `Generation`. After each step `scores` [N, V] is
-    what the target maximised at the step's nodes.
+    what the target maximised at the step's nodes. compiler: compiles the target's step; None runs it as it is.
     """
 
     scores: torch.Tensor
 
-    def __init__(self, target: Target, drafter: Drafter | None = None) -> None:
+    def __init__(self, target: Target, drafter: Drafter | None = None, *, compiler: Compiler | None = None) -> None:
         self.target = target
         self.drafter = drafter or NoDrafter()
         self.device = target.device
         self.hidden = (*self.drafter.taps, -1)
-        self.buffer: SlotBuffer | None = None
+        self.offsets = torch.arange(max(self.drafter.nodes, self.drafter.depth + 1), device=self.device)
+        self.rooms: dict[int, _Room] = {}
+        self.compiled = compiler is not None
+        self.step = compiler(self.verify) if compiler is not None else self.verify
         use_kernel(target.model)
 
     def complete(
@@ -218,7 +161,8 @@ class Engine:
             chunk = prompt[begin : begin + PREFILL_ROWS]
             rows = torch.arange(begin, begin + len(chunk), device=self.device)
             logits, states = self._forward(chunk, rows, rows, rows[:, None] >= rows[None, :], keep=1)
-            token = self._choose(logits, torch.zeros_like(rows[:1]), len(prompt), count=1)
+            self.scores = self._scores(logits, torch.zeros_like(rows[:1]), self._noise(len(prompt), 1))
+            token = self.scores.argmax(dim=-1)
             following = torch.cat((prompt[begin + 1 : begin + 1 + len(chunk)], token))[: len(chunk)]
             self._observe(following, states)
             self.count.add_(len(chunk))
@@ -231,39 +175,53 @@ class Engine:
 
     def _allocate(self, tokens: int) -> None:
         length = cache_length(tokens)
-        if self.buffer is None or self.buffer.length != length:
-            config, dtype = self.target.config, self.target.dtype
-            self.buffer = SlotBuffer.for_model(config, length=length, dtype=dtype, device=self.device)
-            self.cache = self.buffer.as_cache()
-            self.masks = TargetMasks(config, length=length, dtype=dtype, device=self.device)
+        if length not in self.rooms:
+            if not self.compiled:  # a compiled step is bound to its buffer, so there each length keeps its own
+                self.rooms.clear()
+            self.rooms[length] = _Room.of(self.target, length)
+            if self.compiled:
+                self.rooms[length].buffer.hold_still()
+        self.buffer, self.cache, self.masks = self.rooms[length]
         self.count = torch.zeros(1, dtype=torch.int64, device=self.device)
         self.valid = torch.zeros(1, dtype=torch.int64, device=self.device)
-        self.offsets = torch.arange(max(self.drafter.nodes, self.drafter.depth + 1), device=self.device)
         self.drafter.begin(length=length, start=self.count)
 
     def _cycle(self) -> tuple[list[int], int]:
         """One cycle: (emitted ids, accepted drafts)."""
         tree = self.drafter.draft(self.root, self.count, self.valid)
         self.stopwatch.lap("draft")
-        rows = self.count + self.offsets[: tree.nodes]
-        logits, states = self._forward(tree.tokens, self.count + tree.levels, rows, tree.ancestors)
-        chosen = self._choose(logits, tree.levels, self.committed + 1, count=self.drafter.depth + 1)
-        step = walk(tree, chosen, self.drafter.depth)
-        path = step.path
-        assert self.buffer is not None
+        done = self.step(tree, self.count, self._noise(self.committed + 1, self.drafter.depth + 1))
+        self.scores = done.scores
         if tree.nodes > 1:
-            self.buffer.move(self.count + path, self.count + self.offsets[: len(path)])
-        outcome = torch.cat((step.accepted[None], step.emitted)).tolist()  # the one host sync of a cycle
-        accepted, emitted = outcome[0], outcome[1 : outcome[0] + 2]
+            self.buffer.move(self.count + done.path, self.count + self.offsets[: len(done.path)])
+        accepted, *emitted = done.outcome.tolist()  # the one host sync of a cycle
+        del emitted[accepted + 1 :]
         self.stopwatch.lap("verify")
-        self._observe(step.emitted, tuple(state[path] for state in states))
-        self.valid = step.accepted[None] + 1
-        self.root = step.emitted.index_select(0, step.accepted[None])
-        self.count.add_(self.valid)
+        self._observe(done.outcome[1:], done.states)
+        self.valid, self.root = done.valid, done.root
+        self.count.add_(done.valid)
         self.committed += accepted + 1
         self.drafter.know(emitted)
         self.stopwatch.lap("draft")
         return emitted, accepted
+
+    def verify(self, tree: Tree, count: torch.Tensor, noise: torch.Tensor | None) -> Verified:
+        """The target over a tree behind `count` (int64 [1]) committed rows, and the walk.
+
+        noise: float32 [depth + 1, V], None for greedy. All shapes are fixed, so it compiles into one graph.
+        """
+        rows = count + self.offsets[: tree.nodes]
+        logits, states = self._forward(tree.tokens, count + tree.levels, rows, tree.ancestors)
+        scored = self._scores(logits, tree.levels, noise)
+        path, emitted, accepted = walk(tree, scored.argmax(dim=-1), self.drafter.depth)
+        return Verified(
+            scores=scored,
+            path=path,
+            outcome=torch.cat((accepted[None], emitted)),
+            valid=accepted[None] + 1,
+            root=emitted.index_select(0, accepted[None]),
+            states=tuple(state[path] for state in states),
+        )
 
     def _forward(
         self,
@@ -275,7 +233,6 @@ class Engine:
         keep: int = 0,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         """The target over T new rows: (logits [T or keep, V], hidden states [T, H] of each tap and the post-norm last)."""
-        assert self.buffer is not None
         self.buffer.slots = slots
         out = self.target.model(
             input_ids=tokens[None],
@@ -286,17 +243,19 @@ class Engine:
             output_hidden_states=list(self.hidden),
             logits_to_keep=keep,
         )
+        self.buffer.slots = None
         return out.logits[0], tuple(out.hidden_states[index][0] for index in self.hidden)
 
-    def _choose(self, logits: torch.Tensor, levels: torch.Tensor, position: int, *, count: int) -> torch.Tensor:
-        """The target's next token after each row; the token after a row of level 0 stands at absolute `position`."""
-        noise = None
-        if self.noise is not None:
+    def _scores(self, logits: torch.Tensor, levels: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
+        """What the target maximises after each row: its logits, or with noise the processed ones plus that."""
+        if noise is not None:
             for warper in self.warpers:
                 logits = warper(None, logits)
-            noise = self.noise.rows(position, count)
-        self.scores = scores(logits, noise, levels)
-        return self.scores.argmax(dim=-1)
+        return scores(logits, noise, levels)
+
+    def _noise(self, position: int, count: int) -> torch.Tensor | None:
+        """Noise for the tokens at absolute `position` and the next ones, [count, V]; None for greedy."""
+        return None if self.noise is None else self.noise.rows(position, count)
 
     def _observe(self, tokens: torch.Tensor, states: tuple[torch.Tensor, ...]) -> None:
         self.drafter.observe(tokens, states[-1], states[:-1])

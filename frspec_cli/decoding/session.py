@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 import torch
 
+from frspec_cli.decoding.compiling import Compiler
 from frspec_cli.decoding.context_slots import ContextSlots
 from frspec_cli.decoding.drafters import Drafter, EagleDrafter, LookupDrafter, NoDrafter
 from frspec_cli.decoding.engine import Engine
@@ -30,7 +31,8 @@ METHODS: tuple[Method, ...] = get_args(Method)
 class Parts:
     """A target with the draft head and the subset that go with it; one target serves all methods.
 
-    draft, vocab: what the user named (or what frspec ships for the model), None where there is none.
+    draft, vocab: what the user named (or what frspec ships for the model), None where there is none. compiler: compiles
+    the steps of target and draft, None runs them as they are.
     """
 
     target: Target
@@ -38,6 +40,7 @@ class Parts:
     subset: VocabularySubset | None = None
     draft: str | None = None
     vocab: str | None = None
+    compiler: Compiler | None = None
 
     def default_method(self) -> Method:
         """frspec where a head and a subset are at hand, else the best that can run."""
@@ -47,7 +50,8 @@ class Parts:
 
     def engine(self, method: Method, *, shape: Shape, k: int | None = None, context_slots: int = 0) -> Engine:
         """The engine of one method; arguments and errors as `drafter` has them."""
-        return Engine(self.target, self.drafter(method, shape=shape, k=k, context_slots=context_slots))
+        drafter = self.drafter(method, shape=shape, k=k, context_slots=context_slots)
+        return Engine(self.target, drafter, compiler=self.compiler)
 
     def drafter(self, method: Method, *, shape: Shape, k: int | None = None, context_slots: int = 0) -> Drafter:
         """The drafter of one method. k, context_slots (frspec only): a prefix of the subset; spare rows for the text's
@@ -60,7 +64,7 @@ class Parts:
                 return LookupDrafter(shape.depth)
             case "eagle":
                 head = self._head(method)
-                return EagleDrafter(head, head.own_lm_head or self.target.lm_head, shape)
+                return EagleDrafter(head, head.own_lm_head or self.target.lm_head, shape, compiler=self.compiler)
             case "frspec":
                 head = self._head(method)
                 if self.subset is None:
@@ -69,10 +73,20 @@ class Parts:
                         hint="Name one with --vocab, or build one: frspec count-freq, then frspec build-vocab.",
                     )
                 rows = self._rows(head, self.subset.prefix(k) if k else self.subset)
-                slots = ContextSlots(rows, head.own_lm_head or self.target.lm_head, context_slots)
-                return EagleDrafter(head, rows, shape, slots=slots if context_slots else None)
+                full = head.own_lm_head or self.target.lm_head
+                slots = ContextSlots(rows, full, context_slots) if context_slots else None
+                return EagleDrafter(head, rows, shape, slots=slots, compiler=self.compiler)
             case _:
                 raise UsageError(f"--method {method} is not one of {', '.join(METHODS)}.")
+
+    def draft_lm_head(self, drafter: Drafter) -> dict[str, int] | None:
+        """What a drafter reads each draft step: rows and bytes of its LM head (a subset's rows are a copy of their own),
+        and the bytes of the full head that it would read otherwise. None where it has no LM head.
+        """
+        if self.head is None or not isinstance(drafter, EagleDrafter):
+            return None
+        full = self.head.own_lm_head or self.target.lm_head
+        return {"rows": drafter.lm_head.size, "bytes": drafter.lm_head.bytes, "full_bytes": full.bytes}
 
     def _head(self, method: Method) -> EagleHead:
         if self.head is None:
@@ -95,6 +109,7 @@ def open_parts(
     draft: str | None = None,
     vocab: str | None = None,
     k: int | None = None,
+    compiler: Compiler | None = None,
     warn: Callable[[str], None] = lambda text: None,
 ) -> Parts:
     """Loads head and subset for a target; where the user names neither, what frspec ships for the model is taken.
@@ -119,4 +134,4 @@ def open_parts(
     if vocab is not None:
         tokenizer = load_tokenizer(str(target.folder))
         subset = load_subset(vocab, tokenizer=tokenizer, model_rows=target.rows, k=k, warn=warn)
-    return Parts(target=target, head=head, subset=subset, draft=draft, vocab=vocab)
+    return Parts(target=target, head=head, subset=subset, draft=draft, vocab=vocab, compiler=compiler)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 
-@dataclass(frozen=True)
-class Tree:
+class Tree(NamedTuple):
     """N nodes, parents before children, node 0 the root.
 
     tokens: int64 [N]. parents: int64 [N] (the root is its own parent). levels: int64 [N]. ancestors: bool [N, N], row i

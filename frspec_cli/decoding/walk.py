@@ -17,15 +17,14 @@ the second with p(x2) / (1 - p(x1)), and so on: in all it goes on to child x wit
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from frspec_cli.decoding.tree import Tree
 
 
-@dataclass(frozen=True)
-class Walk:
+class Walk(NamedTuple):
     """What one verification yields, in tensors of fixed shape.
 
     path: int64 [depth + 1], the accepted nodes from the root on; entries past `accepted` are 0. emitted: int64

@@ -16,7 +16,6 @@ from torch.utils._pytree import tree_leaves
 from frspec_cli.decoding.drafters import EagleDrafter
 from frspec_cli.decoding.engine import Engine
 from frspec_cli.decoding.tree import Shape
-from frspec_cli.decoding.walk import scores, walk
 from frspec_cli.drafting.config import head_config_for
 from frspec_cli.drafting.head import EagleHead
 from frspec_cli.models.target import Target
@@ -52,6 +51,7 @@ def _engine(family: str = "Llama") -> Engine:
 def _prepare(engine: Engine) -> None:
     """A cycle's inputs, as the prefill leaves them."""
     engine._allocate(60)
+    engine.warpers = []
     engine.root = torch.zeros(1, dtype=torch.int64, device="meta")
     engine.valid = torch.ones(1, dtype=torch.int64, device="meta")
     rows = torch.arange(7, device="meta")
@@ -63,16 +63,12 @@ def _prepare(engine: Engine) -> None:
 def _cycle(engine: Engine, *, sampling: bool = False) -> None:
     """All of `Engine._cycle` but its one host read."""
     tree = engine.drafter.draft(engine.root, engine.count, engine.valid)
-    rows = engine.count + engine.offsets[: tree.nodes]
-    logits, states = engine._forward(tree.tokens, engine.count + tree.levels, rows, tree.ancestors)
-    noise = torch.zeros(engine.drafter.depth + 1, logits.shape[-1], device="meta") if sampling else None
-    step = walk(tree, scores(logits, noise, tree.levels).argmax(-1), engine.drafter.depth)
-    engine.buffer.move(engine.count + step.path, engine.count + engine.offsets[: len(step.path)])
-    torch.cat((step.accepted[None], step.emitted))
-    engine._observe(step.emitted, tuple(state[step.path] for state in states))
-    engine.valid = step.accepted[None] + 1
-    engine.root = step.emitted.index_select(0, step.accepted[None])
-    engine.count.add_(engine.valid)
+    noise = torch.zeros(engine.drafter.depth + 1, engine.target.rows, device="meta") if sampling else None
+    done = engine.step(tree, engine.count, noise)
+    engine.buffer.move(engine.count + done.path, engine.count + engine.offsets[: len(done.path)])
+    engine._observe(done.outcome[1:], done.states)
+    engine.valid, engine.root = done.valid, done.root
+    engine.count.add_(done.valid)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

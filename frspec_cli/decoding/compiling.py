@@ -1,0 +1,72 @@
+"""`--compile`: the engine's steps through `torch.compile`.
+
+What is compiled are functions of tensors of fixed shape, each as one graph: the target's step (forward pass, walk, accepted
+rows to the front), the draft's tree, and the draft's block of accepted rows. The prompt's pass, whose shape changes, is
+not. On a GPU each graph is replayed as one CUDA graph. A cache length compiles once and never again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from frspec_cli.errors import FrspecError
+
+Compiler = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""Takes a step and returns one that computes the same."""
+
+GRAPHS = 64
+"""How many compiled forms of one step are kept: one per engine, cache length and choice of greedy or sampling."""
+
+
+def compiler_for(device: torch.device) -> Compiler:
+    """The compiler of steps that run on `device`. Raises `FrspecError` where there is nothing to compile with."""
+    _check_tools(device)
+    torch._dynamo.config.recompile_limit = max(GRAPHS, torch._dynamo.config.recompile_limit)
+    return _as_cuda_graph if device.type == "cuda" else _as_one_graph
+
+
+def hold_still(*tensors: torch.Tensor | None) -> None:
+    """Says that these stay where they are (weights, caches): a CUDA graph then reads and writes them in place."""
+    for tensor in tensors:
+        if tensor is not None:
+            torch._dynamo.mark_static_address(tensor)
+
+
+def _as_one_graph(step: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(step, fullgraph=True, dynamic=False)
+
+
+def _as_cuda_graph(step: Callable[..., Any]) -> Callable[..., Any]:
+    compiled = torch.compile(step, fullgraph=True, dynamic=False, mode="reduce-overhead")
+
+    def run(*arguments: Any) -> Any:
+        torch.compiler.cudagraph_mark_step_begin()
+        # The next replay of any graph overwrites what this one returns, and a draft outlives its own step.
+        return pytree.tree_map_only(torch.Tensor, torch.clone, compiled(*arguments))
+
+    return run
+
+
+def _check_tools(device: torch.device) -> None:
+    if device.type == "cuda":
+        from torch.utils._triton import has_triton
+
+        if not has_triton():
+            raise FrspecError(
+                "--compile needs Triton on a GPU, and there is none here.",
+                hint="Install triton, or leave out --compile.",
+            )
+        return
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    try:
+        get_cpp_compiler()
+    except RuntimeError:
+        raise FrspecError(
+            "--compile needs a C++ compiler, and there is none here.",
+            hint="Install one (g++ or clang++; CXX names another), or leave out --compile.",
+        ) from None
