@@ -11,16 +11,20 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "Builder": "frspec_cli.vocabulary.build",
     "EagleHead": "frspec_cli.drafting.head",
     "Engine": "frspec_cli.decoding.engine",
     "FrequencyTable": "frspec_cli.frequency.table",
     "FrspecError": "frspec_cli.errors",
     "Generation": "frspec_cli.decoding.engine",
+    "NamedTable": "frspec_cli.vocabulary.mix",
     "Parts": "frspec_cli.decoding.session",
+    "Recipe": "frspec_cli.vocabulary.build",
     "Sampling": "frspec_cli.decoding.sampling",
     "Shape": "frspec_cli.decoding.tree",
     "Target": "frspec_cli.models.target",
     "VocabularySubset": "frspec_cli.vocabulary.subset",
+    "coverage": "frspec_cli.vocabulary.cover",
     "load_head": "frspec_cli.drafting.checkpoint",
     "load_subset": "frspec_cli.vocabulary.load",
     "load_target": "frspec_cli.models.target",

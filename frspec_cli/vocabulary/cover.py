@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from frspec_cli.frequency.table import FOLDS, FrequencyTable
 from frspec_cli.vocabulary.scripts import CJK, Scripts
+from frspec_cli.vocabulary.subset import VocabularySubset
 
 # Two-sided 95 % of Student's t for 1 to 9 degrees of freedom: a table has at most ten folds.
 _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -50,6 +52,14 @@ def jackknife(covered: np.ndarray, tokens: np.ndarray) -> Interval | None:
     error = np.sqrt((n - 1) / n * ((left - left.mean()) ** 2).sum())
     half = _T95[n - 2] * error
     return Interval(float(value), float(max(0.0, value - half)), float(min(1.0, value + half)))
+
+
+def coverage(subset: VocabularySubset, table: FrequencyTable, *, k: int | None = None) -> Interval | None:
+    """How much of the table's tokens the subset (its first k ids) holds, for text that it was not chosen from; None where
+    the table holds no tokens. Raises `FrspecError` as `VocabularySubset.prefix` does."""
+    ids = subset.prefix(subset.k if k is None else k).token_ids
+    by_fold = sum(table.counts.values(), np.zeros((FOLDS, table.rows), dtype=np.int64))
+    return jackknife(by_fold[:, ids[ids < table.rows]].sum(axis=1), by_fold.sum(axis=1))
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,18 @@ def test_special_strings_are_ordinary_text(tmp_path: Path) -> None:
     assert not set(tokenizer.added) & set(ids.tolist())
 
 
+def test_the_cache_of_words_is_dropped_now_and_then_and_no_id_changes(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("frspec_cli.tokens.fast.RENEW_BYTES", 100)
+    tokenizer = load_tokenizer(str(byte_level(tmp_path, all_bytes=False)))
+    fast = FastEncoder(str(tokenizer.path))
+    used = [fast._tokenizer]
+    for text in texts(30):
+        assert fast.encode([text], [text.encode()]).ids.tolist() == tokenizer.encode_batch([text])[0].tolist()
+        if fast._tokenizer is not used[-1]:
+            used.append(fast._tokenizer)
+    assert len(used) > 2
+
+
 def test_nothing_is_encoded_to_nothing(tmp_path: Path) -> None:
     for name in ("fast", "reference"):
         encoder = EncoderSpec(name, str(byte_level(tmp_path) / "tokenizer.json")).build()
