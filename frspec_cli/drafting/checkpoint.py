@@ -13,9 +13,10 @@ import torch
 
 from frspec_cli import storage
 from frspec_cli.drafting.config import HeadConfig
+from frspec_cli.drafting.export import config_for, tensors_for
 from frspec_cli.drafting.files import WEIGHTS, locate_head, read_config, read_tensors, write_tensors
 from frspec_cli.drafting.head import EagleHead
-from frspec_cli.drafting.layouts import Tensors, parse_head
+from frspec_cli.drafting.layouts import ParsedHead, Tensors, parse_head
 from frspec_cli.errors import FrspecError
 from frspec_cli.models.lm_head import LmHead
 
@@ -25,17 +26,29 @@ _ROWS_AT_ONCE = 8192
 def save_head(
     head: EagleHead, folder: Path | str, *, card: str, extra: dict[str, Any] | None = None, dtype: torch.dtype
 ) -> None:
-    """Writes a head of our own layout to `folder`, whole or not at all: config, weights cast to `dtype`, card.
+    """Writes a head to `folder`, whole or not at all: config, weights cast to `dtype`, card.
 
-    The target's embedding and LM head are not written. extra: more keys of config.json (whose target, how trained).
+    Our own layout leaves the target's embedding and LM head out. EAGLE-1/2 and EAGLE-3 are written as EAGLE's own code
+    reads them; of EAGLE-1/2 that wants the embedding in the file. extra: more keys of config.json (whose target, how
+    trained).
     """
-    if head.config.layout != "frspec":
-        raise ValueError(f"save_head writes the frspec layout, not {head.config.layout}")
     tensors = {name: tensor.detach().to("cpu", dtype) for name, tensor in head.state_dict().items()}
+    config = head.config.to_json()
+    if head.config.layout != "frspec":
+        own = head.own_lm_head
+        parsed = ParsedHead(
+            head.config,
+            tensors,
+            embedding=head.embedding_weight.to("cpu", dtype) if head.config.layout == "eagle" else None,
+            lm_head=None if own is None else own.weight.detach().to("cpu", dtype),
+            ids=None if own is None or own.ids is None else own.ids.cpu(),
+        )
+        tensors, config = tensors_for(parsed, "eagle"), config_for(parsed, {}, "eagle")
     with storage.atomic_folder(folder) as temporary:
         write_tensors(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
-        config = head.config.to_json() | {"dtype": str(dtype).removeprefix("torch.")} | (extra or {})
-        storage.write_json(temporary / "config.json", config)
+        storage.write_json(
+            temporary / "config.json", config | {"dtype": str(dtype).removeprefix("torch.")} | (extra or {})
+        )
         storage.write_text(temporary / "README.md", card)
 
 

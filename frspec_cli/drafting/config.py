@@ -115,32 +115,45 @@ _COPIED = (
 )
 
 
-def head_config_for(target_config: Any, *, taps: tuple[int, ...] | None = None) -> HeadConfig:
-    """The config of a new head (our layout) for a target, whose sizes it takes.
+def head_config_for(
+    target_config: Any,
+    *,
+    taps: tuple[int, ...] | None = None,
+    layout: Layout = "frspec",
+    draft_vocab_size: int | None = None,
+    qkv_bias: bool = False,
+) -> HeadConfig:
+    """The config of a new head for a target, whose sizes it takes.
 
-    taps: default (2, n // 2, n - 3) of the target's n layers (EAGLE-3's choice), fewer where the target is shallow.
+    taps: default (2, n // 2, n - 3) of the target's n layers (EAGLE-3's choice), for our layout fewer where the target is
+    shallow; EAGLE-2 has none. draft_vocab_size: EAGLE-3's rows. qkv_bias: whether the target's own layers have it.
     """
     n = target_config.num_hidden_layers
     if taps is None:
-        taps = tuple(sorted({index for index in (2, n // 2, n - 3) if 0 < index < n}))
+        default = (2, n // 2, n - 3)
+        ours = tuple(sorted({index for index in default if 0 < index < n}))
+        taps = {"frspec": ours, "eagle": (), "eagle3": default}[layout]
     heads = target_config.num_attention_heads
     head_dim = getattr(target_config, "head_dim", None) or target_config.hidden_size // heads
     return HeadConfig(
-        layout="frspec",
+        layout=layout,
         hidden_size=target_config.hidden_size,
         intermediate_size=target_config.intermediate_size,
         num_attention_heads=heads,
         num_key_value_heads=getattr(target_config, "num_key_value_heads", None) or heads,
         head_dim=head_dim,
         vocab_size=target_config.vocab_size,
+        draft_vocab_size=draft_vocab_size,
         rms_norm_eps=float(getattr(target_config, "rms_norm_eps", 1e-5)),
         rope=rope_of(target_config),
         max_position_embeddings=target_config.max_position_embeddings,
         hidden_act=str(
             getattr(target_config, "hidden_act", None) or getattr(target_config, "hidden_activation", "silu")
         ),
+        qkv_bias=qkv_bias,
         taps=taps,
-        embedding_scale=embedding_scale_of(target_config),
+        # The published layouts have no place for it: fc, or the norm of the embedding, takes it in.
+        embedding_scale=embedding_scale_of(target_config) if layout == "frspec" else 1.0,
     )
 
 

@@ -51,8 +51,8 @@ def export_head(
     warnings: list[str] = []
     if subset is not None:
         head = slice_head(head, subset, warnings, where=str(path))
-    tensors = _tensors(head, to)
-    config = _speculators_config(head, raw, target) if to == "speculators" else _eagle_config(head, raw, to)
+    tensors = tensors_for(head, to)
+    config = _speculators_config(head, raw, target) if to == "speculators" else config_for(head, raw, to)
     if head.config.layout == "eagle3" and not head.config.taps:
         warnings.append("the head records no taps: its reader takes the default (2, n // 2, n - 3).")
     with storage.atomic_folder(out) as temporary:
@@ -136,7 +136,7 @@ def _refuse_for_eagle(config: HeadConfig, *, layers: int | None, where: str) -> 
         )
 
 
-def _tensors(head: ParsedHead, to: Peer) -> Tensors:
+def tensors_for(head: ParsedHead, to: Peer) -> Tensors:
     """The head's tensors under the peer's names, with embedding, LM head and vocabulary map where it has them."""
     layer = "midlayer." if head.config.layout == "eagle3" and to != "speculators" else "layers.0."
     found = {name.replace("layers.0.", layer, 1): tensor for name, tensor in head.tensors.items()}
@@ -155,7 +155,8 @@ def _tensors(head: ParsedHead, to: Peer) -> Tensors:
     return found
 
 
-def _eagle_config(head: ParsedHead, raw: dict[str, Any], to: Peer) -> dict[str, Any]:
+def config_for(head: ParsedHead, raw: dict[str, Any], to: Peer) -> dict[str, Any]:
+    """The config.json that EAGLE's own code or SGLang reads. raw: the one it comes from, for the ids of special tokens."""
     config = head.config
     wide = config.layout == "eagle3"
     sglang = "LlamaForCausalLMEagle3" if wide else "LlamaForCausalLMEagle"

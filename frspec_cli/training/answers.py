@@ -69,9 +69,10 @@ def read_answers(path: Path | str, *, vocab_size: int, limit: int | None = None)
 
 
 def split(answers: list[Answer], *, every: int = HELD_OUT_EVERY) -> tuple[list[Answer], list[Answer]]:
-    """(trained on, held out): every `every`-th answer, counted from the first, is held out."""
-    held_out = answers[every // 2 :: every]
-    return [answer for i, answer in enumerate(answers) if i % every != every // 2], held_out
+    """(trained on, held out): of each `every` answers one in their middle is held out, of fewer the middle one."""
+    first = every // 2 if len(answers) > every // 2 else len(answers) // 2
+    held_out = answers[first::every] if len(answers) > 1 else []
+    return [answer for i, answer in enumerate(answers) if not held_out or i % every != first], held_out
 
 
 def fingerprint(answers: list[Answer]) -> str:

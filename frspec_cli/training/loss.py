@@ -65,6 +65,14 @@ def choose_rows(
     return LossRows(head.rows(ids.to(device)), log_weights.to(device), row_of.to(device))
 
 
+def own_rows(head: LmHead, *, size: int) -> LossRows:
+    """All rows of a draft's own LM head, for a vocabulary of `size`: the loss of EAGLE-3."""
+    ids = torch.arange(head.size, device=head.weight.device) if head.ids is None else head.ids
+    row_of = torch.full((size,), -1, dtype=torch.int64, device=ids.device)
+    row_of[ids] = torch.arange(len(ids), device=ids.device)
+    return LossRows(head, torch.zeros(len(ids), device=ids.device), row_of)
+
+
 def cross_entropy(
     hidden: torch.Tensor, rows: LossRows, *, teacher_ids: torch.Tensor, teacher_probabilities: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -72,12 +80,16 @@ def cross_entropy(
     the head's best row is the teacher's best token, bool [Q].
 
     teacher_ids int64 [Q, m], teacher_probabilities float32 [Q, m]: a probability of 0 marks an id that is left out;
-    the rest is taken as it is, then divided by its sum.
+    the rest is taken as it is, then divided by its sum. So are tokens without a row, and where the best token has none
+    there is nothing to learn: loss 0, no agreement (EAGLE-3, arXiv 2503.01840, masks these positions).
     """
     logits = rows.head(hidden).float()
     log_partition = (logits + rows.log_weights).logsumexp(-1)
-    kept = teacher_probabilities > 0
-    at_teacher = logits.gather(1, torch.where(kept, rows.row_of[teacher_ids], 0))
-    target = teacher_probabilities / teacher_probabilities.sum(-1, keepdim=True)
-    agrees = logits.detach().argmax(-1) == rows.row_of[teacher_ids[:, 0]]
-    return log_partition - (target * at_teacher).sum(-1), agrees
+    at = rows.row_of[teacher_ids]
+    kept = (teacher_probabilities > 0) & (at >= 0)
+    at_teacher = logits.gather(1, torch.where(kept, at, 0))
+    probabilities = torch.where(kept, teacher_probabilities, 0.0)
+    target = probabilities / probabilities.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    learnt = at[:, 0] >= 0
+    loss = torch.where(learnt, log_partition - (target * at_teacher).sum(-1), 0.0)
+    return loss, learnt & (logits.detach().argmax(-1) == at[:, 0])

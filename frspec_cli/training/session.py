@@ -84,8 +84,7 @@ class Session:
         self.train_answers, self.held_out = train, held_out[: settings.validation_answers]
         if not train or not self.held_out:
             raise FrspecError(
-                f"{answers_path} holds too few answers: {len(every)}, of which every {recorded.HELD_OUT_EVERY}th is held "
-                "out for validation."
+                f"{answers_path} holds a single answer: at least one is trained on and another held out for validation."
             )
         self.counts = recorded.token_counts(train, vocab_size=config.vocab_size)
         self._check_run(initial)

@@ -3,7 +3,7 @@
 The draft's layer starts as the target's last layer. What that layer should be fed at position i + 1 is the target's
 own residual stream there; the draft has the token i + 1 and the feature f_i. So `fc` starts as the ridge regression of
 the last layer's input on those two, solved in closed form over a few thousand positions: the head drafts before its
-first gradient step.
+first gradient step. EAGLE-3's `fc` sees no token; it starts as the regression of the residual stream on the taps.
 """
 
 from __future__ import annotations
@@ -14,93 +14,139 @@ import torch
 
 from frspec_cli.drafting.config import HeadConfig
 from frspec_cli.drafting.head import EagleHead
-from frspec_cli.training.answers import Answer, pad_ids
+from frspec_cli.models.lm_head import LmHead
+from frspec_cli.training.answers import Answer
+from frspec_cli.training.layer_start import LastLayer, has_output_norms
+from frspec_cli.training.regression import BATCH, Ridge, states
 
-_POSITIONS = 12_000  # about five times the unknowns per output
-_RIDGE = 1e-3  # of the mean diagonal
-_BATCH = 8  # answers in one pass of the target
+_STREAM = 100.0
+"""Root mean square that the residual stream starts with where its scale is ours to choose: 30 to 300 train alike."""
 
 
 def start_head(
-    target: Any, config: HeadConfig, answers: list[Answer], *, generator: torch.Generator, device: torch.device | str
+    target: Any,
+    config: HeadConfig,
+    answers: list[Answer],
+    *,
+    generator: torch.Generator,
+    device: torch.device | str,
+    own_lm_head: LmHead | None = None,
 ) -> EagleHead:
-    """A float32 head (our layout) for the transformers causal LM `target`, started from its last layer and `answers`.
+    """A float32 head for the transformers causal LM `target`, started from its last layer and `answers`.
 
-    Where the target's last layer is no Llama-like layer, tensors that do not fit stay at their random start.
+    own_lm_head: EAGLE-3's, with first weights. Where the target's last layer is no Llama-like layer, tensors that do not
+    fit stay at their random start.
     """
     embedding = target.get_input_embeddings().weight.detach()
-    head = EagleHead(config, embedding_weight=embedding.to(device, torch.float32)).to(device)
-    _randomize(head, generator)
-    _copy_layer(head, target)
+    head = EagleHead(config, embedding_weight=embedding.to(device, torch.float32), own_lm_head=own_lm_head).to(device)
+    for parameter in head.parameters():
+        if parameter.ndim == 2:
+            parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.02)
+    last = LastLayer.of(target, answers[:BATCH])
     with torch.no_grad():
-        weight = _final_norm(target).to(device, torch.float32)
-        head.norm.weight.copy_(weight)
-        # The residual stream is the post-norm state with the norm's weight divided out again; taps join by training.
-        head.fuse_proj.weight.zero_()
-        head.fuse_proj.weight[:, : config.hidden_size] = torch.diag(_inverse(weight))
-        head.fc.weight.copy_(_regress(target, head, answers))
+        match config.layout:
+            case "eagle":
+                _start_eagle2(head, target, answers, last)
+            case "eagle3":
+                _start_eagle3(head, target, answers, last)
+            case _:
+                _start_own(head, target, answers, last)
     return head
 
 
-def _inverse(weight: torch.Tensor) -> torch.Tensor:
+def _start_own(head: EagleHead, target: Any, answers: list[Answer], last: LastLayer) -> None:
+    size, device = head.config.hidden_size, head.embedding_weight.device
+    _copy(head, last.tensors)
+    weight = last.final_norm.to(device)
+    head.norm.weight.copy_(weight)
+    # The residual stream is the post-norm state with the norm's weight divided out again; taps join by training.
+    head.fuse_proj.weight.zero_()
+    head.fuse_proj.weight[:, :size] = torch.diag(inverse(weight))
+    if has_output_norms(target):
+        # Weights of about 1, or AdamW's steps, which know no scale, would undo some at once and never move others.
+        head.fuse_proj.weight.mul_(weight.abs().mean())
+        head.feature_norm.weight.copy_(weight / weight.abs().mean())
+    fit = Ridge(2 * size, size)
+    for seen in states(target, answers, device=device):
+        features = head.feature_norm(head.fuse(seen.last, tuple(torch.ones_like(seen.last) for _ in head.taps)))
+        embeddings = head.embedding_norm(head.embed(seen.ids))
+        x = torch.cat((embeddings[seen.start + 1 :], features[seen.start : -1]), -1)
+        fit.add(x, seen.hidden[-2][seen.start + 1 :])
+    head.fc.weight.copy_(fit.solve())
+    if has_output_norms(target):
+        for part in (head.fc, head.layer.self_attn.o_proj, head.layer.mlp.down_proj):
+            part.weight.mul_(_STREAM / fit.size)
+
+
+def _start_eagle2(head: EagleHead, target: Any, answers: list[Answer], last: LastLayer) -> None:
+    """EAGLE-2's layer has no norm before attention and none after: its stream is the post-norm state itself.
+
+    So the target's residual stream r is carried as g r with g = norm weight / size of r, and the norms that are missing are
+    folded, at their average size, into what reads and writes the stream.
+    """
+    size, device = head.config.hidden_size, head.embedding_weight.device
+    gain = last.final_norm / last.size("out")
+    back = inverse(gain)
+    tensors = dict(last.tensors)
+    for name in "qkv":
+        read = tensors["input_layernorm.weight"] * back / last.size("in")
+        tensors[f"self_attn.{name}_proj.weight"] = tensors[f"self_attn.{name}_proj.weight"] * read
+    for name in ("self_attn.o_proj.weight", "mlp.down_proj.weight"):
+        tensors[name] = tensors[name] * gain[:, None]
+    middle = last.seen["middle"]
+    ratio = (rms(middle * gain) / rms(middle)).mean()
+    tensors["post_attention_layernorm.weight"] = tensors["post_attention_layernorm.weight"] * back * ratio
+    _copy(head, tensors)
+    # Inputs of size 1 for the ridge; the sizes go into fc.
+    sizes = torch.cat(
+        (head.embedding_weight.square().mean().sqrt().expand(size), last.size("last").expand(size).to(device))
+    )
+    fit = Ridge(2 * size, size)
+    for seen in states(target, answers, device=device):
+        x = torch.cat((head.embed(seen.ids)[seen.start + 1 :], seen.last[seen.start : -1]), -1)
+        fit.add(x / sizes, seen.hidden[-2][seen.start + 1 :])
+    head.fc.weight.copy_(fit.solve().to(device) / sizes * gain.to(device)[:, None])
+
+
+def _start_eagle3(head: EagleHead, target: Any, answers: list[Answer], last: LastLayer) -> None:
+    """The feature stands for the residual stream at size 1; tokens come in by attention, whose half for them is random."""
+    size, device = head.config.hidden_size, head.embedding_weight.device
+    tensors = dict(last.tensors)
+    for name in "qkv":
+        key = f"self_attn.{name}_proj.weight"
+        ours = dict(head.layer.named_parameters())[key]
+        if tensors[key].shape == (ours.shape[0], size):
+            tensors[key] = torch.cat((ours.detach()[:, :size], tensors[key].to(ours)), -1)
+    for name in ("self_attn.o_proj.weight", "mlp.down_proj.weight"):
+        tensors[name] = tensors[name] / last.size("out")
+    tensors["hidden_norm.weight"] = tensors.pop("input_layernorm.weight")
+    _copy(head, tensors)
+    head.norm.weight.copy_(last.final_norm)
+    back = inverse(last.final_norm).to(device)
+    fit = Ridge(len(head.taps) * size, size)
+    sizes = torch.zeros(0)
+    for seen in states(target, answers, device=device):
+        taps = torch.cat([seen.hidden[tap] for tap in head.taps], -1).to(device, torch.float32)
+        if not len(sizes):
+            parts = taps[seen.start :].unflatten(-1, (len(head.taps), size)).square().mean((0, 2)).sqrt()
+            sizes = parts[:, None].expand(-1, size).flatten()
+        fit.add(taps[seen.start :] / sizes, seen.last[seen.start :] * back)
+    head.fc.weight.copy_(fit.solve().to(device) / sizes)
+
+
+def _copy(head: EagleHead, tensors: dict[str, torch.Tensor]) -> None:
+    for name, parameter in head.layer.named_parameters():
+        tensor = tensors.get(name)
+        if tensor is not None and tensor.shape == parameter.shape:
+            parameter.copy_(tensor)
+
+
+def inverse(weight: torch.Tensor) -> torch.Tensor:
+    """1 / weight, but for the smallest, whose inverses would be all noise."""
     smallest = weight.abs().mean() * 0.05
     return 1.0 / torch.where(weight.abs() < smallest, smallest, weight)
 
 
-def _final_norm(target: Any) -> torch.Tensor:
-    weight = target.base_model.norm.weight.detach()
-    return weight + 1.0 if target.config.get_text_config().model_type.startswith("gemma") else weight
-
-
-def _randomize(head: EagleHead, generator: torch.Generator) -> None:
-    for parameter in head.parameters():
-        if parameter.ndim == 2:
-            noise = torch.randn(parameter.shape, generator=generator) * 0.02
-            parameter.data.copy_(noise)
-
-
-def _copy_layer(head: EagleHead, target: Any) -> None:
-    source = target.base_model.layers[-1].state_dict()
-    norms_add_one = target.config.get_text_config().model_type.startswith("gemma")
-    renamed = {"post_attention_layernorm.weight": "pre_feedforward_layernorm.weight"}
-    for name, parameter in head.layer.named_parameters():
-        key = renamed.get(name, name)
-        tensor = source.get(key if key in source else name)
-        if tensor is not None and tensor.shape == parameter.shape:
-            with torch.no_grad():
-                parameter.copy_(tensor + 1.0 if norms_add_one and "norm" in name else tensor)
-
-
-@torch.no_grad()
-def _regress(target: Any, head: EagleHead, answers: list[Answer]) -> torch.Tensor:
-    """[H, 2H]: argmin_W |W cat(norm(e_{i+1}), norm(feature_i)) - input of the last layer at i + 1|^2 + ridge."""
-    size, device = head.config.hidden_size, head.embedding_weight.device
-    gram = torch.zeros(2 * size, 2 * size, dtype=torch.float64)
-    cross = torch.zeros(2 * size, size, dtype=torch.float64)
-    seen = 0
-    for first in range(0, len(answers), _BATCH):
-        if seen >= _POSITIONS:
-            break
-        group = answers[first : first + _BATCH]
-        ids, mask = pad_ids(group)
-        out = target.base_model(
-            input_ids=ids.to(target.device),
-            attention_mask=mask.to(target.device),
-            use_cache=False,
-            output_hidden_states=True,
-        )
-        last = out.last_hidden_state.to(device, torch.float32)
-        features = head.feature_norm(head.fuse(last, tuple(torch.ones_like(last) for _ in head.taps)))
-        embeddings = head.embedding_norm(head.embed(ids.to(device)))
-        for row, answer in enumerate(group):
-            start, end = (
-                max(answer.prompt_length - 1, 1),
-                len(answer.ids),
-            )  # position 0, an attention sink, is no sample
-            x = torch.cat((embeddings[row, start + 1 : end], features[row, start : end - 1]), -1).double().cpu()
-            y = out.hidden_states[-2][row, start + 1 : end].double().cpu()
-            gram += x.T @ x
-            cross += x.T @ y
-            seen += len(x)
-    gram += torch.eye(2 * size, dtype=torch.float64) * (gram.diagonal().mean() * _RIDGE)
-    return torch.linalg.solve(gram, cross).T.float()
+def rms(x: torch.Tensor) -> torch.Tensor:
+    """Root mean squares over the last dimension."""
+    return x.square().mean(-1).sqrt()

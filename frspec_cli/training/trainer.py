@@ -18,7 +18,8 @@ from frspec_cli.models.lm_head import LmHead
 from frspec_cli.training.answers import Answer
 from frspec_cli.training.batches import epoch_order, make_batch
 from frspec_cli.training.features import FeatureStore
-from frspec_cli.training.loss import choose_rows, cross_entropy
+from frspec_cli.training.loss import LossRows, choose_rows, cross_entropy, own_rows
+from frspec_cli.training.ranks import Ranks
 from frspec_cli.training.unroll import teacher_at, unroll, valid_queries
 
 _FREQUENT_ROWS = 2048
@@ -30,7 +31,8 @@ class TrainOptions:
 
     epochs: passes over the answers. batch_tokens: padded queries in a batch. learning_rate: AdamW's peak; warm-up over
     the first `warmup` share of the steps, then linear to a hundredth. steps: unrolled draft steps, step k weighing
-    decay^k. sampled_rows: see `loss`; None is the exact loss, 0 the biased subset-only one.
+    decay^k. sampled_rows: see `loss`; None is the exact loss, 0 the biased subset-only one (a head with an LM head of
+    its own always takes its own rows). accumulate: batches that each rank adds up before a step.
     """
 
     epochs: int = 8
@@ -43,11 +45,13 @@ class TrainOptions:
     weight_decay: float = 0.01
     clip: float = 1.0
     seed: int = 0
+    accumulate: int = 1
 
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One optimizer step. loss and agreement (share of queries whose draft argmax is the teacher's) by draft step."""
+    """One optimizer step, over all its batches. loss, agreement (share of queries whose draft argmax is the teacher's)
+    by draft step. tokens: answered ones."""
 
     step: int
     epoch: int
@@ -61,7 +65,7 @@ class Trainer:
     """Head, optimizer and the step number that says where the run is.
 
     head: float32 master weights. lm_head: the target's, over all V rows, float32 or bfloat16. autocast: bfloat16
-    matmuls (off: float32).
+    matmuls (off: float32). ranks: who else takes batches of each step.
     """
 
     def __init__(
@@ -74,29 +78,33 @@ class Trainer:
         *,
         counts: np.ndarray,
         autocast: bool = True,
+        ranks: Ranks | None = None,
     ) -> None:
         self.head, self.lm_head, self.answers, self.features = head, lm_head, answers, features
-        self.options, self.autocast = options, autocast
+        self.options, self.autocast, self.ranks = options, autocast, ranks or Ranks()
         self.step = 0
+        self.device = head.embedding_weight.device
         order = np.lexsort((np.arange(len(counts)), -counts))[:_FREQUENT_ROWS]
         self._frequent = torch.from_numpy(order.copy())
+        self.weights = trained_weights(head)
         self.optimizer = torch.optim.AdamW(
-            head.parameters(), lr=options.learning_rate, betas=(0.9, 0.95), weight_decay=options.weight_decay
+            self.weights.values(), lr=options.learning_rate, betas=(0.9, 0.95), weight_decay=options.weight_decay
         )
+        self._together = options.accumulate * self.ranks.count  # batches in a step
         self._plans = [
             epoch_order(answers, batch_tokens=options.batch_tokens, seed=options.seed, epoch=epoch)
             for epoch in range(options.epochs)
         ]
-        self.total_steps = sum(len(plan) for plan in self._plans)
+        self.total_steps = sum(-(-len(plan) // self._together) for plan in self._plans)
 
     def run(self) -> Iterator[StepRecord]:
         """Takes the remaining steps, one record each; `self.step` counts the steps taken."""
-        first = 0
+        step = 0
         for epoch, plan in enumerate(self._plans):
-            for index, members in enumerate(plan):
-                if first + index >= self.step:
-                    yield self._take_step(epoch, members)
-            first += len(plan)
+            for first in range(0, len(plan), self._together):
+                if step >= self.step:
+                    yield self._take_step(epoch, plan[first : first + self._together])
+                step += 1
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up, then linear decay to a hundredth of the peak."""
@@ -104,25 +112,43 @@ class Trainer:
         left = max(0.0, (self.total_steps - step) / max(1, self.total_steps - warm))
         return self.options.learning_rate * min((step + 1) / warm, 0.01 + 0.99 * left)
 
-    def _take_step(self, epoch: int, members: list[int]) -> StepRecord:
-        options, device = self.options, self.head.embedding_weight.device
-        answers = [self.answers[i] for i in members]
-        batch = make_batch(answers, [self.features[i] for i in members], device=device)
-        used = batch.teacher_ids[batch.teacher_probabilities > 0]
-        generator = torch.Generator().manual_seed(options.seed * 1_000_003 + 500_009 + self.step)
-        rows = choose_rows(
-            self.lm_head,
-            frequent=self._frequent,
-            teacher_ids=used,
-            sampled=options.sampled_rows,
-            generator=generator,
-        )
+    def _take_step(self, epoch: int, batches: list[list[int]]) -> StepRecord:
+        """One optimizer step over `batches`, answers' indices; this rank computes every `ranks.count`-th of them.
+
+        The loss is divided by the answered tokens of all of them, so that a token weighs the same in a short batch.
+        """
         rate = self.learning_rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        total, losses, agreements = torch.zeros((), device=device), [], []
-        weights = [options.decay**k for k in range(options.steps)]
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
+        tokens = sum(self.answers[i].queries for members in batches for i in members)
+        tally = torch.zeros(3, self.options.steps, device=self.device)
+        for index in range(self.ranks.index, len(batches), self.ranks.count):
+            number = self.step * self._together + index
+            self._backward(batches[index], tokens, tally, seed=self.options.seed * 1_000_003 + 500_009 + number)
+        if self.ranks.count > 1:
+            self.ranks.add_up([tally, *self._gradients()])
+        torch.nn.utils.clip_grad_norm_(self.weights.values(), self.options.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        losses, agreed, queries = tally[:, tally[2] > 0]
+        return StepRecord(
+            step=self.step,
+            epoch=epoch,
+            loss=tuple((losses / queries).tolist()),
+            agreement=tuple((agreed / queries).tolist()),
+            learning_rate=rate,
+            tokens=tokens,
+        )
+
+    def _backward(self, members: list[int], tokens: int, tally: torch.Tensor, *, seed: int) -> None:
+        """Adds one batch's share of the step's gradients, and its sums of loss, agreement and queries to `tally`."""
+        options = self.options
+        answers = [self.answers[i] for i in members]
+        batch = make_batch(answers, [self.features[i] for i in members], device=self.device)
+        rows = self._rows(batch.teacher_ids[batch.teacher_probabilities > 0], seed=seed)
+        total, weights = torch.zeros((), device=self.device), [options.decay**k for k in range(options.steps)]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             for k, hidden in enumerate(unroll(self.head, batch, steps=options.steps)):
                 valid = valid_queries(batch, k)
                 if not valid.any():
@@ -134,19 +160,32 @@ class Trainer:
                     teacher_ids=teacher_ids,
                     teacher_probabilities=probabilities,
                 )
-                total = total + weights[k] * loss.sum() / batch.queries.sum()
-                losses.append(loss.detach().mean())
-                agreements.append(agrees.float().mean())
+                total = total + weights[k] * loss.sum() / tokens
+                tally[:, k] += torch.stack((loss.detach().sum(), agrees.sum(), torch.tensor(len(loss)).to(loss)))
         (total / math.fsum(weights)).backward()
-        torch.nn.utils.clip_grad_norm_(self.head.parameters(), options.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        return StepRecord(
-            step=self.step,
-            epoch=epoch,
-            loss=tuple(torch.stack(losses).tolist()),
-            agreement=tuple(torch.stack(agreements).tolist()),
-            learning_rate=rate,
-            tokens=int(batch.queries.sum()),
+
+    def _rows(self, teacher_ids: torch.Tensor, *, seed: int) -> LossRows:
+        if self.head.own_lm_head is not None:
+            return own_rows(self.head.own_lm_head, size=self.lm_head.size)
+        return choose_rows(
+            self.lm_head,
+            frequent=self._frequent,
+            teacher_ids=teacher_ids,
+            sampled=self.options.sampled_rows,
+            generator=torch.Generator().manual_seed(seed),
         )
+
+    def _gradients(self) -> list[torch.Tensor]:
+        """All gradients; zeros where this rank had no batch in the step."""
+        for weight in self.weights.values():
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+        return [weight.grad for weight in self.weights.values() if weight.grad is not None]
+
+
+def trained_weights(head: EagleHead) -> dict[str, torch.Tensor]:
+    """What training moves, by the names in a head's file: the parameters, and the LM head where the head has its own."""
+    weights: dict[str, torch.Tensor] = dict(head.named_parameters())
+    if head.own_lm_head is not None:
+        weights["lm_head.weight"] = head.own_lm_head.weight
+    return weights

@@ -57,7 +57,7 @@ def test_a_hub_id_in_the_command_stays_as_it_is(tmp_path, monkeypatch):
         (["--taps", "two"], 2, "--taps two is neither auto, none, nor numbers"),
         (["--device", "warp"], 2, "--device warp is no device that torch knows"),
         (["--init", "none"], 1, "there is no draft head at none"),
-        (["--limit", "3"], 1, "holds too few answers: 3"),
+        (["--limit", "1"], 1, "holds a single answer"),
     ],
 )
 def test_wrong_input_is_one_sentence(cli, answers, tiny_folder, tmp_path, more, code, said):

@@ -218,6 +218,14 @@ def test_held_out_answers_are_never_trained_on(answers):
     assert not {id(a) for a in train} & {id(a) for a in held_out}
 
 
+@pytest.mark.parametrize(("count", "held_out"), [(1, []), (2, [1]), (4, [2]), (16, [8]), (17, [16]), (64, [16, 48])])
+def test_few_answers_too_leave_one_to_validate_on(answers, count, held_out):
+    some = (answers * 2)[:count]
+    train, kept = recorded.split(some)
+    assert [id(a) for a in kept] == [id(some[i]) for i in held_out]
+    assert [id(a) for a in train] == [id(a) for i, a in enumerate(some) if i not in held_out]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
