@@ -33,7 +33,7 @@ def attend(
     if softcap is None and query.shape[2] == 1:
         # The heads of a group as rows over the keys that they share: one row a head takes seven times as long in
         # bfloat16 on a CPU, where a product with a single row has no fast kernel.
-        batch, heads, _, size = query.shape
+        batch, heads, size = query.shape[0], query.shape[1], query.shape[3]
         rows = query.reshape(batch, key.shape[1], -1, size)
         out = torch.nn.functional.scaled_dot_product_attention(
             rows, key, value, attn_mask=attention_mask, scale=scaling
