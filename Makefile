@@ -17,6 +17,7 @@ help:
 	@echo 'make test        the quick tests            make test-slow   the slow ones'
 	@echo 'make check       lint, format, types        make bench-count counting against the published loop'
 	@echo 'make bench-cycle one step of plain decoding, FR-Spec and transformers at three lengths of context'
+	@echo 'make study-subsets WEB="files..."   which counts make the best subset: web text, own answers, soft counts'
 	@echo 'make setup       .venv with frspec in it'
 	@echo 'make counts | subset | answers | head   one model step by step: RECIPE=NAME of recipes/NAME.mk'
 
@@ -78,3 +79,12 @@ $(WORK)/answers.jsonl: | $(READY)
 
 $(WORK)/head/config.json: $(WORK)/answers.jsonl
 	$(BIN)/frspec train-draft $< --model $(MODEL) --out $(@D) $(TRAIN_OPTIONS)
+
+# Which counts make the best subset? ANSWERS: recorded by collect; WEB: any text that count-freq reads. Resumes.
+ANSWERS ?= $(WORK)/answers.jsonl
+study-subsets: $(WORK)/web.parquet | $(READY)
+	$(BIN)/python -m frspec_cli.bench.study --model $(MODEL) --answers $(ANSWERS) --web $< --out $(WORK)/study.json $(ARGS)
+
+$(WORK)/web.parquet: | $(READY)
+	@test -n '$(WEB)' || { echo 'name the text to count: make study-subsets WEB="folder or files"' >&2; exit 1; }
+	$(BIN)/frspec count-freq $(WEB) --tokenizer $(MODEL) --out $@

@@ -21,17 +21,21 @@ from frspec_cli.errors import FrspecError
 from frspec_cli.frequency.corpus_table import corpus_record, tokenizer_record, with_stability
 from frspec_cli.frequency.counting import fold_of
 from frspec_cli.frequency.table import FOLDS, FrequencyTable
+from frspec_cli.models.target import Target
 from frspec_cli.tokens.tokenizer import LoadedTokenizer
 from frspec_cli.training.answering import Question
+from frspec_cli.training.answers import Answer
+from frspec_cli.training.features import read_states
 from frspec_cli.vocabulary.corpora import SOFT_UNITS
 
 TOP = 256
 _HELD = 4 << 20  # probabilities held back before they are summed
+_LOGIT_ROWS = 128  # rows of full-vocabulary logits held at once
 _NO_SOURCE = "answers"
 
 
 class SoftCounts:
-    """The sums of one batch of questions, by source and by the fold of the prompt's text."""
+    """The sums over some questions' answers, by source and by the fold of the question's text."""
 
     def __init__(self, questions: Sequence[Question]) -> None:
         self.sources = sorted({question.source or _NO_SOURCE for question in questions})
@@ -67,6 +71,16 @@ class SoftCounts:
         file = io.BytesIO()
         np.savez(file, sources=np.array(self.sources), cells=self.cells, sums=self.sums)
         storage.write_bytes(path, file.getvalue())
+
+
+def sum_over(target: Target, answers: Sequence[Answer]) -> SoftCounts:
+    """The sums over recorded answers, one pass of the target over each."""
+    soft = SoftCounts([Question(answer.id, answer.id, (), answer.source) for answer in answers])
+    for i, states in read_states(target.model, answers, taps=()):
+        with torch.no_grad():
+            for chunk in states.last[answers[i].prompt_length - 1 :].split(_LOGIT_ROWS):
+                soft.see(target.lm_head(chunk.contiguous()), [i] * len(chunk))
+    return soft
 
 
 def soft_table(

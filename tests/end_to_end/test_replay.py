@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from frspec_cli.decoding.engine import Engine
 from frspec_cli.decoding.session import open_parts
 from frspec_cli.decoding.tree import Shape
 from frspec_cli.models.shipped import DEFAULT_MODEL
@@ -54,11 +53,10 @@ def test_cycles_of_24_prompts() -> None:
     texts, expected = [], []
     for prompt in PROMPTS:
         ids = parts.target.prompt_ids(prompt)
-        drafted = engine.complete(ids, max_new_tokens=NEW, ignore_eos=True)
-        longer = Engine(parts.target).complete(ids, max_new_tokens=NEW + SHAPE.depth + 1, ignore_eos=True)
-        assert longer.token_ids[:NEW] == drafted.token_ids
-        texts.append(Answer(np.asarray([*ids, *longer.token_ids]), len(ids), finished=False, greedy=True))
-        expected.append(drafted.accepted)
+        drafted = engine.complete(ids, max_new_tokens=NEW + SHAPE.depth + 1, ignore_eos=True)
+        texts.append(Answer(np.asarray([*ids, *drafted.token_ids]), len(ids), finished=False, greedy=True))
+        begins = np.cumsum([1, *(count + 1 for count in drafted.accepted)])  # tokens there when a cycle begins
+        expected.append([count for begin, count in zip(begins, drafted.accepted, strict=False) if begin < NEW])
     states = dict(read_states(parts.target.model, texts, taps=drafter.taps))
     found = replay(
         drafter.head,

@@ -15,6 +15,7 @@ from frspec_cli.frequency.merge import merge
 from frspec_cli.frequency.table import FOLDS, FrequencyTable
 from frspec_cli.models.target import load_target
 from frspec_cli.training import soft_counts as module
+from frspec_cli.training.answers import read_answers
 from frspec_cli.training.collect import CollectOptions, Listener, collect
 from frspec_cli.vocabulary.corpora import SOFT_UNITS
 
@@ -130,3 +131,13 @@ def test_merging_keeps_soft_tables_soft(target, prompts, tmp_path):
         collect(target, prompts, tmp_path / f"{name}.jsonl", OPTIONS, soft_counts=tmp_path / f"{name}.parquet")
     tables = [FrequencyTable.read(tmp_path / f"{name}.parquet") for name in "xy"]
     assert merge(tables, ["x", "y"]).metadata["kind"] == "soft"
+
+
+def test_recorded_answers_give_the_same_sums(target, prompts, tmp_path):
+    collect(target, prompts, tmp_path / "a.jsonl", OPTIONS)
+    records = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    module.sum_over(target, read_answers(tmp_path / "a.jsonl", vocab_size=320)).write(tmp_path / "part.npz")
+    with np.load(tmp_path / "part.npz") as part:
+        found = np.bincount(part["cells"] & 0xFFFFFFFF, weights=part["sums"], minlength=320)
+    expected = sum(mass.sum(0) for mass in direct(target, records, 256).values())
+    assert found == pytest.approx(expected, abs=1e-9)
