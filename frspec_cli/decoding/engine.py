@@ -20,7 +20,7 @@ from frspec_cli.decoding.generation import Cycle, Generation, Stopwatch
 from frspec_cli.decoding.sampling import GumbelNoise, Sampling
 from frspec_cli.decoding.text import StopStrings
 from frspec_cli.decoding.tree import Tree
-from frspec_cli.decoding.walk import scores, walk
+from frspec_cli.decoding.walk import best, scores, walk
 from frspec_cli.errors import FrspecError
 from frspec_cli.models.target import Target
 
@@ -162,7 +162,7 @@ class Engine:
             rows = torch.arange(begin, begin + len(chunk), device=self.device)
             logits, states = self._forward(chunk, rows, rows, rows[:, None] >= rows[None, :], keep=1)
             self.scores = self._scores(logits, torch.zeros_like(rows[:1]), self._noise(len(prompt), 1))
-            token = self.scores.argmax(dim=-1)
+            token = best(self.scores)
             following = torch.cat((prompt[begin + 1 : begin + 1 + len(chunk)], token))[: len(chunk)]
             self._observe(following, states)
             self.count.add_(len(chunk))
@@ -213,7 +213,7 @@ class Engine:
         rows = count + self.offsets[: tree.nodes]
         logits, states = self._forward(tree.tokens, count + tree.levels, rows, tree.ancestors)
         scored = self._scores(logits, tree.levels, noise)
-        path, emitted, accepted = walk(tree, scored.argmax(dim=-1), self.drafter.depth)
+        path, emitted, accepted = walk(tree, best(scored), self.drafter.depth)
         return Verified(
             scores=scored,
             path=path,

@@ -49,6 +49,11 @@ def scores(logits: torch.Tensor, noise: torch.Tensor | None, levels: torch.Tenso
     return logits.to(wide) + noise[levels]
 
 
+def best(scores: torch.Tensor) -> torch.Tensor:
+    """The first maximum of each row, [N, V] -> int64 [N]: `argmax`, which on a CPU takes five times as long in bfloat16."""
+    return scores.max(dim=-1).indices
+
+
 def walk(tree: Tree, chosen: torch.Tensor, depth: int) -> Walk:
     """Follows from the root the child that equals the chosen token, as far as there is one.
 
