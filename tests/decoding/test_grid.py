@@ -190,6 +190,10 @@ def _check(case: Case) -> Generation:
 
 
 CASES = all_pairs(FACTORS)
+TREE: Case = {
+    "family": "Llama", "depth": 5, "beam": 3, "nodes": 40, "k": VOCAB, "draft": "target", "prompt": 7,
+    "new": 20, "eos": None, "sampled": False,
+}  # fmt: skip
 
 
 def test_every_pair_of_settings_decodes_what_plain_decoding_does() -> None:
@@ -221,7 +225,7 @@ def test_the_grid_sees_planted_mistakes(mistake: str, monkeypatch: pytest.Monkey
     """Accepted rows that stay where the tree had them; a window that is one position too wide."""
     if mistake == "move":
         monkeypatch.setattr(SlotBuffer, "move", lambda *_: None)
-        cases = [case for case in CASES if case["beam"] > 1]
+        cases = [{**TREE, "family": family, "draft": how} for family in FAMILIES for how in FACTORS["draft"][:4]]
     else:
         honest = attention.layer_windows
         cases = [case for case in CASES if case["family"] in ("Mistral", "Gemma2", "Gemma3Text")]
@@ -243,10 +247,7 @@ def test_the_grid_sees_planted_mistakes(mistake: str, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("beam", [1, 3])
 def test_a_text_ends_at_eos_at_every_place_of_an_accepted_run(beam: int) -> None:
     """Drafts by the target itself, depth 5: accepted runs of up to six tokens, and EOS at each place of the first three."""
-    case = dict.fromkeys(FACTORS) | {
-        "family": "Llama", "depth": 5, "beam": beam, "nodes": 40, "k": VOCAB, "draft": "target", "prompt": 7,
-        "new": 20, "sampled": False,
-    }  # fmt: skip
+    case = TREE | {"beam": beam}
     assert _check(case).accepted.count(5) >= 2
     for place in range(19):
         _check(case | {"eos": place})
