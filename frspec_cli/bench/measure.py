@@ -7,8 +7,14 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from frspec_cli.bench.prompts import Prompt
+from frspec_cli.decoding.cache import cache_length
+from frspec_cli.decoding.engine import Engine
 from frspec_cli.decoding.generation import Generation
 from frspec_cli.models.target import Target
+
+WARM_UP_TOKENS = 8
+WARM_UP_STEPS = 4
+"""The prefill and three cycles: a CUDA graph is recorded in the second."""
 
 
 class Decoder(Protocol):
@@ -76,6 +82,22 @@ class Totals:
         return self.seconds[name] / self.seconds["total"]
 
 
+def warm_up(decoder: Decoder, prompts: Sequence[Sequence[int]], *, max_new_tokens: int) -> None:
+    """Decodes a little, unmeasured. A compiled engine does so at every cache length that these prompts (as token ids)
+    call for: it compiles for each, which no measurement may contain.
+    """
+    if not isinstance(decoder, Engine):
+        decoder.complete(prompts[0], max_new_tokens=WARM_UP_TOKENS, ignore_eos=True)
+        return
+    lengths: dict[int, Sequence[int]] = {}
+    for ids in prompts if decoder.compiled else prompts[:1]:
+        lengths.setdefault(cache_length(len(ids) + max_new_tokens + decoder.drafter.nodes), ids)
+    for ids in lengths.values():
+        steps = decoder.generate(ids, max_new_tokens=max_new_tokens, ignore_eos=True)
+        for _ in zip(range(WARM_UP_STEPS), steps, strict=False):
+            pass
+
+
 def run(
     target: Target,
     arms: Sequence[Arm],
@@ -83,16 +105,15 @@ def run(
     *,
     max_new_tokens: int,
     ignore_eos: bool = False,
-    warm_up_tokens: int = 8,
 ) -> Iterator[Measurement]:
     """Decodes every prompt greedily with every arm; yields in the order run.
 
     The arms take turns within each prompt, and who begins moves on from prompt to prompt, so that a drift of the
-    machine's speed hits all alike. Before counting starts each arm decodes `warm_up_tokens` of the first prompt.
+    machine's speed hits all alike. Before counting starts each arm is warmed up.
     """
     ids = [target.prompt_ids(prompt.text) for prompt in prompts]
     for arm in arms:
-        arm.decoder.complete(ids[0], max_new_tokens=warm_up_tokens, ignore_eos=True)
+        warm_up(arm.decoder, ids, max_new_tokens=max_new_tokens)
     for number, prompt in enumerate(prompts):
         for turn in range(len(arms)):
             arm = arms[(number + turn) % len(arms)]

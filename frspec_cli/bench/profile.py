@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from frspec_cli.bench.interval import median, median_ratio
-from frspec_cli.bench.measure import Arm
+from frspec_cli.bench.measure import Arm, warm_up
 from frspec_cli.decoding.engine import Engine
 from frspec_cli.decoding.generation import Generation, Stopwatch
 
@@ -26,7 +26,6 @@ PARTS = (TARGET, LAYER, LM_HEAD, TREE, REST)
 """LM head: with its log-softmax. Tree operations: what else drafting does (top-k, growth, rerank). Rest: choosing,
 walking, moving rows, the read by the host."""
 
-WARM_UP_TOKENS = 8
 MOST_ROUNDS_INSIDE = 8
 """How many prompts the second pass takes: shares need fewer than ratios."""
 
@@ -63,13 +62,13 @@ def profile(
     timed = {arm.name: _engine(arm) for arm in arms()}
     names, found = list(timed), {name: Times() for name in timed}
     for engine in timed.values():
-        engine.complete(prompts[0], max_new_tokens=WARM_UP_TOKENS, ignore_eos=True)
+        warm_up(engine, prompts, max_new_tokens=max_new_tokens)
     for name, ids in _turns(names, prompts):
         found[name].add(time_text(timed[name], ids, max_new_tokens))
         done()
     inside = {arm.name: (engine := _engine(arm), Probe(engine)) for arm in arms()}
     for engine, _ in inside.values():
-        engine.complete(prompts[0], max_new_tokens=WARM_UP_TOKENS, ignore_eos=True)
+        warm_up(engine, prompts, max_new_tokens=max_new_tokens)
     for name, ids in _turns(names, prompts[:MOST_ROUNDS_INSIDE]):
         _time_inside(*inside[name], ids, max_new_tokens, found[name])
         done()

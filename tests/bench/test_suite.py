@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from frspec_cli.bench.interval import speedup
+from frspec_cli.bench.measure import warm_up
 from frspec_cli.bench.suite import BenchOptions
+from frspec_cli.decoding.engine import Engine
 from frspec_cli.errors import UsageError
+from tests.tiny import tiny_target
 
 
 @pytest.fixture
@@ -71,3 +74,20 @@ def test_a_method_against_itself_has_an_interval_around_one() -> None:
 def test_speed_up_is_a_ratio_of_totals() -> None:
     """Two prompts, 10 and 30 tokens in 1 and 9 s against 2 and 10 s: (40 / 10) / (40 / 12), not a mean of ratios."""
     assert speedup([10, 30], [1, 9], [10, 30], [2, 10], seed=0)["value"] == pytest.approx(1.2)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_what_is_compiled_is_warmed_up_at_every_cache_length(compiled: bool) -> None:
+    """Three prompts of two cache lengths (256 and 512): a length first met while measuring would be timed compiling."""
+    engine = Engine(tiny_target(), compiler=(lambda step: step) if compiled else None)
+    lengths: list[int] = []
+    allocate = engine._allocate
+
+    def noting(tokens: int) -> None:
+        allocate(tokens)
+        lengths.append(engine.buffer.length)
+
+    engine._allocate = noting  # type: ignore[method-assign]
+    prompts = [[5] * 20, [6] * 30, [7] * 300]
+    warm_up(engine, prompts, max_new_tokens=20)
+    assert lengths == ([256, 512] if compiled else [256])
