@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from frspec_cli.cli import options
 from frspec_cli.cli.sink import Sink
 from frspec_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from frspec_cli.models.target import Target
+
+_LAYOUTS = {"frspec": "frspec", "eagle2": "eagle", "eagle3": "eagle3"}
 
 
 def command(
@@ -22,12 +31,30 @@ def command(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for the head; OUT.training beside it holds the run.")
     ],
+    layout: Annotated[
+        str,
+        typer.Option(
+            help="frspec (input norms and taps; the best), or what other engines run: eagle2 (no norms, the target's LM "
+            "head), eagle3 (three taps, an LM head of its own over --vocab)."
+        ),
+    ] = "frspec",
+    vocab: Annotated[
+        Path | None, typer.Option("--vocab", help="The subset that an EAGLE-3 head's own LM head is made for.")
+    ] = None,
+    k: options.K = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the answers.")] = 8,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Use answers up to this many answered tokens.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use the first N answers.")] = None,
     learning_rate: Annotated[float, typer.Option(min=0.0, help="AdamW's peak learning rate.")] = 1e-3,
     steps: Annotated[int, typer.Option(min=1, help="Unrolled draft steps (training-time test).")] = 4,
     batch_tokens: Annotated[int, typer.Option(min=1, help="Answered tokens in a batch, padding included.")] = 1024,
+    accumulate: Annotated[
+        int, typer.Option(min=1, help="Batches added up for one step, in each process: larger steps, no more memory.")
+    ] = 1,
+    processes: Annotated[
+        int,
+        typer.Option(min=1, help="Processes here that train together, one a GPU (`accelerate launch` does it too)."),
+    ] = 1,
     loss: Annotated[
         str, typer.Option(help="sampled (fair to the whole vocabulary), exact, or subset (biased; for experiments).")
     ] = "sampled",
@@ -56,7 +83,8 @@ def command(
 ) -> None:
     """Train an EAGLE draft head on a target's own answers.
 
-    The head uses the target's LM head, so that any vocabulary subset fits it. The loss is fair to the whole vocabulary.
+    The head uses the target's LM head (but for --layout eagle3), so that any vocabulary subset fits it, and the loss is
+    fair to the whole vocabulary.
     There is a checkpoint every minute and on Ctrl-C; the same command goes on where a stopped run was, to the same bits.
     Validation replays held-out answers, and OUT always holds the best head so far.
     """
@@ -66,18 +94,27 @@ def command(
     if dtype not in ("bfloat16", "float32", "float64"):
         raise UsageError(f"--dtype {dtype} is not one of bfloat16, float32, float64.")
     tapped = _parse_taps(taps)
-    sink = Sink(as_json=as_json, quiet=quiet)
+    _check_layout(layout, vocab=vocab, k=k, taps=tapped)
+
+    from frspec_cli.training.launch import launch, launched
+
+    if processes > 1 and not launched():
+        raise typer.Exit(launch(sys.argv[1:], processes))
 
     import torch
 
     from frspec_cli.models.target import load_target
+    from frspec_cli.training.ranks import Ranks
     from frspec_cli.training.session import RunSettings, Session
     from frspec_cli.training.trainer import TrainOptions
 
     if threads:
         torch.set_num_threads(threads)
+    target = load_target(model, device=_device_of_rank(device), dtype=dtype)
+    ranks = Ranks(target.device)
+    sink = Sink(as_json=as_json, quiet=quiet or not ranks.main)
     session = Session(
-        load_target(model, device=device, dtype=dtype),
+        target,
         answers,
         out,
         TrainOptions(
@@ -87,21 +124,33 @@ def command(
             steps=steps,
             sampled_rows=rows[loss],
             seed=seed,
+            accumulate=accumulate,
         ),
-        RunSettings(limit=limit, max_tokens=max_tokens, taps=tapped, validate_every=validate_every),
+        RunSettings(
+            limit=limit,
+            max_tokens=max_tokens,
+            taps=tapped,
+            validate_every=validate_every,
+            layout=_LAYOUTS[layout],  # type: ignore[arg-type]
+        ),
         initial=init,
         features=features,
         command=command_line(sys.argv[1:]),
         say=sink.say,
         checkpoint_seconds=checkpoint_seconds,
+        draft_ids=None if vocab is None else _draft_ids(vocab, k, target, sink),
+        ranks=ranks,
     )
     trainer = session.trainer
     sink.say(
         f"{len(session.train_answers):,} answers, {trainer.total_steps:,} steps, {torch.get_num_threads()} threads"
+        f"{f', {ranks.count} processes' * (ranks.count > 1)}"
     )
     with sink.progress() as bar:
         task = bar.add_task("training", total=trainer.total_steps, completed=trainer.step)
         best = session.train(lambda record, _: bar.update(task, completed=record.step))
+    if not ranks.main:
+        return
     sink.result(
         {"out": str(out), "acceptance_length": round(best, 4), "steps": trainer.step},
         f"best acceptance length {best:.3f} on held-out answers; wrote {out}",
@@ -122,6 +171,45 @@ def command_line(arguments: list[str]) -> str:
     if shown[:1] != ["train-draft"]:
         shown.insert(0, "train-draft")
     return "frspec " + shlex.join(shown)
+
+
+def _check_layout(layout: str, *, vocab: Path | None, k: int | None, taps: tuple[int, ...] | None) -> None:
+    if layout not in _LAYOUTS:
+        raise UsageError(f"--layout {layout} is not one of {', '.join(_LAYOUTS)}.")
+    if layout == "eagle3" and vocab is None:
+        raise UsageError("--layout eagle3 has an LM head of its own: name its tokens with --vocab SUBSET.")
+    if layout != "eagle3" and vocab is not None:
+        raise UsageError(
+            f"--layout {layout} uses the target's LM head, so that any subset fits it later: leave out --vocab."
+        )
+    if k is not None and vocab is None:
+        raise UsageError("--k takes a prefix of --vocab, which is not given.")
+    if layout == "eagle2" and taps:
+        raise UsageError("--layout eagle2 reads the last hidden state only: leave out --taps.")
+    if layout == "eagle3" and taps == ():
+        raise UsageError("--layout eagle3 reads nothing but its taps: --taps none leaves it without input.")
+
+
+def _device_of_rank(device: str | None) -> str | None:
+    """Each process of several has a GPU of its own."""
+    import torch
+
+    rank = os.environ.get("LOCAL_RANK")
+    if rank is None or device not in (None, "cuda") or not torch.cuda.is_available():
+        return device
+    return f"cuda:{rank}"
+
+
+def _draft_ids(vocab: Path, k: int | None, target: Target, sink: Sink) -> torch.Tensor:
+    """int64 [K], ascending."""
+    import torch
+
+    from frspec_cli.tokens.tokenizer import load_tokenizer
+    from frspec_cli.vocabulary.load import load_subset
+
+    tokenizer = load_tokenizer(str(target.folder))
+    subset = load_subset(vocab, tokenizer=tokenizer, model_rows=target.config.vocab_size, k=k, warn=sink.warn)
+    return torch.from_numpy(subset.token_ids.astype("int64")).sort().values
 
 
 def _parse_taps(taps: str) -> tuple[int, ...] | None:

@@ -9,6 +9,7 @@ from frspec_cli.training.validate import Acceptance
 
 if TYPE_CHECKING:
     from frspec_cli.training.session import Session
+    from frspec_cli.training.trainer import StepRecord
 
 _TERMS = {
     "smollm2": (
@@ -31,20 +32,38 @@ def plain_name(model: str) -> str:
     return path.resolve().name if path.exists() else model
 
 
-def write_card(session: Session, acceptance: Acceptance) -> str:
-    """The card's text for the head as it is now."""
+_LAYOUTS = {
+    "frspec": (
+        "in frspec's own layout (`FrspecEagle`)",
+        "Embedding and LM head are the target's, so that any vocabulary subset fits.",
+    ),
+    "eagle": (
+        "in EAGLE-2's layout",
+        "The LM head is the target's, so that any vocabulary subset fits; the file holds a copy of its embedding.",
+    ),
+    "eagle3": ("in EAGLE-3's layout", "Its LM head is its own, over the draft tokens that `d2t` names."),
+}
+
+
+def write_card(session: Session, acceptance: Acceptance, record: StepRecord) -> str:
+    """The card's text for the head as it is now. record: the last step's."""
     options, tree, head = session.options, session.settings.tree, session.trainer.head
     tokens = sum(answer.response_length for answer in session.train_answers)
-    parameters = sum(parameter.numel() for parameter in head.parameters())
+    parameters = sum(weight.numel() for weight in session.trainer.weights.values())
+    layout, owns = _LAYOUTS[head.config.layout]
     loss = {None: "exact over the vocabulary", 0: "over the subset only (biased)"}.get(
         options.sampled_rows, f"over the vocabulary, {options.sampled_rows} sampled rows a step"
     )
+    rows = "the 8,192 tokens most frequent in the answers"
+    if head.own_lm_head is not None:
+        loss, rows = "over its own rows", f"its {head.own_lm_head.size:,} draft tokens"
+    reads = [] if head.config.layout == "eagle3" else ["post-norm last hidden state"]
+    reads += [f"`hidden_states` {list(head.taps)}"] if head.taps else []
     terms = next((text for key, text in _TERMS.items() if key in session.target.name.lower()), _OTHER_TERMS)
     return f"""# EAGLE draft head for {plain_name(session.target.name)}
 
-A one-layer draft head in frspec's own layout (`FrspecEagle`): {parameters / 1e6:.1f} M parameters in bfloat16. Embedding
-and LM head are the target's, so that any vocabulary subset fits. It reads the target's post-norm last hidden state and
-its `hidden_states` {list(head.taps)}.
+A one-layer draft head {layout}: {parameters / 1e6:.1f} M parameters in bfloat16. {owns} It reads the target's
+{" and its ".join(reads)}.
 
 | | |
 |---|---|
@@ -52,9 +71,11 @@ its `hidden_states` {list(head.taps)}.
 | trained on | {session.answers_name}: {len(session.train_answers):,} answers of the target, {tokens:,} answered tokens |
 | training | step {session.trainer.step:,} of {session.trainer.total_steps:,}, {options.epochs} passes, \
 {options.steps} unrolled draft steps, loss {loss} |
+| agreement | the draft's steps 1, 2, .. propose the target's likeliest token in \
+{", ".join(f"{share:.0%}" for share in record.agreement)} of the last batch |
 | acceptance length | **{acceptance.length:.3f}** over {acceptance.cycles:,} replayed cycles of \
 {len(session.held_out)} held-out answers |
-| measured with | depth {tree.depth}, beam {tree.beam}, nodes {tree.nodes}, the 8,192 tokens most frequent in the answers |
+| measured with | depth {tree.depth}, beam {tree.beam}, nodes {tree.nodes}, {rows} |
 
 {terms}
 """

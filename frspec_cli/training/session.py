@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import copy
 import json
-import re
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -19,20 +17,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 
 from frspec_cli import storage
 from frspec_cli.drafting.checkpoint import load_head, save_head
-from frspec_cli.drafting.config import head_config_for
-from frspec_cli.drafting.files import check_out, write_tensors
+from frspec_cli.drafting.config import HeadConfig, Layout, head_config_for
+from frspec_cli.drafting.files import check_out, read_config
 from frspec_cli.drafting.head import EagleHead
 from frspec_cli.errors import FrspecError
+from frspec_cli.models.lm_head import LmHead
 from frspec_cli.models.target import Target
 from frspec_cli.training import answers as recorded
 from frspec_cli.training.card import plain_name, write_card
 from frspec_cli.training.features import FeatureStore, weights_identity
 from frspec_cli.training.interrupt import deferred
+from frspec_cli.training.layer_start import has_qkv_bias
+from frspec_cli.training.ranks import Ranks
+from frspec_cli.training.saved_run import SavedRun
 from frspec_cli.training.start import start_head
 from frspec_cli.training.trainer import StepRecord, Trainer, TrainOptions
 from frspec_cli.training.validate import Acceptance, TreeShape, replay
@@ -46,7 +46,7 @@ class RunSettings:
 
     limit: first answers used, None for all. max_tokens: stop taking answers once they hold that many answered tokens.
     taps: `hidden_states` indices, None for the default. validate_every: steps between validations, on the first
-    `validation_answers` of the held-out answers.
+    `validation_answers` of the held-out answers. layout: the new head's.
     """
 
     limit: int | None = None
@@ -55,10 +55,15 @@ class RunSettings:
     validate_every: int = 250
     validation_answers: int = 48
     tree: TreeShape = field(default_factory=TreeShape)
+    layout: Layout = "frspec"
 
 
 class Session:
-    """One run: made new or taken up where its last checkpoint left it. `train` does the rest."""
+    """One run: made new or taken up where its last checkpoint left it. `train` does the rest.
+
+    draft_ids: int64 [D], ascending, the tokens that an EAGLE-3 head gets rows for; None for the other layouts. ranks: the
+    processes that train together; the files are rank 0's business.
+    """
 
     def __init__(
         self,
@@ -73,177 +78,196 @@ class Session:
         command: str,
         say: Callable[[str], None],
         checkpoint_seconds: float = 60.0,
+        draft_ids: torch.Tensor | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.target, self.out, self.options, self.settings = target, out, options, settings
         self.command, self.say, self.checkpoint_seconds = command, say, checkpoint_seconds
-        self.folder = out.with_name(out.name + ".training")
-        config = target.config
-        every = recorded.read_answers(answers_path, vocab_size=config.vocab_size, limit=settings.limit)
-        self.answers_name = answers_path.name
-        train, held_out = recorded.split(_up_to(every, settings.max_tokens))
-        self.train_answers, self.held_out = train, held_out[: settings.validation_answers]
-        if not train or not self.held_out:
-            raise FrspecError(
-                f"{answers_path} holds a single answer: at least one is trained on and another held out for validation."
-            )
-        self.counts = recorded.token_counts(train, vocab_size=config.vocab_size)
-        self._check_run(initial)
-        head_config = head_config_for(config, taps=settings.taps)
+        self.draft_ids, self.ranks, self.run = draft_ids, ranks or Ranks(target.device), SavedRun(out)
+        self._read_answers(answers_path)
+        config = self._head_config()
+        if self.ranks.main:
+            check_out(out)
+            self.run.begin(self._depends_on(initial))
+        self.ranks.wait()
         store = partial(
             FeatureStore,
             target.model,
-            taps=head_config.taps,
-            folder=features or self.folder / "features",
-            identity=weights_identity(self.target),
+            taps=config.taps,
+            folder=features or self.run.folder / "features",
+            identity=weights_identity(target),
         )
         self.held_out_features = store(self.held_out)
-        head = self._first_head(head_config, initial)
         self.trainer = Trainer(
-            head,
+            self._first_head(config, initial),
             target.lm_head,
-            train,
-            store(train),
+            self.train_answers,
+            store(self.train_answers),
             options,
             counts=self.counts,
             autocast=target.dtype == torch.bfloat16,
+            ranks=self.ranks,
         )
         self.best = 0.0
         self._resume()
 
     def train(self, on_step: Callable[[StepRecord, int], None]) -> float:
         """Takes all remaining steps; returns the best validation acceptance length. Ctrl-C leaves a checkpoint."""
-        trainer, saved = self.trainer, time.monotonic()
+        trainer, saved, main = self.trainer, time.monotonic(), self.ranks.main
         with deferred(self.say) as interrupt:
             for record in trainer.run():
-                self._log({"step": record.step, **_rounded(record)})
-                on_step(record, trainer.total_steps)
+                if self.ranks.orphaned:
+                    raise KeyboardInterrupt
                 done = record.step == trainer.total_steps
-                if done or record.step % self.settings.validate_every == 0:
-                    self._validate()
-                if done or interrupt.asked or time.monotonic() - saved > self.checkpoint_seconds:
-                    self._save()
+                stop = self.ranks.any(interrupt.asked)  # all ranks stop after the same step
+                if main:
+                    self.run.log({"step": record.step, **_rounded(record)})
+                    on_step(record, trainer.total_steps)
+                if main and (done or record.step % self.settings.validate_every == 0):
+                    self._validate(record)
+                if main and (done or stop or time.monotonic() - saved > self.checkpoint_seconds):
+                    self.run.save(trainer, self.best)
                     saved = time.monotonic()
-                if interrupt.asked and not done:
+                if stop and not done:
                     self.say(f"stopped at step {record.step}; the same command goes on from there")
                     raise KeyboardInterrupt
+        self.ranks.wait()
         return self.best
 
-    def _first_head(self, head_config: Any, initial: Path | None) -> EagleHead:
-        if initial is not None:
-            head = load_head(
-                initial,
-                target_config=self.target.config,
-                embedding_weight=self.target.embedding,
-                device=self.target.device,
-                dtype=torch.float32,
+    def _read_answers(self, path: Path) -> None:
+        size = self.target.config.vocab_size
+        every = recorded.read_answers(path, vocab_size=size, limit=self.settings.limit)
+        self.answers_name = path.name
+        self.train_answers, held_out = recorded.split(_up_to(every, self.settings.max_tokens))
+        self.held_out = held_out[: self.settings.validation_answers]
+        if not self.train_answers or not self.held_out:
+            raise FrspecError(
+                f"{path} holds a single answer: at least one is trained on and another held out for validation."
             )
-            if head.config != head_config:
-                raise FrspecError(f"{initial} cannot be the start of this head: its config differs from the new one's.")
-            return head.requires_grad_(True).train()
-        generator = torch.Generator().manual_seed(self.options.seed)
-        if (self.folder / "checkpoint.safetensors").is_file():
-            return EagleHead(head_config, embedding_weight=self.target.embedding.float()).to(self.target.device)
-        self.say("starting the head from the target's last layer")
-        return start_head(
-            self.target.model, head_config, self.train_answers, generator=generator, device=self.target.device
+        self.counts = recorded.token_counts(self.train_answers, vocab_size=size)
+
+    def _head_config(self) -> HeadConfig:
+        return head_config_for(
+            self.target.config,
+            taps=self.settings.taps,
+            layout=self.settings.layout,
+            draft_vocab_size=None if self.draft_ids is None else len(self.draft_ids),
+            qkv_bias=has_qkv_bias(self.target.model),
         )
 
-    def _validate(self) -> None:
-        head = copy.deepcopy(self.trainer.head).to(torch.bfloat16).eval()
-        order = np.lexsort((np.arange(len(self.counts)), -self.counts))[:VALIDATION_ROWS]
-        rows = self.target.lm_head.rows(torch.from_numpy(order.copy()))
-        if rows.weight.dtype != torch.bfloat16:
-            head = head.to(rows.weight.dtype)
+    def _first_head(self, config: HeadConfig, initial: Path | None) -> EagleHead:
+        own = self._own_lm_head()
+        if initial is not None:
+            return self._initial_head(config, initial)
+        if self.run.checkpoint.is_file() or not self.ranks.main:  # the weights come from there, or from rank 0
+            embedding = self.target.embedding.float()
+            return EagleHead(config, embedding_weight=embedding, own_lm_head=own).to(self.target.device)
+        self.say("starting the head from the target's last layer")
+        return start_head(
+            self.target.model,
+            config,
+            self.train_answers,
+            generator=torch.Generator().manual_seed(self.options.seed),
+            device=self.target.device,
+            own_lm_head=own,
+        )
+
+    def _initial_head(self, config: HeadConfig, path: Path) -> EagleHead:
+        head = load_head(
+            path,
+            target_config=self.target.config,
+            embedding_weight=self.target.embedding,
+            device=self.target.device,
+            dtype=torch.float32,
+        )
+        for name, value in asdict(config).items():
+            if getattr(head.config, name) != value:
+                raise FrspecError(
+                    f"{path} cannot be the start of this head: its {name} is {getattr(head.config, name)}, the new "
+                    f"one's {value}."
+                )
+        own = head.own_lm_head
+        if own is not None:
+            if own.ids is None or self.draft_ids is None or not torch.equal(own.ids.cpu(), self.draft_ids):
+                raise FrspecError(f"{path} cannot be the start of this head: its LM head is over other tokens.")
+            head.own_lm_head = LmHead(torch.nn.Parameter(own.weight), ids=own.ids)
+        return head.requires_grad_(True).train()
+
+    def _own_lm_head(self) -> LmHead | None:
+        """EAGLE-3's rows, which start as the target's."""
+        if self.draft_ids is None:
+            return None
+        theirs = self.target.lm_head.rows(self.draft_ids)
+        return LmHead(torch.nn.Parameter(theirs.weight.float() * theirs.scale), ids=theirs.ids)
+
+    def _validate(self, record: StepRecord) -> None:
+        rows, dtype = self._validation_rows(), torch.bfloat16
+        if rows.weight.dtype != dtype:
+            dtype = rows.weight.dtype
+        head = copy.deepcopy(self.trainer.head).to(torch.bfloat16).to(dtype).eval()
         total = Acceptance()
         for index, answer in enumerate(self.held_out):
             total += replay(head, rows, answer, self.held_out_features[index], shape=self.settings.tree)
         step, better = self.trainer.step, total.length > self.best
-        self._log({"step": step, "acceptance_length": round(total.length, 4), "cycles": total.cycles})
-        self.say(f"step {step}: acceptance length {total.length:.3f} on held-out answers{', the best' * better}")
+        self.run.log({"step": step, "acceptance_length": round(total.length, 4), "cycles": total.cycles})
+        agreement = ", ".join(f"{share:.0%}" for share in record.agreement)
+        self.say(
+            f"step {step}: acceptance length {total.length:.3f} on held-out answers{', the best' * better}; in training "
+            f"the draft's steps agree with the target in {agreement}"
+        )
         if better:
             self.best = total.length
-            card = write_card(self, total)
-            extra = {"target": plain_name(self.target.name), "acceptance_length": round(total.length, 4)}
+            extra = {
+                "target": plain_name(self.target.name),
+                "target_weights": weights_identity(self.target),
+                "acceptance_length": round(total.length, 4),
+            }
+            card = write_card(self, total, record)
             save_head(self.trainer.head, self.out, card=card, extra=extra, dtype=torch.bfloat16)
 
-    # --- what resuming needs
+    def _validation_rows(self) -> LmHead:
+        """What the draft proposes from in validation: the most frequent tokens, or an EAGLE-3 head's own rows."""
+        own = self.trainer.head.own_lm_head
+        if own is not None:
+            return LmHead(own.weight.detach().to(self.target.lm_head.weight.dtype), ids=own.ids)
+        order = np.lexsort((np.arange(len(self.counts)), -self.counts))[:VALIDATION_ROWS]
+        return self.target.lm_head.rows(torch.from_numpy(order.copy()))
 
-    def _check_run(self, initial: Path | None) -> None:
-        if initial is not None and not (initial / "model.safetensors").is_file():
-            raise FrspecError(f"there is no draft head at {initial}: no folder with a model.safetensors.")
-        run = {
+    def _depends_on(self, initial: Path | None) -> dict[str, Any]:
+        if initial is not None:
+            _check_initial(initial, self.target)
+        ids = self.draft_ids
+        return {
             "target": self.target.name,
             "target weights": weights_identity(self.target),
             "dtype": str(self.target.dtype),
             "answers": recorded.fingerprint(self.train_answers),
             "held-out answers": recorded.fingerprint(self.held_out),
             "initial head": None if initial is None else storage.sha256_file(initial / "model.safetensors"),
+            "processes": self.ranks.count,
+            "draft vocabulary": None if ids is None else storage.sha256_ids(ids.numpy()),
             **json.loads(json.dumps(asdict(self.options) | asdict(self.settings))),
         }
-        check_out(self.out)
-        self._claim()
-        path = self.folder / "run.json"
-        if not path.is_file():
-            storage.write_json(path, run)
-            return
-        before = storage.read_json(path)
-        for name in sorted(run.keys() | before.keys()):
-            if run.get(name) != before.get(name):
-                raise FrspecError(
-                    f"{self.folder} holds a run with another {name}: {before.get(name)}, now {run.get(name)}.",
-                    hint="Use the same options to go on with it, choose another --out, or remove that folder.",
-                )
-
-    def _claim(self) -> None:
-        """Makes the run's folder this process's own, and clears away what a killed one was about to write."""
-        taken = f"another run is training {self.out} at this moment."
-        self._lock = storage.claim_folder(self.folder, taken)  # held until the process ends
-        ours = re.compile(rf"\.{re.escape(self.out.name)}\.\d+-[0-9a-f]{{8}}\.(tmp|old)")
-        for leftover in [path for path in self.out.parent.iterdir() if ours.fullmatch(path.name)]:
-            if leftover.suffix == ".old" and not self.out.exists():
-                leftover.rename(self.out)  # killed between the two renames that put a better head in its place
-            else:
-                shutil.rmtree(leftover)
-        for unfinished in self.folder.glob(".*.tmp"):
-            unfinished.unlink()
-
-    def _save(self) -> None:
-        trainer = self.trainer
-        tensors: dict[str, torch.Tensor] = {}
-        for name, parameter in trainer.head.named_parameters():
-            tensors[f"weight.{name}"] = parameter.detach()
-            for key, value in trainer.optimizer.state[parameter].items():
-                tensors[f"{key}.{name}"] = value
-        metadata = {"step": str(trainer.step), "best": repr(self.best)}
-        with storage.atomic_path(self.folder / "checkpoint.safetensors") as temporary:
-            write_tensors({name: tensor.cpu() for name, tensor in tensors.items()}, temporary, metadata=metadata)
 
     def _resume(self) -> None:
-        path = self.folder / "checkpoint.safetensors"
-        if not path.is_file():
-            (self.folder / "metrics.jsonl").unlink(missing_ok=True)
-            return
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata()
-        tensors = load_file(path)
         trainer = self.trainer
-        trainer.step, self.best = int(metadata["step"]), float(metadata["best"])
-        with torch.no_grad():
-            for name, parameter in trainer.head.named_parameters():
-                parameter.copy_(tensors[f"weight.{name}"])
-                trainer.optimizer.state[parameter] = {
-                    key: tensors[f"{key}.{name}"].to("cpu" if key == "step" else parameter.device)
-                    for key in ("step", "exp_avg", "exp_avg_sq")
-                }
-        metrics = self.folder / "metrics.jsonl"
-        lines = metrics.read_text().splitlines() if metrics.is_file() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= trainer.step]
-        storage.write_text(metrics, "".join(line + "\n" for line in kept))
-        self.say(f"going on from step {trainer.step} of {trainer.total_steps}")
+        self.best = self.run.load(trainer)
+        self.ranks.share(weight.data for weight in trainer.weights.values())
+        if self.ranks.main:
+            self.run.cut_metrics(trainer.step)
+        if trainer.step:
+            self.say(f"going on from step {trainer.step} of {trainer.total_steps}")
 
-    def _log(self, record: dict[str, Any]) -> None:
-        with open(self.folder / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(record) + "\n")
+
+def _check_initial(path: Path, target: Target) -> None:
+    """Raises `FrspecError` where there is no head at `path`, or one that was trained for other weights."""
+    if not (path / "model.safetensors").is_file():
+        raise FrspecError(f"there is no draft head at {path}: no folder with a model.safetensors.")
+    config = read_config(path)
+    if config.get("target_weights") not in (None, weights_identity(target)):
+        raise FrspecError(
+            f"{path} is the head of another target, {config.get('target')}, whose weights are not those of {target.name}."
+        )
 
 
 def _rounded(record: StepRecord) -> dict[str, Any]:

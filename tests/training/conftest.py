@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import random
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +13,22 @@ import torch
 from frspec_cli.training.answers import Answer
 
 VOCABULARY = 97
+WORDS = [
+    "the",
+    "quick",
+    "brown",
+    "fox",
+    "jumps",
+    "over",
+    "a",
+    "lazy",
+    "dog",
+    "and",
+    "hen",
+    "runs",
+    "lighthouse",
+    "ships",
+]
 
 
 def make_target(dtype: torch.dtype = torch.float32):
@@ -69,3 +89,20 @@ def answers(target) -> list[Answer]:
                 ids = torch.cat((ids, torch.multinomial(law, 1, generator=generator)[None]), 1)
         made.append(Answer(np.asarray(ids[0]), len(prompt), finished=False, greedy=False))
     return made
+
+
+@pytest.fixture(scope="session")
+def tiny_answers(tiny_folder, tmp_path_factory) -> Path:
+    """The tiny model's sampled answers to 40 prompts, as `collect` writes them."""
+    from tests.tiny import run_cli
+
+    folder = tmp_path_factory.mktemp("tiny-answers")
+    draw = random.Random(5)
+    lines = [json.dumps({"prompt": " ".join(draw.choices(WORDS, k=3 + n % 7))}) + "\n" for n in range(40)]
+    (folder / "prompts.jsonl").write_text("".join(lines))
+    code, _, err = run_cli(
+        "collect", folder / "prompts.jsonl", "--model", tiny_folder, "--out", folder / "answers.jsonl", "-n", 16,
+        "--temperature", 1, "--device", "cpu", "--dtype", "float32",
+    )  # fmt: skip
+    assert code == 0, err
+    return folder / "answers.jsonl"

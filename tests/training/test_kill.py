@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -15,41 +14,13 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-WORDS = [
-    "the",
-    "quick",
-    "brown",
-    "fox",
-    "jumps",
-    "over",
-    "a",
-    "lazy",
-    "dog",
-    "and",
-    "hen",
-    "runs",
-    "lighthouse",
-    "ships",
-]
 TRAIN = ["--epochs", 12, "--batch-tokens", 64, "--steps", 2, "--validate-every", 40, "--sampled-rows", 16]
 TRAIN += ["--threads", 1, "--device", "cpu", "--dtype", "float32", "--checkpoint-seconds", 0]
 
 
 @pytest.fixture(scope="module")
-def answers(tiny_folder, tmp_path_factory) -> Path:
-    """The tiny model's sampled answers to 40 prompts, as `collect` writes them."""
-    from tests.tiny import run_cli
-
-    folder = tmp_path_factory.mktemp("answers")
-    draw = random.Random(5)
-    lines = [json.dumps({"prompt": " ".join(draw.choices(WORDS, k=3 + n % 7))}) + "\n" for n in range(40)]
-    (folder / "prompts.jsonl").write_text("".join(lines))
-    code, _, err = run_cli(
-        "collect", folder / "prompts.jsonl", "--model", tiny_folder, "--out", folder / "answers.jsonl", "-n", 16,
-        "--temperature", 1, "--device", "cpu", "--dtype", "float32",
-    )  # fmt: skip
-    assert code == 0, err
-    return folder / "answers.jsonl"
+def answers(tiny_answers) -> Path:
+    return tiny_answers
 
 
 def command(answers: Path, model: Path, out: Path) -> list[str]:

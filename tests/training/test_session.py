@@ -79,7 +79,7 @@ def kill_at(step):
 
 
 def state(session) -> dict[str, torch.Tensor]:
-    return load_file(session.folder / "checkpoint.safetensors")
+    return load_file(session.run.folder / "checkpoint.safetensors")
 
 
 def test_a_killed_and_resumed_run_equals_an_undisturbed_one_to_the_last_bit(start):
@@ -99,7 +99,7 @@ def test_a_killed_and_resumed_run_equals_an_undisturbed_one_to_the_last_bit(star
     assert resumed.best == undisturbed.best
     for name in ("model.safetensors", "config.json", "README.md"):
         assert (resumed.out / name).read_bytes() == (undisturbed.out / name).read_bytes()
-    assert (resumed.folder / "metrics.jsonl").read_text() == (undisturbed.folder / "metrics.jsonl").read_text()
+    assert (resumed.run.folder / "metrics.jsonl").read_text() == (undisturbed.run.folder / "metrics.jsonl").read_text()
     # 3 passes over 39 answers; fewer steps than answers, more than one a pass
     assert 3 < undisturbed.trainer.total_steps < 3 * 39
 
@@ -121,7 +121,7 @@ def test_ctrl_c_ends_the_step_and_leaves_a_checkpoint_of_it(start):
         "stopped at step 5; the same command goes on from there",
     ]
     assert signal.getsignal(signal.SIGINT) is before
-    session._lock.close()
+    session.run.close()
     resumed = start()
     assert resumed.trainer.step == 5
     assert all(
@@ -134,7 +134,7 @@ def test_two_runs_on_one_head_do_not_meet(start):
     first = start()
     with pytest.raises(FrspecError, match="another run is training"):
         start()
-    first._lock.close()
+    first.run.close()
     start()
 
 
