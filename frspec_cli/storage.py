@@ -150,6 +150,10 @@ def _plain_os_errors(path: Path) -> Iterator[None]:
         if error.filename is not None and not str(error.filename).startswith(str(path.parent)):
             raise
         reason = error.strerror or str(error)
+        if path.is_dir():
+            reason = "it is a folder"
+        elif blocking := next((each for each in path.parents if each.is_file()), None):
+            reason = f"{blocking} is a file, not a folder"
         raise FrspecError(
             f"{path} cannot be written: {reason}.", hint="Choose another --out, or make room and try again."
         ) from error

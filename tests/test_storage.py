@@ -69,8 +69,10 @@ def test_a_folder_is_claimed_by_one_at_a_time(tmp_path) -> None:
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(FrspecError, match="cannot be written"):
+    with pytest.raises(FrspecError, match=r"cannot be written: .*file is a file, not a folder"):
         storage.write_text(tmp_path / "file" / "out", "x")
+    with pytest.raises(FrspecError, match="cannot be written: it is a folder"):
+        storage.write_text(tmp_path, "x")
 
 
 def test_read_json_says_what_is_wrong(tmp_path) -> None:

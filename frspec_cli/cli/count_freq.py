@@ -211,6 +211,8 @@ def _show(sink: Sink, result: CountResult) -> None:
     if result.stopped:
         sink.say(f"stopped by {result.stopped} after {metadata['documents']:,} documents.")
     show_skipped(sink, result.table, result.examples)
+    if not metadata["documents"]:
+        sink.warn("no text was found, so the table is empty.")
     show_table(sink, result.out, result.table, result.seconds)
 
 

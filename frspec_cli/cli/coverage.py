@@ -39,8 +39,10 @@ def command(
     Of recorded answers only what was answered is counted.
     """
     from frspec_cli.vocabulary.measuring import Measuring, curves
-    from frspec_cli.vocabulary.plot import plot_curves
+    from frspec_cli.vocabulary.plot import check_picture, plot_curves
 
+    if plot is not None:
+        check_picture(plot)  # told before anything is measured
     sink = Sink(as_json=as_json, quiet=quiet)
     session = Measuring(tokenizer=tokenizer, mass=mass, say=sink.say, warn=sink.warn)
     corpora = session.open(on, subsets)

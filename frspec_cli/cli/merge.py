@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from frspec_cli.cli import options as shared
+from frspec_cli.cli.build_vocab import check_out
 from frspec_cli.cli.count_freq import show_table
 from frspec_cli.cli.sink import Sink
 
@@ -31,6 +32,7 @@ def command(
     sink = Sink(as_json=as_json, quiet=quiet)
     began = time.monotonic()
     check_writable(out)
+    check_out(str(out), tables)
     names = [str(path) for path in tables]
     parts = [FrequencyTable.read(path) for path in tables]
     merged = merge(parts, names)

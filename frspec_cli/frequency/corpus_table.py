@@ -56,6 +56,7 @@ def count_corpus(
     began = time.monotonic()
     out = Path(out)
     check_writable(out)
+    _check_not_read(out, shards)
     job = _Job(shards, tokenizer, str(locate_tokenizer(tokenizer)), out, options, how, listener)
     try:
         counted, table = job.run(how.encoder)
@@ -192,10 +193,21 @@ def check_writable(out: Path) -> None:
         raise FrspecError(f"{out} is a folder.", hint="Give --out the name of a file, such as counts.parquet.")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise FrspecError(f"{out.parent} is no folder.", hint="Choose another --out.") from None
     except OSError as error:
         raise FrspecError(f"{out.parent} cannot be made: {error.strerror}.", hint="Choose another --out.") from error
     if not os.access(out.parent, os.W_OK):
         raise FrspecError(f"{out.parent} cannot be written to.", hint="Choose another --out.")
+
+
+def _check_not_read(out: Path, shards: list[Shard]) -> None:
+    """Raises `FrspecError` where the table would be written over text that is counted."""
+    if not out.exists():
+        return
+    named_so = (path for shard in shards for path in shard.paths if Path(path).name == out.name)
+    if any(os.path.exists(path) and os.path.samefile(path, out) for path in named_so):
+        raise FrspecError(f"--out {out} is a file that is counted.", hint="Give the table another name.")
 
 
 def tokenizer_record(tokenizer: LoadedTokenizer) -> dict[str, Any]:

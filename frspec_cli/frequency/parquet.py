@@ -27,9 +27,15 @@ def open_parquet(path: Path | str) -> pq.ParquetFile:
     """Raises `FrspecError` where the file is missing or no parquet. (`pq.read_table` would import pandas: a quarter of a
     second for nothing.)"""
     try:
+        with open(path, "rb") as file:
+            head = file.read(4)
+        if head != b"PAR1":
+            raise FrspecError(f"{path} is {'no parquet file' if head else 'empty'}.")
         return pq.ParquetFile(path)
     except FileNotFoundError:
         raise FrspecError(f"there is no file {path}.") from None
+    except IsADirectoryError:
+        raise FrspecError(f"{path} is a folder, where a parquet file is needed.") from None
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, error) from None
 

@@ -28,6 +28,8 @@ def describe(path: Path | str) -> dict[str, Any]:
         raise FrspecError(f"there is no file or folder {path}.")
     if path.is_dir():
         return _folder(path)
+    if not path.stat().st_size:
+        raise FrspecError(f"{path} is empty.")
     content = container(path)
     if content == "parquet":
         return _parquet(path)

@@ -113,7 +113,7 @@ def from_counts(name: str, kind: str, counts: dict[int, int]) -> ForeignList:
 def whole_numbers(name: str, values: np.ndarray) -> np.ndarray:
     """int64 [n]. Raises `FrspecError` for anything that is no list of whole numbers, or has none, or far too many."""
     if not 0 < len(values) <= MOST_IDS:
-        raise FrspecError(f"{name} holds {len(values)} entries, which is no draft vocabulary.")
+        raise FrspecError(f"{name} holds {len(values) or 'no'} entries, which is no draft vocabulary.")
     if values.dtype == object:
         wrong = next((each for each in values if not isinstance(each, int) or isinstance(each, bool)), None)
         if wrong is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,24 @@ _DASHES = ("solid", (0, (6, 2)), (0, (1.2, 1.2)), (0, (7, 2, 1.2, 2)), (0, (2.5,
 _STYLE: Any = {"pdf.fonttype": 42, "svg.hashsalt": "frspec", "font.size": 9, "legend.fontsize": 8.5}
 
 
-def plot_curves(path: Path | str, curves: Sequence[Curve], *, unit: str, marks: Sequence[int] = ()) -> None:
-    """Writes a picture (.png, .pdf or .svg by name). unit: what is covered. marks: values of k to point out.
-
-    Raises `FrspecError` without matplotlib, or for a name whose ending is no picture's.
-    """
+def check_picture(path: Path | str) -> str:
+    """The format that a picture's name means. Raises `FrspecError` for a name that means none, or without matplotlib."""
     suffix = Path(path).suffix.lower().lstrip(".")
     if suffix not in ("png", "pdf", "svg"):
         raise FrspecError(f"{path} is no picture that can be drawn.", hint="Name it .png, .pdf or .svg.")
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        raise FrspecError("drawing needs matplotlib.", hint="pip install 'frspec[plot]'") from None
+    if find_spec("matplotlib") is None:
+        raise FrspecError("drawing needs matplotlib.", hint="pip install 'frspec[plot]'")
+    return suffix
+
+
+def plot_curves(path: Path | str, curves: Sequence[Curve], *, unit: str, marks: Sequence[int] = ()) -> None:
+    """Writes a picture (.png, .pdf or .svg by name). unit: what is covered. marks: values of k to point out.
+
+    Raises `FrspecError` as `check_picture` does.
+    """
+    suffix = check_picture(path)
+    import matplotlib as mpl
+
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 

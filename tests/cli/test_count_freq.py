@@ -127,3 +127,26 @@ def test_a_folder_that_is_read_only_is_said_before_the_work(cli, tmp_path: Path,
     code, _, stderr = cli("count-freq", corpus, "-t", tokenizer, "-o", tmp_path / "locked" / "c.parquet")
     assert code == 1
     assert "locked cannot be written to." in stderr
+
+
+def test_the_text_that_is_counted_is_never_written_over(cli, tmp_path: Path, tokenizer: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the fox")
+    code, _, stderr = cli("count-freq", tmp_path / ".." / tmp_path.name / "text.txt", "-t", tokenizer, "-o", text)
+    assert (code, "is a file that is counted" in stderr) == (1, True)
+    assert text.read_text() == "the fox"
+
+
+def test_an_empty_file_is_an_empty_table_and_a_warning(cli, tmp_path: Path, tokenizer: Path) -> None:
+    (tmp_path / "empty.jsonl").write_text("")
+    code, _, stderr = cli("count-freq", tmp_path / "empty.jsonl", "-t", tokenizer, "-o", tmp_path / "c.parquet")
+    assert (code, "the table is empty" in stderr) == (0, True)
+
+
+def test_merge_does_not_write_over_its_tables(cli, tmp_path: Path, corpus: Path, tokenizer: Path) -> None:
+    table = tmp_path / "a.parquet"
+    assert cli("count-freq", corpus, "-t", tokenizer, "-o", table)[0] == 0
+    before = table.read_bytes()
+    code, _, stderr = cli("merge", table, table, "-o", table)
+    assert (code, "is the file that is read" in stderr) == (1, True)
+    assert table.read_bytes() == before

@@ -63,6 +63,11 @@ def test_what_is_no_table_is_said(tmp_path: Path) -> None:
     (tmp_path / "broken").write_bytes(b"PAR1 and no more")
     with pytest.raises(FrspecError, match="cannot be read as parquet"):
         FrequencyTable.read(tmp_path / "broken")
+    (tmp_path / "text").write_text("text")
+    (tmp_path / "empty").write_bytes(b"")
+    for name, said in (("text", "is no parquet file"), ("empty", "is empty"), (".", "is a folder")):
+        with pytest.raises(FrspecError, match=said):
+            FrequencyTable.read(tmp_path / name)
     pq.write_table(pa.table({"text": ["x"]}), tmp_path / "other.parquet")
     with pytest.raises(FrspecError, match="no frequency table"):
         FrequencyTable.read(tmp_path / "other.parquet")

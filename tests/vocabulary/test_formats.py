@@ -181,7 +181,7 @@ def test_a_d2t_full_of_ids_is_named_and_can_be_read_as_ids(tmp_path) -> None:
         ({"weight": torch.zeros(2)}, "without d2t, t2d or counts"),
         (["a", "b"], "str values"),
         ([True, False], "bool values"),
-        ([], "0 entries"),
+        ([], "no entries"),
         (torch.zeros(2, 2, dtype=torch.int64), "one dimension"),
         ("text", "holds a str"),
         (torch.tensor([0.5, float("nan")]), "no numbers"),
@@ -259,7 +259,7 @@ def test_pickles_inside_numpy_files_are_refused(tmp_path) -> None:
         (b"[1, 2", "no JSON"),
         (b'{"1": "x"}', "str values"),
         (b"\xff\xfe\x00\x01", "neither text nor a known binary format"),
-        (b"", "0 entries"),
+        (b"", "no entries"),
     ],
 )
 def test_broken_files_are_refused_in_a_sentence(data: bytes, words: str, tmp_path) -> None:
