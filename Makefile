@@ -18,6 +18,7 @@ help:
 	@echo 'make check       lint, format, types        make bench-count counting against the published loop'
 	@echo 'make bench-cycle one step of plain decoding, FR-Spec and transformers at three lengths of context'
 	@echo 'make study-subsets WEB="files..."   which counts make the best subset: web text, own answers, soft counts'
+	@echo 'make study-loss    full and subset head, each with a head trained by --loss sampled and one by --loss subset'
 	@echo 'make setup       .venv with frspec in it'
 	@echo 'make counts | subset | answers | head   one model step by step: RECIPE=NAME of recipes/NAME.mk'
 
@@ -88,3 +89,19 @@ study-subsets: $(WORK)/web.parquet | $(READY)
 $(WORK)/web.parquet: | $(READY)
 	@test -n '$(WEB)' || { echo 'name the text to count: make study-subsets WEB="folder or files"' >&2; exit 1; }
 	$(BIN)/frspec count-freq $(WEB) --tokenizer $(MODEL) --out $@
+
+# Is the loss fair? Two heads that differ in nothing but --loss, each replayed with the full LM head and with a subset, on
+# the answers that no training saw. `subset` trains over the 2,048 most frequent answered tokens and the teacher's.
+LOSS := $(WORK)/loss
+study-loss: $(LOSS)/sampled/config.json $(LOSS)/subset/config.json $(LOSS)/subset.parquet
+	$(BIN)/frspec bench --replay --held-out --suite $(ANSWERS) --model $(MODEL) --methods eagle,frspec --k 2048 --k 8192 \
+		--vocab $(LOSS)/subset.parquet --draft $(LOSS)/sampled --draft $(LOSS)/subset --out $(LOSS)/replay.json $(ARGS)
+
+$(LOSS)/%/config.json: $(ANSWERS) | $(READY)
+	$(BIN)/frspec train-draft $< --model $(MODEL) --loss $* --out $(@D) --features $(LOSS)/features $(TRAIN_OPTIONS)
+
+$(LOSS)/counts.parquet: $(ANSWERS) | $(READY)
+	$(BIN)/frspec count-freq $< --tokenizer $(MODEL) --assistant-only --out $@
+
+$(LOSS)/subset.parquet: $(LOSS)/counts.parquet
+	$(BIN)/frspec build-vocab $< --model $(MODEL) --k 8192 --out $@

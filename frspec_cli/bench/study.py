@@ -1,7 +1,8 @@
 """Which counts make the best subset? Web text, the target's own answers, both mixed, and soft counts, at several sizes.
 
     python -m frspec_cli.bench.study --answers A.jsonl.zst --web counts.parquet --out study.json [--model M] [--draft D]
-        [--k 2048 4096 8192 16384] [--tokens 10000 50000 200000] [--limit 24] [--new-tokens 96] [--web-weight 0.1]
+        [--k 2048 4096 8192 16384] [--tokens 10000 50000 200000] [--soft-tokens ...] [--limit 24]
+        [--new-tokens 96] [--web-weight 0.1]
 
 Every subset is built as `frspec build-vocab --pad` would build it: from so many tokens of the answers that `train-draft`
 trains on, and measured on `--limit` of those that it holds out, spread evenly: what it covers of their tokens, and the
@@ -45,11 +46,12 @@ _PART_TOKENS = 4000  # answered tokens whose soft counts land together
 
 @dataclass(frozen=True)
 class Settings:
-    """What the study varies and measures on. tokens: of the answers, in file order. web_weight: of the mixture, beside the
-    answers' 1 - web_weight."""
+    """What the study varies and measures on. tokens: of the answers, in file order; soft_tokens: those of them at which soft
+    counts are made, for they cost a pass of the target. web_weight: of the mixture, beside the answers' 1 - web_weight."""
 
     ks: tuple[int, ...] = (2048, 4096, 8192, 16384)
     tokens: tuple[int, ...] = (10_000, 50_000, 200_000)
+    soft_tokens: tuple[int, ...] = (10_000, 50_000, 200_000)
     limit: int = 24
     new_tokens: int = 96
     web_weight: float = 0.1
@@ -116,7 +118,7 @@ class Study:
             yield f"own@{tokens}", [own], {}
             share = self.settings.web_weight
             yield f"mixture@{tokens}", [own, self.web], {"own": 1 - share, "web": share}
-        for tokens in self.settings.tokens:
+        for tokens in self.settings.soft_tokens:
             yield f"soft@{tokens}", [self._soft(tokens, folder)], {}
 
     def _own(self, tokens: int) -> NamedTable:
@@ -128,7 +130,7 @@ class Study:
         """The target's probabilities over the answered positions, part by part; larger sizes go on from smaller ones."""
         chosen = _first(self.train, tokens)
         parts = []
-        for first, last in _cuts(chosen, self.settings.tokens):
+        for first, last in _cuts(chosen, sorted({*self.settings.tokens, *self.settings.soft_tokens})):
             parts.append(folder.path(f"soft-{first:06d}-{last:06d}.npz"))
             if not parts[-1].is_file():
                 _say(f"soft counts: answers {first} to {last} of {len(chosen)}")
@@ -218,12 +220,18 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--k", type=int, nargs="+", default=list(defaults.ks))
     parser.add_argument("--tokens", type=int, nargs="+", default=list(defaults.tokens))
+    parser.add_argument("--soft-tokens", type=int, nargs="*", help="default: as --tokens")
     parser.add_argument("--limit", type=int, default=defaults.limit)
     parser.add_argument("--new-tokens", type=int, default=defaults.new_tokens)
     parser.add_argument("--web-weight", type=float, default=defaults.web_weight)
     given = parser.parse_args()
     settings = Settings(
-        tuple(sorted(given.k)), tuple(sorted(given.tokens)), given.limit, given.new_tokens, given.web_weight
+        ks=tuple(sorted(given.k)),
+        tokens=tuple(sorted(given.tokens)),
+        soft_tokens=tuple(sorted(given.tokens if given.soft_tokens is None else given.soft_tokens)),
+        limit=given.limit,
+        new_tokens=given.new_tokens,
+        web_weight=given.web_weight,
     )
     try:
         parts = open_parts(load_target(given.model, dtype=given.dtype), draft=given.draft, warn=_say)
