@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy
 import pytest
 import torch
 from hypothesis import given, settings
@@ -136,12 +139,21 @@ def test_one_engine_serves_many_texts(target: Target) -> None:
     assert (again.token_ids, again.accepted) == (first.token_ids, first.accepted)
 
 
-def test_global_random_state_is_untouched(target: Target) -> None:
-    torch.manual_seed(5)
-    expected = torch.rand(3)
-    torch.manual_seed(5)
-    Engine(target).complete(PROMPT, max_new_tokens=5, sampling=SAMPLING)
-    assert torch.equal(torch.rand(3), expected)
+@pytest.mark.parametrize("sampling", [None, SAMPLING], ids=["greedy", "sampling"])
+def test_global_random_state_is_untouched(target: Target, sampling: Sampling | None) -> None:
+    drafter = EagleDrafter(_head(target), target.lm_head, Shape())
+
+    def states() -> list[str]:
+        _, key, place, *_ = numpy.random.get_state()
+        return [str(torch.get_rng_state().tolist()), str((key.tolist(), place)), str(random.getstate())]
+
+    before = states()
+    Engine(target, drafter).complete(PROMPT, max_new_tokens=5, sampling=sampling)
+    assert states() == before
+    for leak in (lambda: torch.rand(1), lambda: numpy.random.rand(), random.random):
+        leak()
+        assert states() != before
+        before = states()
 
 
 def test_another_seed_gives_another_text(target: Target) -> None:
