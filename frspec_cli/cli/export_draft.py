@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from frspec_cli.cli import options
 from frspec_cli.cli.sink import Sink
 from frspec_cli.errors import FrspecError, UsageError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def command(
@@ -23,7 +26,7 @@ def command(
     ] = None,
     k: options.K = None,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="The target, for its name and number of layers.")
+        str | None, typer.Option("--model", "-m", help="The target: its name, layers and tokenizer.")
     ] = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -44,12 +47,15 @@ def command(
     sink = Sink(as_json=as_json, quiet=quiet)
 
     from frspec_cli.drafting.export import export_head
-    from frspec_cli.drafting.files import check_out
+    from frspec_cli.drafting.files import check_out, locate_head
+    from frspec_cli.models.locate import locate_model
 
     check_out(out)
-    layers = None if model is None else _layers(model)
+    folder = None if model is None else locate_model(model)
+    subset = None if vocab is None else _subset(vocab, k, locate_head(head), folder, sink)
+    layers = None if folder is None else _layers(folder)
     peer: Any = to
-    done = export_head(head, peer, out, subset=_subset(vocab, k), layers=layers, target=model)
+    done = export_head(head, peer, out, subset=subset, layers=layers, target=model)
     for warning in done.warnings:
         sink.warn(warning)
     rows = f", {done.k:,} draft tokens" if done.k else ""
@@ -59,22 +65,31 @@ def command(
     )
 
 
-def _layers(model: str) -> int:
+def _layers(folder: Path) -> int:
     from transformers import AutoConfig
 
-    from frspec_cli.models.locate import locate_model
-
-    config = AutoConfig.from_pretrained(locate_model(model), trust_remote_code=False)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     return int(config.get_text_config().num_hidden_layers)
 
 
-def _subset(vocab: Path | None, k: int | None) -> Any:
-    if vocab is None:
-        return None
+def _subset(vocab: Path, k: int | None, head: Path, target: Path | None, sink: Sink) -> torch.Tensor:
+    """int64 [K], by rank. Its tokenizer must be that of the head's target: given by --model, else as the head records it."""
     import torch
 
-    from frspec_cli.vocabulary.subset import VocabularySubset
+    from frspec_cli.drafting.files import read_config
+    from frspec_cli.tokens.tokenizer import load_tokenizer
+    from frspec_cli.vocabulary.load import load_subset
 
-    subset = VocabularySubset.read(vocab)
-    chosen = subset.prefix(k) if k else subset
-    return torch.from_numpy(chosen.token_ids.astype("int64"))
+    tokenizer = None if target is None else load_tokenizer(str(target))
+    subset = load_subset(vocab, tokenizer=tokenizer, k=k, warn=sink.warn)
+    known = read_config(head).get("tokenizer_fingerprint")
+    if tokenizer is None and known is None:
+        sink.warn(
+            f"{head} does not say which tokenizer its tokens are of: name its target with --model to have {vocab} checked."
+        )
+    elif tokenizer is None and known is not None and known != subset.fingerprint:
+        raise FrspecError(
+            f"{vocab} was made for another tokenizer ({subset.fingerprint[:12]}) than {head} was trained with ({known[:12]}).",
+            hint="If their tokens are the same all the same, name the target with --model: then they are compared.",
+        )
+    return torch.from_numpy(subset.token_ids.astype("int64"))

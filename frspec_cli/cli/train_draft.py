@@ -17,7 +17,7 @@ from frspec_cli.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
-    from frspec_cli.models.target import Target
+    from frspec_cli.tokens.tokenizer import LoadedTokenizer
 
 _LAYOUTS = {"frspec": "frspec", "eagle2": "eagle", "eagle3": "eagle3"}
 
@@ -104,6 +104,7 @@ def command(
     import torch
 
     from frspec_cli.models.target import load_target
+    from frspec_cli.tokens.tokenizer import load_tokenizer
     from frspec_cli.training.ranks import Ranks
     from frspec_cli.training.session import RunSettings, Session
     from frspec_cli.training.trainer import TrainOptions
@@ -111,6 +112,7 @@ def command(
     if threads:
         torch.set_num_threads(threads)
     target = load_target(model, device=_device_of_rank(device), dtype=dtype)
+    tokenizer = load_tokenizer(str(target.folder))
     ranks = Ranks(target.device)
     sink = Sink(as_json=as_json, quiet=quiet or not ranks.main)
     session = Session(
@@ -138,7 +140,8 @@ def command(
         command=command_line(sys.argv[1:]),
         say=sink.say,
         checkpoint_seconds=checkpoint_seconds,
-        draft_ids=None if vocab is None else _draft_ids(vocab, k, target, sink),
+        draft_ids=None if vocab is None else _draft_ids(vocab, k, tokenizer, target.config.vocab_size, sink),
+        noted={"tokenizer_fingerprint": tokenizer.fingerprint},
         ranks=ranks,
     )
     trainer = session.trainer
@@ -200,15 +203,13 @@ def _device_of_rank(device: str | None) -> str | None:
     return f"cuda:{rank}"
 
 
-def _draft_ids(vocab: Path, k: int | None, target: Target, sink: Sink) -> torch.Tensor:
+def _draft_ids(vocab: Path, k: int | None, tokenizer: LoadedTokenizer, rows: int, sink: Sink) -> torch.Tensor:
     """int64 [K], ascending."""
     import torch
 
-    from frspec_cli.tokens.tokenizer import load_tokenizer
     from frspec_cli.vocabulary.load import load_subset
 
-    tokenizer = load_tokenizer(str(target.folder))
-    subset = load_subset(vocab, tokenizer=tokenizer, model_rows=target.config.vocab_size, k=k, warn=sink.warn)
+    subset = load_subset(vocab, tokenizer=tokenizer, model_rows=rows, k=k, warn=sink.warn)
     return torch.from_numpy(subset.token_ids.astype("int64")).sort().values
 
 

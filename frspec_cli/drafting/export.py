@@ -20,6 +20,7 @@ from frspec_cli.errors import FrspecError
 
 Peer = Literal["eagle", "sglang", "speculators"]
 PEERS: tuple[Peer, ...] = get_args(Peer)
+_KEPT = ("bos_token_id", "eos_token_id", "tokenizer_fingerprint")
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def config_for(head: ParsedHead, raw: dict[str, Any], to: Peer) -> dict[str, Any
             made["fc_norm"] = True
     else:
         made["bias"] = config.fc_bias or to == "sglang"  # EAGLE's code takes a missing key for true
-    return made | _dtype(head) | {name: raw[name] for name in ("bos_token_id", "eos_token_id") if name in raw}
+    return made | _dtype(head) | {name: raw[name] for name in _KEPT if name in raw}
 
 
 def _speculators_config(head: ParsedHead, raw: dict[str, Any], target: str | None) -> dict[str, Any]:
@@ -210,6 +211,7 @@ def _speculators_config(head: ParsedHead, raw: dict[str, Any], target: str | Non
         "target_hidden_size": None,
         "tie_word_embeddings": False,
         **_dtype(head),
+        **{name: raw[name] for name in ("tokenizer_fingerprint",) if name in raw},
     }
 
 

@@ -62,7 +62,7 @@ class Session:
     """One run: made new or taken up where its last checkpoint left it. `train` does the rest.
 
     draft_ids: int64 [D], ascending, the tokens that an EAGLE-3 head gets rows for; None for the other layouts. ranks: the
-    processes that train together; the files are rank 0's business.
+    processes that train together; the files are rank 0's business. noted: more that the head's config is to say.
     """
 
     def __init__(
@@ -79,11 +79,13 @@ class Session:
         say: Callable[[str], None],
         checkpoint_seconds: float = 60.0,
         draft_ids: torch.Tensor | None = None,
+        noted: dict[str, Any] | None = None,
         ranks: Ranks | None = None,
     ) -> None:
         self.target, self.out, self.options, self.settings = target, out, options, settings
         self.command, self.say, self.checkpoint_seconds = command, say, checkpoint_seconds
-        self.draft_ids, self.ranks, self.run = draft_ids, ranks or Ranks(target.device), SavedRun(out)
+        self.draft_ids, self.noted, self.run = draft_ids, noted or {}, SavedRun(out)
+        self.ranks = ranks or Ranks(target.device)
         self._read_answers(answers_path)
         config = self._head_config()
         if self.ranks.main:
@@ -221,6 +223,7 @@ class Session:
                 "target": plain_name(self.target.name),
                 "target_weights": weights_identity(self.target),
                 "acceptance_length": round(total.length, 4),
+                **self.noted,
             }
             card = write_card(self, total, record)
             save_head(self.trainer.head, self.out, card=card, extra=extra, dtype=torch.bfloat16)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -105,6 +106,49 @@ def test_the_engine_runs_it_and_its_exports_draft_the_same(cli, trained, tiny_fo
     exported, trained_ = load_file(tmp_path / "eagle" / "model.safetensors"), load_file(out / "model.safetensors")
     assert exported.keys() == trained_.keys()
     assert all(torch.equal(tensor, trained_[name]) for name, tensor in exported.items())
+
+
+def test_a_slice_drafts_the_same_inside_its_subset(cli, trained, tiny_folder, tmp_path, subset):
+    """Over all rows the slice's logits are the whole head's; subsets of other tokenizers, and unknown ones, are told."""
+    layout, out, _ = trained
+    if layout == "eagle2":
+        pytest.skip("an EAGLE-2 head has no rows to slice")
+    torch.save(torch.load(subset)[:40], tmp_path / "some.pt")
+    imported = tmp_path / "some.parquet"
+    assert cli("import-vocab", tmp_path / "some.pt", "--tokenizer", tiny_folder, "--out", imported)[0] == 0
+    options = ["export-draft", out, "--to", "eagle", "--vocab", imported]
+    code, said, err = cli(*options, "--out", tmp_path / "slice", "--json")  # the head knows its tokenizer
+    assert code == 0, err
+    assert json.loads(said)["k"] == 40
+    target = load_target(str(tiny_folder), device="cpu", dtype="float32")
+    whole, sliced = (
+        load_head(path, target_config=target.config, embedding_weight=target.embedding, dtype=torch.float32)
+        for path in (out, tmp_path / "slice")
+    )
+    ids = sorted(torch.load(subset)[:40])
+    assert sliced.own_lm_head.ids.tolist() == ids
+    hidden = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
+    logits = torch.full((5, 320), -torch.inf).index_copy_(
+        1, whole.own_lm_head.ids, whole.own_lm_head(whole.lm_input(hidden))
+    )
+    assert torch.allclose(sliced.own_lm_head(sliced.lm_input(hidden)), logits[:, ids], atol=1e-6)
+    common = ["the fox", "--model", tiny_folder, "--device", "cpu", "--dtype", "float64", "-n", 32, "--json", "-q"]
+    runs = (["--draft", out, "--vocab", imported], ["--draft", tmp_path / "slice", "--method", "eagle"])
+    inside, alone = (json.loads(cli("generate", *common, *run)[1]) for run in runs)
+    assert (inside["token_ids"], inside["cycles"]) == (alone["token_ids"], alone["cycles"])
+
+    config = json.loads((out / "config.json").read_text())
+    for fingerprint, code, said in (
+        ("0" * 64, 1, "was made for another tokenizer"),
+        (None, 0, "does not say which tokenizer"),
+    ):
+        changed = shutil.copytree(out, tmp_path / f"other-{code}")
+        (changed / "config.json").write_text(json.dumps(config | {"tokenizer_fingerprint": fingerprint}))
+        found, _, err = cli("export-draft", changed, *options[2:], "--out", tmp_path / f"out-{code}")
+        assert (found, said in " ".join(err.split())) == (code, True)
+        assert (
+            cli("export-draft", changed, *options[2:], "--out", tmp_path / f"m-{code}", "--model", tiny_folder)[0] == 0
+        )
 
 
 def test_a_warm_start_goes_on_from_it(cli, trained, tiny_answers, tiny_folder, subset, tmp_path):
