@@ -44,6 +44,18 @@ def ratio(over: Sequence[float], under: Sequence[float], *, seed: int) -> dict[s
     return {"value": float(whole[0] / whole[1]), "low": float(low), "high": float(high)}
 
 
+def difference(
+    over: Sequence[float], under: Sequence[float], base_over: Sequence[float], base_under: Sequence[float], *, seed: int
+) -> dict[str, float]:
+    """sum(over) / sum(under) less the same of the base, with a 95 % interval: prompts are drawn for both together."""
+    arrays = [np.asarray(values, dtype=np.float64) for values in (over, under, base_over, base_under)]
+    draws = np.random.default_rng(seed).integers(0, len(over), size=(RESAMPLES, len(over)))
+    sums = [values[draws].sum(axis=1) for values in arrays]
+    low, high = np.quantile(sums[0] / sums[1] - sums[2] / sums[3], [0.025, 0.975])
+    whole = [values.sum() for values in arrays]
+    return {"value": float(whole[0] / whole[1] - whole[2] / whole[3]), "low": float(low), "high": float(high)}
+
+
 Rounds = Sequence[Sequence[float]]
 """Measurements of one arm, round by round; round i of every arm ran at the same time, on the same prompt."""
 

@@ -6,7 +6,8 @@
 
 Every subset is built as `frspec build-vocab --pad` would build it: from so many tokens of the answers that `train-draft`
 trains on, and measured on `--limit` of those that it holds out, spread evenly: what it covers of their tokens, and the
-acceptance length of the head, replayed. The last lines are Spearman's rank correlation between the two, over all subsets
+acceptance length of the head, replayed, with its difference from the web text's subset of that size (paired bootstrap
+over answers). The last lines are Spearman's rank correlation between the two, over all subsets
 and within each size. A killed run goes on where it was.
 """
 
@@ -25,7 +26,7 @@ import numpy as np
 import torch
 
 from frspec_cli import storage
-from frspec_cli.bench.interval import ratio
+from frspec_cli.bench.interval import difference, ratio
 from frspec_cli.decoding.session import Parts, open_parts
 from frspec_cli.decoding.tree import Shape
 from frspec_cli.errors import FrspecError
@@ -107,6 +108,7 @@ class Study:
                     builder = builder or Builder(tables, self.tokenizer, Recipe(weights=weights, pad=True))
                     storage.write_json(path, self._measure(name, builder, k, store))
                 rows.append(storage.read_json(path))
+                rows[-1]["over_web"] = _over(rows[-1], next(row for row in rows if row["k"] == k))
                 _say(_line(rows[-1]))
         return rows
 
@@ -157,6 +159,7 @@ class Study:
             "cycles": sum(cycles),
             "outside": sum(each.misses.count("outside") for each in found) / sum(cycles),
             "acceptance_length": ratio(emitted, cycles, seed=0),
+            "by_answer": {"cycles": cycles, "emitted": emitted},
         }
 
 
@@ -195,11 +198,18 @@ def correlations(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     }
 
 
+def _over(row: dict[str, Any], base: dict[str, Any]) -> dict[str, float]:
+    """By how much the acceptance length is above the base's, over the same answers."""
+    mine, theirs = row["by_answer"], base["by_answer"]
+    return difference(mine["emitted"], mine["cycles"], theirs["emitted"], theirs["cycles"], seed=0)
+
+
 def _line(row: dict[str, Any]) -> str:
-    length = row["acceptance_length"]
+    length, over = row["acceptance_length"], row["over_web"]
     return (
         f"{row['counts']:16} k {row['k']:6,}  coverage {row['coverage']:.3%}  acceptance {length['value']:.3f} "
-        f"({length['low']:.3f} to {length['high']:.3f})  outside {row['outside']:.1%}  padded {row['padded']:,}"
+        f"({length['low']:.3f} to {length['high']:.3f})  over web {over['value']:+.3f} ({over['low']:+.3f} to "
+        f"{over['high']:+.3f})  outside {row['outside']:.1%}  padded {row['padded']:,}"
     )
 
 

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from frspec_cli.bench.interval import ratio
+from frspec_cli.bench.interval import difference, ratio
 from frspec_cli.bench.replay import describe, figures
 from frspec_cli.training.answers import Answer, read_answers
 from frspec_cli.training.replay import MISSES
@@ -110,3 +110,13 @@ def test_an_acceptance_length_is_a_ratio_of_totals_and_its_interval_covers_it() 
         found = ratio(emitted.tolist(), cycles.tolist(), seed=draw)
         missed += not found["low"] <= 2.0 <= found["high"]
     assert missed <= 30
+
+
+def test_a_difference_is_paired() -> None:
+    """Prompts differ a lot, the two arms by one token each: the interval of the difference is narrow."""
+    cycles = [10, 20, 30, 40]
+    emitted = [12, 55, 61, 180]
+    found = difference([e + c / 10 for e, c in zip(emitted, cycles, strict=True)], cycles, emitted, cycles, seed=0)
+    assert (found["low"], found["value"], found["high"]) == pytest.approx((0.1, 0.1, 0.1))
+    apart = ratio(emitted, cycles, seed=0)
+    assert apart["high"] - apart["low"] > 0.5
