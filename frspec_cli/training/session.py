@@ -35,7 +35,7 @@ from frspec_cli.training.ranks import Ranks
 from frspec_cli.training.saved_run import SavedRun
 from frspec_cli.training.start import start_head
 from frspec_cli.training.trainer import StepRecord, Trainer, TrainOptions
-from frspec_cli.training.validate import Acceptance, TreeShape, replay
+from frspec_cli.training.validate import TreeShape, replay
 
 VALIDATION_ROWS = 8192
 
@@ -207,9 +207,8 @@ class Session:
         if rows.weight.dtype != dtype:
             dtype = rows.weight.dtype
         head = copy.deepcopy(self.trainer.head).to(torch.bfloat16).to(dtype).eval()
-        total = Acceptance()
-        for index, answer in enumerate(self.held_out):
-            total += replay(head, rows, answer, self.held_out_features[index], shape=self.settings.tree)
+        texts = [(answer, self.held_out_features[index]) for index, answer in enumerate(self.held_out)]
+        total = replay(head, rows, texts, shape=self.settings.tree)
         step, better = self.trainer.step, total.length > self.best
         self.run.log({"step": step, "acceptance_length": round(total.length, 4), "cycles": total.cycles})
         agreement = ", ".join(f"{share:.0%}" for share in record.agreement)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from frspec_cli.decoding.tree import Shape
@@ -26,13 +27,10 @@ class Acceptance:
         """(accepted + 1) averaged over cycles; 1 where there was no cycle."""
         return 1.0 + self.accepted / self.cycles if self.cycles else 1.0
 
-    def __add__(self, other: Acceptance) -> Acceptance:
-        return Acceptance(self.cycles + other.cycles, self.accepted + other.accepted)
-
 
 def replay(
-    head: EagleHead, lm_head: LmHead, answer: Answer, states: States, *, shape: Shape | None = None
+    head: EagleHead, lm_head: LmHead, texts: Sequence[tuple[Answer, States]], *, shape: Shape | None = None
 ) -> Acceptance:
-    """Replays one answer; see `training.replay.replay`."""
-    [found] = replaying.replay(head, lm_head, [(answer, states)], shape=shape or Shape())
-    return Acceptance(len(found.accepted), sum(found.accepted))
+    """Replays the answers, many at once; see `training.replay.replay`."""
+    found = replaying.replay(head, lm_head, texts, shape=shape or Shape())
+    return Acceptance(sum(len(each.accepted) for each in found), sum(sum(each.accepted) for each in found))

@@ -186,7 +186,7 @@ def test_a_drafted_answer_is_accepted_to_the_full_depth(target64, answers):
     ids = np.concatenate((first.ids[: first.prompt_length + 1], path))
     written = Answer(ids, first.prompt_length, finished=False, greedy=True)
     [(_, states)] = states_of(target64, [written], taps=())
-    assert validate(head, rows, written, states, shape=shape).length == 4.0
+    assert validate(head, rows, [(written, states)], shape=shape).length == 4.0
     longer = Shape(4, 1, 5)
-    assert validate(head, rows, written, states, shape=longer).cycles == 0  # the fourth token is not known
+    assert validate(head, rows, [(written, states)], shape=longer).cycles == 0  # the fourth token is not known
     assert replay(head, rows, [(replace(written, finished=True), states)], shape=longer)[0].misses == ["end"]
