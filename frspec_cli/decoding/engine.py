@@ -160,7 +160,9 @@ class Engine:
         for begin in range(0, len(prompt), PREFILL_ROWS):
             chunk = prompt[begin : begin + PREFILL_ROWS]
             rows = torch.arange(begin, begin + len(chunk), device=self.device)
-            logits, states = self._forward(chunk, rows, rows, rows[:, None] >= rows[None, :], keep=1)
+            # An index, not a count: of a strided row, the LM head's product would first copy the whole weight.
+            last = torch.full_like(self.valid, len(chunk) - 1)
+            logits, states = self._forward(chunk, rows, rows, rows[:, None] >= rows[None, :], keep=last)
             self.scores = self._scores(logits, torch.zeros_like(rows[:1]), self._noise(len(prompt), 1))
             token = best(self.scores)
             following = torch.cat((prompt[begin + 1 : begin + 1 + len(chunk)], token))[: len(chunk)]
@@ -230,9 +232,12 @@ class Engine:
         slots: torch.Tensor,
         among: torch.Tensor,
         *,
-        keep: int = 0,
+        keep: torch.Tensor | int = 0,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        """The target over T new rows: (logits [T or keep, V], hidden states [T, H] of each tap and the post-norm last)."""
+        """The target over T new rows: (logits [T, V], hidden states [T, H] of each tap and the post-norm last).
+
+        keep: only these rows' logits, int64 [M]; 0 for all.
+        """
         self.buffer.slots = slots
         out = self.target.model(
             input_ids=tokens[None],

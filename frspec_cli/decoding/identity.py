@@ -65,7 +65,7 @@ def score(target: Target, prompt_ids: Sequence[int], token_ids: Sequence[int]) -
         attention_mask=masks(rows, rows, rows[:, None] >= rows[None, :]),
         past_key_values=buffer.as_cache(),
         use_cache=True,
-        logits_to_keep=len(token_ids),
+        logits_to_keep=rows[-len(token_ids) :],  # an index copies these rows; a count leads to a copy of the LM head
     )
     top = out.logits[0].topk(2, dim=-1)
     return Scores(

@@ -55,7 +55,7 @@ def _prepare(engine: Engine) -> None:
     engine.root = torch.zeros(1, dtype=torch.int64, device="meta")
     engine.valid = torch.ones(1, dtype=torch.int64, device="meta")
     rows = torch.arange(7, device="meta")
-    _, states = engine._forward(rows, rows, rows, rows[:, None] >= rows[None, :], keep=1)
+    _, states = engine._forward(rows, rows, rows, rows[:, None] >= rows[None, :], keep=rows[-1:])
     engine._observe(rows, states)
 
 

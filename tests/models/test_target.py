@@ -55,7 +55,10 @@ def test_lm_head_by_hand_is_the_models_own_logits(family: str) -> None:
     model = family_model(family)
     out = model(input_ids=torch.tensor([[3, 9, 27, 81]]), output_hidden_states=True)
     head = lm_head_of(model)
-    assert torch.allclose(head(out.hidden_states[-1]), out.logits, atol=1e-12)
+    if family == "Granite":  # it divides by what we multiply by the inverse of
+        assert torch.allclose(head(out.hidden_states[-1]), out.logits, atol=1e-12)
+    else:
+        assert torch.equal(head(out.hidden_states[-1]), out.logits)
     ids = torch.tensor([80, 3, 41])
     assert torch.allclose(head.rows(ids)(out.hidden_states[-1]), out.logits[..., ids], atol=1e-12)
     assert head.rows(ids).to_token_ids(torch.tensor([2, 0])).tolist() == [41, 80]
