@@ -139,6 +139,7 @@ def command(
         features=features,
         command=command_line(sys.argv[1:]),
         say=sink.say,
+        warn=sink.warn,
         checkpoint_seconds=checkpoint_seconds,
         draft_ids=None if vocab is None else _draft_ids(vocab, k, tokenizer, target.config.vocab_size, sink),
         noted={"tokenizer_fingerprint": tokenizer.fingerprint},

@@ -56,7 +56,7 @@ def read_answers(path: Path | str, *, vocab_size: int, limit: int | None = None)
     Raises `FrspecError` naming the line where a record is broken, lacks a field, or holds an id past `vocab_size`.
     """
     answers: list[Answer] = []
-    for number, line in enumerate(_lines(Path(path)), start=1):
+    for number, line in enumerate(lines_of(Path(path)), start=1):
         if limit is not None and len(answers) >= limit:
             break
         if line.strip():
@@ -127,7 +127,8 @@ def _parse(line: bytes, *, where: str, vocab_size: int) -> Answer:
     return Answer(ids, len(prompt), finish == "stop", not record.get("temperature"), **named)
 
 
-def _lines(path: Path) -> Iterator[bytes]:
+def lines_of(path: Path) -> Iterator[bytes]:
+    """The lines of a file, plain, .gz or .zst. Raises `FrspecError` where it is missing or broken."""
     if not path.is_file():
         raise FrspecError(f"there is no file {path}.")
     compression = path.suffix.removeprefix(".") if path.suffix in (".gz", ".zst") else ""

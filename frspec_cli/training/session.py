@@ -31,6 +31,7 @@ from frspec_cli.training.card import plain_name, write_card
 from frspec_cli.training.features import FeatureStore, weights_identity
 from frspec_cli.training.interrupt import deferred
 from frspec_cli.training.layer_start import has_qkv_bias
+from frspec_cli.training.provenance import check_tokenizer, doubt
 from frspec_cli.training.ranks import Ranks
 from frspec_cli.training.saved_run import SavedRun
 from frspec_cli.training.start import start_head
@@ -77,6 +78,7 @@ class Session:
         features: Path | None,
         command: str,
         say: Callable[[str], None],
+        warn: Callable[[str], None] | None = None,
         checkpoint_seconds: float = 60.0,
         draft_ids: torch.Tensor | None = None,
         noted: dict[str, Any] | None = None,
@@ -87,6 +89,7 @@ class Session:
         self.draft_ids, self.noted, self.run = draft_ids, noted or {}, SavedRun(out)
         self.ranks = ranks or Ranks(target.device)
         self._read_answers(answers_path)
+        check_tokenizer(answers_path, target)
         config = self._head_config()
         if self.ranks.main:
             check_out(out)
@@ -100,6 +103,8 @@ class Session:
             identity=weights_identity(target),
         )
         self.held_out_features = store(self.held_out)
+        if self.ranks.main and (doubted := doubt(self.held_out, self.held_out_features)):
+            (warn or say)(doubted)
         self.trainer = Trainer(
             self._first_head(config, initial),
             target.lm_head,

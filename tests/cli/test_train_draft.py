@@ -66,3 +66,56 @@ def test_wrong_input_is_one_sentence(cli, answers, tiny_folder, tmp_path, more, 
     assert (found, out) == (code, "")
     assert said in " ".join(err.split())
     assert not (tmp_path / "head").exists()
+
+
+def test_answers_of_another_model_are_told(cli, answers, tiny_folder, tmp_path):
+    """Ids that do not spell their texts stop the run; ids that the target would not choose are warned of."""
+    options = ["--model", tiny_folder, "--epochs", 1, "--device", "cpu", "--dtype", "float32", "-q"]
+    code, _, err = cli("train-draft", answers, *options, "--out", tmp_path / "strange")
+    assert code == 0
+    assert "of the answered tokens are the target's own choice, so these are not its answers" in " ".join(err.split())
+
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"the fox {n}"}) + "\n" for n in range(3)))
+    own = tmp_path / "own.jsonl"
+    common = ["--model", tiny_folder, "--device", "cpu", "--dtype", "float32", "-q"]
+    assert cli("collect", prompts, *common, "--out", own, "-n", 12)[0] == 0
+    code, _, err = cli("train-draft", own, *options, "--out", tmp_path / "own")
+    assert code == 0
+    assert "warning" not in err
+
+    lines = [json.loads(line) for line in own.read_text().splitlines()]
+    for line in lines:
+        line["response_token_ids"] = [token ^ 1 for token in line["response_token_ids"]]
+    own.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    code, _, err = cli("train-draft", own, *options, "--out", tmp_path / "shifted")
+    assert code == 1
+    assert "was made with another tokenizer than that of" in " ".join(err.split())
+
+
+def test_a_head_of_another_target_is_no_start(cli, answers, tiny_folder, tmp_path):
+    options = ["--model", tiny_folder, "--epochs", 1, "--device", "cpu", "--dtype", "float32", "-q"]
+    assert cli("train-draft", answers, *options, "--out", tmp_path / "head")[0] == 0
+    path = tmp_path / "head" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"target": "tiny-instruct", "target_weights": "0" * 24}))
+    code, _, err = cli("train-draft", answers, *options, "--out", tmp_path / "next", "--init", tmp_path / "head")
+    assert code == 1
+    assert "is the head of another target, tiny-instruct" in " ".join(err.split())
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--layout", "medusa"], "--layout medusa is not one of frspec, eagle2, eagle3."),
+        (["--layout", "eagle3"], "name its tokens with --vocab SUBSET"),
+        (["--layout", "eagle2", "--vocab", "s.parquet"], "leave out --vocab"),
+        (["--layout", "eagle2", "--taps", "1,2"], "leave out --taps"),
+        (["--layout", "eagle3", "--vocab", "s.parquet", "--taps", "none"], "leaves it without input"),
+        (["--k", "9"], "--k takes a prefix of --vocab"),
+    ],
+)
+def test_layouts_that_cannot_be_are_told(cli, answers, tiny_folder, tmp_path, more, said):
+    code, _, err = cli("train-draft", answers, "--model", tiny_folder, "--out", tmp_path / "head", *more)
+    assert code == 2
+    assert said in " ".join(err.split())
