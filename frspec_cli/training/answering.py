@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from frspec_cli.decoding.sampling import Sampling
+from frspec_cli.decoding.walk import best
 from frspec_cli.models.target import Target
 
 
@@ -110,7 +111,7 @@ def _chooser(
 ) -> Callable[[torch.Tensor, list[int], int], torch.Tensor]:
     """(logits [B, V], the question of each row, step) -> token ids int64 [B]."""
     if sampling.greedy:
-        return lambda logits, rows, step: logits.argmax(-1)
+        return lambda logits, rows, step: best(logits)
     draws = torch.stack([uniforms(sampling.seed, question.id, count) for question in questions]).to(device)
     warpers = sampling.warpers()
 
