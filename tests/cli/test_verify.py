@@ -43,7 +43,16 @@ def test_a_lossy_run_exits_with_3(cli, model, monkeypatch) -> None:
     code, _, err = cli("verify", *model, "--limit", 1)
     assert code == 3
     assert "DIFFERENCE: greedy, re-scored, prompt 1, token 1" in err
-    assert "an output differs from plain decoding's" in " ".join(err.split())
+    assert "differ from plain decoding's, and rounding does not explain it" in " ".join(err.split())
+
+
+def test_what_only_reduced_precision_breaks_is_told_apart() -> None:
+    from frspec_cli.cli.verify import _failure
+
+    error = _failure([{"explained": False, "ulps": 3.0}, {"explained": True, "ulps": 0.0}])
+    assert error.exit_code == 3
+    assert "1 output differs" in error.message
+    assert "--dtype float32" in error.hint
 
 
 @pytest.mark.parametrize("more", [["--reference", "magic"], ["--method", "ar"]])

@@ -6,16 +6,18 @@ import json
 
 import pytest
 
-from frspec_cli.bench.demo import MAX_NEW_TOKENS, PROMPTS, SHAPE
+from frspec_cli.bench.demo import MAX_NEW_TOKENS, PROMPTS
 from frspec_cli.decoding.engine import Engine
 from frspec_cli.decoding.identity import NEAR_TIE, differences, first_difference, score
 from frspec_cli.decoding.sampling import Sampling
 from frspec_cli.decoding.session import Parts, open_parts
+from frspec_cli.decoding.tree import Shape
 from frspec_cli.models.shipped import DEFAULT_K, DEFAULT_MODEL, shipped_for
 from frspec_cli.models.target import load_target
 from frspec_cli.tokens.tokenizer import load_tokenizer
 
 pytestmark = pytest.mark.real
+SHAPE = Shape(depth=5, beam=4, nodes=16)
 
 
 @pytest.fixture(scope="module")
