@@ -176,14 +176,14 @@ def _show(found: dict[str, Any], out: Path | None, sink: Sink) -> None:
     shown = {name: value for name, value in found.items() if name not in ("outcomes", "environment")}
     sink.result(shown | {"out": None if out is None else str(out)}, verdict + (f": wrote {out}" if out else ""))
     if not found["passed"]:
-        raise _failure(differences)
+        raise _failure(differences, found["options"]["dtype"])
 
 
-def _failure(differences: list[dict[str, Any]]) -> VerificationError:
+def _failure(differences: list[dict[str, Any]], dtype: str) -> VerificationError:
     """In reduced precision what is beyond the rule may still be rounding, so the hint says how to know."""
     unexplained = [each for each in differences if not each["explained"]]
     what = f"{len(unexplained)} output{'s differ' if len(unexplained) > 1 else ' differs'} from plain decoding's"
-    if all(each["ulps"] is not None for each in unexplained):
+    if all(each["check"] == f"greedy, {dtype}" for each in unexplained):
         return VerificationError(
             f"{what} by more than the 2 units in the last place that the rule for reduced precision allows.",
             hint="Where --dtype float32 passes on the same prompts, it is the precision's own noise.",

@@ -49,7 +49,8 @@ def test_a_lossy_run_exits_with_3(cli, model, monkeypatch) -> None:
 def test_what_only_reduced_precision_breaks_is_told_apart() -> None:
     from frspec_cli.cli.verify import _failure
 
-    error = _failure([{"explained": False, "ulps": 3.0}, {"explained": True, "ulps": 0.0}])
+    near = {"check": "greedy, re-scored", "explained": True}
+    error = _failure([{"check": "greedy, bfloat16", "explained": False}, near], "bfloat16")
     assert error.exit_code == 3
     assert "1 output differs" in error.message
     assert "--dtype float32" in error.hint
