@@ -11,6 +11,7 @@ from frspec_cli.decoding.sampling import Sampling
 from frspec_cli.models.target import Target
 from frspec_cli.training.answering import Question, answer
 from frspec_cli.training.answers import Answer
+from frspec_cli.training.collect import make_batches
 
 _TOGETHER = 16
 
@@ -30,10 +31,8 @@ def ask(
     questions = [
         Question(prompt.id, prompt.text, tuple(target.prompt_ids(prompt.text)), prompt.category) for prompt in prompts
     ]
-    order = sorted(range(len(questions)), key=lambda i: -len(questions[i].ids))
     found: dict[int, Answer] = {}
-    for begin in range(0, len(order), _TOGETHER):
-        members = order[begin : begin + _TOGETHER]
+    for members in make_batches(questions, _TOGETHER):
         asked = [questions[i] for i in members]
         replies = answer(target, asked, max_new_tokens=max_new_tokens, sampling=Sampling(), ignore_eos=ignore_eos)
         for i, question, reply in zip(members, asked, replies, strict=True):

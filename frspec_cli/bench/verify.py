@@ -97,9 +97,7 @@ class Verifier:
         match check.rule:
             case "rescored":
                 generation, differences = self._rescored(check, question)
-            case "reduced":
-                generation, differences = self._stepwise(check.dtype, question, None)
-            case "stepwise":
+            case "reduced" | "stepwise":
                 generation, differences = self._stepwise(check.dtype, question, None)
             case "sampled":
                 generation, differences = self._stepwise(check.dtype, question, self.plan.sampling)

@@ -181,11 +181,13 @@ def _show(found: dict[str, Any], out: Path | None, sink: Sink) -> None:
 
 def _failure(differences: list[dict[str, Any]], dtype: str) -> VerificationError:
     """In reduced precision what is beyond the rule may still be rounding, so the hint says how to know."""
+    from frspec_cli.bench.verify import ULPS
+
     unexplained = [each for each in differences if not each["explained"]]
     what = f"{len(unexplained)} output{'s differ' if len(unexplained) > 1 else ' differs'} from plain decoding's"
     if all(each["check"] == f"greedy, {dtype}" for each in unexplained):
         return VerificationError(
-            f"{what} by more than the 2 units in the last place that the rule for reduced precision allows.",
+            f"{what} by more than the {ULPS} units in the last place that the rule for reduced precision allows.",
             hint="Where --dtype float32 passes on the same prompts, it is the precision's own noise.",
         )
     return VerificationError(f"{what}, and rounding does not explain it.")

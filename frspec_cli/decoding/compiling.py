@@ -1,8 +1,9 @@
 """`--compile`: the engine's steps through `torch.compile`.
 
-What is compiled are functions of tensors of fixed shape, each as one graph: the target's step (forward pass, walk, accepted
-rows to the front), the draft's tree, and the draft's block of accepted rows. The prompt's pass, whose shape changes, is
-not. On a GPU each graph is replayed as one CUDA graph. A cache length compiles once and never again.
+What is compiled are functions of tensors of fixed shape, each as one graph: the target's step (forward pass and walk), the
+draft's tree, and the draft's block of accepted rows. The prompt's pass, whose shape changes, is not, nor is moving the
+accepted rows to the front: inside, all keys and values became one mutated input. On a GPU each graph is replayed as one
+CUDA graph. A cache length compiles once and never again.
 """
 
 from __future__ import annotations

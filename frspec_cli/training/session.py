@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from frspec_cli import storage
+from frspec_cli.decoding.tree import Shape
 from frspec_cli.drafting.checkpoint import load_head, save_head
 from frspec_cli.drafting.config import HeadConfig, Layout, head_config_for
 from frspec_cli.drafting.files import check_out, read_config
@@ -36,7 +37,7 @@ from frspec_cli.training.ranks import Ranks
 from frspec_cli.training.saved_run import SavedRun
 from frspec_cli.training.start import start_head
 from frspec_cli.training.trainer import StepRecord, Trainer, TrainOptions
-from frspec_cli.training.validate import TreeShape, replay
+from frspec_cli.training.validate import replay
 
 VALIDATION_ROWS = 8192
 
@@ -55,7 +56,7 @@ class RunSettings:
     taps: tuple[int, ...] | None = None
     validate_every: int = 250
     validation_answers: int = 48
-    tree: TreeShape = field(default_factory=TreeShape)
+    tree: Shape = field(default_factory=Shape)
     layout: Layout = "frspec"
 
 

@@ -7,7 +7,6 @@ are stored as whole millionths in a frequency table whose metadata says `"kind":
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -114,14 +113,14 @@ def soft_table(
 def answered(prompts: Path, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The answers as a table's metadata names a shard: tokens are the positions that were summed over."""
     try:
-        data = prompts.read_bytes()
+        size, digest = prompts.stat().st_size, storage.sha256_file(prompts)
     except OSError as error:
         raise FrspecError(f"{prompts} cannot be read: {error.strerror or error}.") from None
     return {
         "path": prompts.name,
         "format": "answers",
-        "size": len(data),
-        "sha256": hashlib.sha256(data).hexdigest(),
+        "size": size,
+        "sha256": digest,
         "lines": len(records),
         "documents": len(records),
         "tokens": sum(len(record["response_token_ids"]) for record in records),

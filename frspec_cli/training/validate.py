@@ -12,8 +12,6 @@ from frspec_cli.training import replay as replaying
 from frspec_cli.training.answers import Answer
 from frspec_cli.training.features import States
 
-TreeShape = Shape
-
 
 @dataclass(frozen=True)
 class Acceptance:

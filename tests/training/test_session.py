@@ -13,6 +13,7 @@ import torch
 import zstandard
 from safetensors.torch import load_file
 
+from frspec_cli.decoding.tree import Shape
 from frspec_cli.drafting.checkpoint import load_head
 from frspec_cli.errors import FrspecError
 from frspec_cli.models.target import Target
@@ -20,10 +21,9 @@ from frspec_cli.training import answers as recorded
 from frspec_cli.training import session as session_module
 from frspec_cli.training.session import RunSettings, Session
 from frspec_cli.training.trainer import TrainOptions
-from frspec_cli.training.validate import TreeShape
 
 OPTIONS = TrainOptions(epochs=3, batch_tokens=32, steps=3, sampled_rows=16, learning_rate=3e-3)
-SETTINGS = RunSettings(taps=(1, 2), validate_every=10, tree=TreeShape(depth=3, beam=2, nodes=6))
+SETTINGS = RunSettings(taps=(1, 2), validate_every=10, tree=Shape(depth=3, beam=2, nodes=6))
 
 
 @pytest.fixture(scope="module")
