@@ -45,7 +45,10 @@ def command(
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the answers.")] = 8,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Use answers up to this many answered tokens.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use the first N answers.")] = None,
-    learning_rate: Annotated[float, typer.Option(min=0.0, help="AdamW's peak learning rate.")] = 1e-3,
+    optimizer: Annotated[str, typer.Option(help="muon (matrices; AdamW for the rest) or adamw (all).")] = "muon",
+    learning_rate: Annotated[
+        float | None, typer.Option(min=0.0, help="The peak learning rate; default 4e-3, with adamw 1e-3.")
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Unrolled draft steps (training-time test).")] = 4,
     batch_tokens: Annotated[int, typer.Option(min=1, help="Answered tokens in a batch, padding included.")] = 1024,
     accumulate: Annotated[
@@ -91,6 +94,8 @@ def command(
     rows = {"sampled": sampled_rows, "exact": None, "subset": 0}
     if loss not in rows:
         raise UsageError(f"--loss {loss} is not one of sampled, exact, subset.")
+    if optimizer not in ("muon", "adamw"):
+        raise UsageError(f"--optimizer {optimizer} is not one of muon, adamw.")
     if dtype not in ("bfloat16", "float32", "float64"):
         raise UsageError(f"--dtype {dtype} is not one of bfloat16, float32, float64.")
     tapped = _parse_taps(taps)
@@ -105,6 +110,7 @@ def command(
 
     from frspec_cli.models.target import load_target
     from frspec_cli.tokens.tokenizer import load_tokenizer
+    from frspec_cli.training.optimizer import LEARNING_RATES
     from frspec_cli.training.ranks import Ranks
     from frspec_cli.training.session import RunSettings, Session
     from frspec_cli.training.trainer import TrainOptions
@@ -122,7 +128,8 @@ def command(
         TrainOptions(
             epochs=epochs,
             batch_tokens=batch_tokens,
-            learning_rate=learning_rate,
+            optimizer=optimizer,  # type: ignore[arg-type]
+            learning_rate=LEARNING_RATES[optimizer] if learning_rate is None else learning_rate,  # type: ignore[index]
             steps=steps,
             sampled_rows=rows[loss],
             seed=seed,

@@ -17,7 +17,7 @@ from frspec_cli.drafting.checkpoint import load_head
 from frspec_cli.drafting.head import EagleHead
 from frspec_cli.errors import FrspecError, UsageError
 from frspec_cli.models.lm_head import LmHead
-from frspec_cli.models.shipped import DEFAULT_K, shipped_for
+from frspec_cli.models.shipped import shipped_for
 from frspec_cli.models.target import Target
 from frspec_cli.tokens.tokenizer import load_tokenizer
 from frspec_cli.vocabulary.load import load_subset
@@ -114,13 +114,13 @@ def open_parts(
 ) -> Parts:
     """Loads head and subset for a target; where the user names neither, what frspec ships for the model is taken.
 
-    k: the size of the subset's prefix; default all of a user's subset, DEFAULT_K of the shipped one. warn: told when the
+    k: the size of the subset's prefix; default all of a user's subset, the usual size of a shipped one. warn: told when the
     subset's tokenizer is another one that agrees on the subset's ids. Raises `FrspecError` for files that do not fit.
     """
     shipped = shipped_for(target.name)
     draft = draft or (str(shipped.head) if shipped.head else None)
     if vocab is None and shipped.subset is not None:
-        vocab, k = str(shipped.subset), k or DEFAULT_K
+        vocab, k = str(shipped.subset), k or shipped.k
     head = None
     if draft is not None:
         head = load_head(

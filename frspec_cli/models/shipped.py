@@ -7,15 +7,18 @@ from pathlib import Path
 
 DEFAULT_MODEL = "smollm2-135m"
 DEFAULT_K = 8192
+_K = {DEFAULT_MODEL: DEFAULT_K, "gemma3-270m": 16384}
 
 
 @dataclass(frozen=True)
 class Shipped:
-    """The files that belong to one short name; each path is None where nothing is shipped."""
+    """The files that belong to one short name; each path is None where nothing is shipped. k: how much of the subset is
+    used where the user names no size."""
 
     counts: Path | None
     subset: Path | None
     head: Path | None
+    k: int = DEFAULT_K
 
 
 def data_folder() -> Path:
@@ -30,4 +33,4 @@ def shipped_for(model: str) -> Shipped:
     folder = data_folder() / model if "/" not in model else data_folder() / "none"
     files = (folder / "counts.parquet", folder / "subset.parquet", folder / "head")
     counts, subset, head = (path if path.exists() else None for path in files)
-    return Shipped(counts=counts, subset=subset, head=head)
+    return Shipped(counts=counts, subset=subset, head=head, k=_K.get(model, DEFAULT_K))

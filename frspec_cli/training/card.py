@@ -70,7 +70,7 @@ A one-layer draft head {layout}: {parameters / 1e6:.1f} M parameters in bfloat16
 | command | `{session.command}` |
 | trained on | {session.answers_name}: {len(session.train_answers):,} answers of the target, {tokens:,} answered tokens |
 | training | step {session.trainer.step:,} of {session.trainer.total_steps:,}, {options.epochs} passes, \
-{options.steps} unrolled draft steps, loss {loss} |
+{options.optimizer}, {options.steps} unrolled draft steps, loss {loss} |
 | agreement | the draft's steps 1, 2, .. propose the target's likeliest token in \
 {", ".join(f"{share:.0%}" for share in record.agreement)} of the last batch |
 | acceptance length | **{acceptance.length:.3f}** over {acceptance.cycles:,} replayed cycles of \

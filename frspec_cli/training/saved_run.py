@@ -17,8 +17,8 @@ from frspec_cli.drafting.files import write_tensors
 from frspec_cli.errors import FrspecError
 from frspec_cli.training.trainer import Trainer
 
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-_BEFORE = {"accumulate": 1, "processes": 1, "layout": "frspec", "draft vocabulary": None}
+_WEIGHT = "weight."
+_BEFORE = {"accumulate": 1, "processes": 1, "layout": "frspec", "draft vocabulary": None, "optimizer": "adamw"}
 """What runs were that were begun before they wrote these down."""
 
 
@@ -54,12 +54,9 @@ class SavedRun:
         self._lock.close()
 
     def save(self, trainer: Trainer, best: float) -> None:
-        """The checkpoint: weights, AdamW's moments, the step and the best acceptance length so far."""
-        tensors: dict[str, torch.Tensor] = {}
-        for name, weight in trainer.weights.items():
-            tensors[f"weight.{name}"] = weight.detach()
-            for key, value in trainer.optimizer.state[weight].items():
-                tensors[f"{key}.{name}"] = value
+        """The checkpoint: weights, the optimizer's state, the step and the best acceptance length so far."""
+        tensors = {f"{_WEIGHT}{name}": weight.detach() for name, weight in trainer.weights.items()}
+        tensors |= trainer.optimizer.state()
         metadata = {"step": str(trainer.step), "best": repr(best)}
         with storage.atomic_path(self.checkpoint) as temporary:
             write_tensors({name: tensor.cpu() for name, tensor in tensors.items()}, temporary, metadata=metadata)
@@ -74,10 +71,8 @@ class SavedRun:
         trainer.step = int(metadata["step"])
         with torch.no_grad():
             for name, weight in trainer.weights.items():
-                weight.copy_(tensors[f"weight.{name}"])
-                trainer.optimizer.state[weight] = {
-                    key: tensors[f"{key}.{name}"].to("cpu" if key == "step" else weight.device) for key in _MOMENTS
-                }
+                weight.copy_(tensors.pop(f"{_WEIGHT}{name}"))
+        trainer.optimizer.load(tensors)
         return float(metadata["best"])
 
     def log(self, record: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """The training loop: every step is a function of (weights, optimizer, step number), so a resumed run is the same run.
 
 The order of batches and the rows sampled for the loss are drawn from generators seeded by (seed, epoch) and (seed,
-step); nothing random is carried from step to step, and a checkpoint is weights, AdamW's moments and the step number.
+step); nothing random is carried from step to step, and a checkpoint is weights, the optimizer's state and the step number.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from frspec_cli.training.answers import Answer
 from frspec_cli.training.batches import epoch_order, make_batch
 from frspec_cli.training.features import FeatureStore
 from frspec_cli.training.loss import LossRows, choose_rows, cross_entropy, own_rows
+from frspec_cli.training.optimizer import LEARNING_RATES, HeadOptimizer, OptimizerName
 from frspec_cli.training.ranks import Ranks
 from frspec_cli.training.unroll import teacher_at, unroll, valid_queries
 
@@ -29,15 +30,16 @@ _FREQUENT_ROWS = 2048
 class TrainOptions:
     """What determines the weights, given answers and target.
 
-    epochs: passes over the answers. batch_tokens: padded queries in a batch. learning_rate: AdamW's peak; warm-up over
-    the first `warmup` share of the steps, then linear to a hundredth. steps: unrolled draft steps, step k weighing
+    epochs: passes over the answers. batch_tokens: padded queries in a batch. learning_rate: the peak; warm-up over the
+    first `warmup` share of the steps, then linear to a hundredth. steps: unrolled draft steps, step k weighing
     decay^k. sampled_rows: see `loss`; None is the exact loss, 0 the biased subset-only one (a head with an LM head of
     its own always takes its own rows). accumulate: batches that each rank adds up before a step.
     """
 
     epochs: int = 8
     batch_tokens: int = 1024
-    learning_rate: float = 1e-3
+    optimizer: OptimizerName = "muon"
+    learning_rate: float = LEARNING_RATES["muon"]
     warmup: float = 0.03
     steps: int = 4
     decay: float = 0.8
@@ -87,9 +89,7 @@ class Trainer:
         order = np.lexsort((np.arange(len(counts)), -counts))[:_FREQUENT_ROWS]
         self._frequent = torch.from_numpy(order.copy())
         self.weights = trained_weights(head)
-        self.optimizer = torch.optim.AdamW(
-            self.weights.values(), lr=options.learning_rate, betas=(0.9, 0.95), weight_decay=options.weight_decay
-        )
+        self.optimizer = HeadOptimizer(self.weights, options.optimizer, weight_decay=options.weight_decay)
         self._together = options.accumulate * self.ranks.count  # batches in a step
         self._plans = [
             epoch_order(answers, batch_tokens=options.batch_tokens, seed=options.seed, epoch=epoch)
@@ -118,8 +118,6 @@ class Trainer:
         The loss is divided by the answered tokens of all of them, so that a token weighs the same in a short batch.
         """
         rate = self.learning_rate(self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         tokens = sum(self.answers[i].queries for members in batches for i in members)
         tally = torch.zeros(3, self.options.steps, device=self.device)
         for index in range(self.ranks.index, len(batches), self.ranks.count):
@@ -128,8 +126,7 @@ class Trainer:
         if self.ranks.count > 1:
             self.ranks.add_up([tally, *self._gradients()])
         torch.nn.utils.clip_grad_norm_(self.weights.values(), self.options.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.step(rate)
         self.step += 1
         losses, agreed, queries = tally[:, tally[2] > 0]
         return StepRecord(

@@ -108,10 +108,10 @@ def test_ctrl_c_ends_the_step_and_leaves_a_checkpoint_of_it(start):
     session, before = start(), signal.getsignal(signal.SIGINT)
     take_step = session.trainer.optimizer.step
 
-    def interrupted():
+    def interrupted(rate):
         if session.trainer.step == 4:
             os.kill(os.getpid(), signal.SIGINT)  # in the middle of the fifth step
-        take_step()
+        take_step(rate)
 
     session.trainer.optimizer.step = interrupted
     with pytest.raises(KeyboardInterrupt):
