@@ -58,20 +58,12 @@ class Ridge:
     def __init__(self, inputs: int, outputs: int) -> None:
         self.gram = torch.zeros(inputs, inputs, dtype=torch.float64)
         self.cross = torch.zeros(inputs, outputs, dtype=torch.float64)
-        self._energy, self._seen = 0.0, 0
 
     def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
         """x [n, inputs], y [n, outputs]."""
         x, y = x.double().cpu(), y.double().cpu()
         self.gram += x.T @ x
         self.cross += x.T @ y
-        self._energy += float(y.square().sum())
-        self._seen += y.numel()
-
-    @property
-    def size(self) -> float:
-        """The root mean square of y."""
-        return (self._energy / self._seen) ** 0.5
 
     def solve(self) -> torch.Tensor:
         """W, float32 [outputs, inputs]."""

@@ -8,6 +8,7 @@ first gradient step. EAGLE-3's `fc` sees no token; it starts as the regression o
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -19,8 +20,8 @@ from frspec_cli.training.answers import Answer
 from frspec_cli.training.layer_start import LastLayer, has_output_norms
 from frspec_cli.training.regression import BATCH, Ridge, states
 
-_STREAM = 100.0
-"""Root mean square at the start of the residual stream, where its scale is ours; 30 and 300 trained alike for 16 steps."""
+_READERS, _WRITERS = 0.2, 0.3
+"""Root mean squares of what reads and what writes the residual stream: those of a trained SmolLM2 head."""
 
 
 def start_head(
@@ -63,7 +64,7 @@ def _start_own(head: EagleHead, target: Any, answers: list[Answer], last: LastLa
     head.fuse_proj.weight.zero_()
     head.fuse_proj.weight[:, :size] = torch.diag(inverse(weight))
     if has_output_norms(target):
-        # Weights of about 1, or AdamW's steps, which know no scale, would undo some at once and never move others.
+        # Weights of about 1, or an optimizer's steps, which know no scale, would undo some at once and never move others.
         head.fuse_proj.weight.mul_(weight.abs().mean())
         head.feature_norm.weight.copy_(weight / weight.abs().mean())
     fit = Ridge(2 * size, size)
@@ -74,8 +75,28 @@ def _start_own(head: EagleHead, target: Any, answers: list[Answer], last: LastLa
         fit.add(x, seen.hidden[-2][seen.start + 1 :])
     head.fc.weight.copy_(fit.solve())
     if has_output_norms(target):
-        for part in (head.fc, head.layer.self_attn.o_proj, head.layer.mlp.down_proj):
-            part.weight.mul_(_STREAM / fit.size)
+        _balance(head)
+
+
+def _balance(head: EagleHead) -> None:
+    """Sets the scales that norms leave free, of the stream and between a norm and what reads it, to those of a Llama-like
+    layer: Gemma's own are up to forty times larger or smaller, and one learning rate is to suit all matrices.
+    """
+    layer, attention = head.layer, head.layer.self_attn
+    writers = [part.weight for part in (head.fc, attention.o_proj, layer.mlp.down_proj)]
+    _scale(writers, _WRITERS)
+    projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+    layer.input_layernorm.weight.div_(_scale([part.weight for part in projections], _READERS))
+    readers = [layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight]
+    layer.post_attention_layernorm.weight.div_(_scale(readers, _READERS))
+
+
+def _scale(weights: list[torch.Tensor], size: float) -> float:
+    """Multiplies all by one factor, which is given back, so that the geometric mean of their rms is `size`."""
+    factor = size / math.exp(sum(math.log(float(rms(weight.flatten()))) for weight in weights) / len(weights))
+    for weight in weights:
+        weight.mul_(factor)
+    return factor
 
 
 def _start_eagle2(head: EagleHead, target: Any, answers: list[Answer], last: LastLayer) -> None:
