@@ -56,7 +56,10 @@ def command(
     ] = 1,
     processes: Annotated[
         int,
-        typer.Option(min=1, help="Processes here that train together, one a GPU (`accelerate launch` does it too)."),
+        typer.Option(
+            min=1,
+            help="Processes here that train together, one a GPU (torchrun and, on GPUs, accelerate launch do it too).",
+        ),
     ] = 1,
     loss: Annotated[
         str, typer.Option(help="sampled (fair to the whole vocabulary), exact, or subset (biased; for experiments).")

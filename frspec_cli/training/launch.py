@@ -1,7 +1,7 @@
 """`train-draft --processes N`: the same command in N processes on this machine, which train together.
 
-What `accelerate launch` does, for those who have not configured it. Ctrl-C reaches every rank once; when one rank fails
-the others are ended, and the first to fail says why.
+What torchrun does, without its options. Ctrl-C reaches every rank once; when one rank fails the others are ended, and
+the first to fail says why.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The processes that train together: one by default, several under `accelerate launch` or `train-draft --processes`.
+"""The processes that train together: one by default, several under `train-draft --processes`, torchrun, or `accelerate
+launch` with GPUs (on a CPU that starts one process).
 
 Every rank holds the same weights and takes its share of a step's micro-batches; what they add up is gradients, so a step
 does not depend on who computed which batch, but for the rounding of sums.
