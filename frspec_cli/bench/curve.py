@@ -14,11 +14,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from frspec_cli import storage
 from frspec_cli.errors import FrspecError
-from frspec_cli.vocabulary.plot import check_picture
+from frspec_cli.vocabulary.plot import check_picture, save_figure
 
 
 @dataclass(frozen=True)
@@ -68,9 +66,7 @@ def draw(path: Path, lines: Sequence[Line]) -> None:
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
-        with storage.atomic_path(path) as temporary:
-            metadata: dict[str, Any] = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
-            figure.savefig(temporary, format=suffix, dpi=200, metadata=metadata[suffix])
+        save_figure(path, suffix, figure, dpi=200)
         plt.close(figure)
 
 

@@ -54,9 +54,14 @@ def _save(
     _draw(axes, curves, unit, marks)
     if len(curves) > 1:  # beside the axes: inside it would hide a line sooner or later
         figure.legend(loc="outside right center", frameon=False, handlelength=3.4, title="bands: 95 %")
+    save_figure(path, suffix, figure, dpi=300)
+
+
+def save_figure(path: Path | str, suffix: str, figure: Any, *, dpi: int) -> None:
+    """Writes a matplotlib figure in the format `suffix`, whole or not at all, without the time of day."""
+    metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}[suffix]
     with storage.atomic_path(path) as temporary:
-        metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}[suffix]
-        figure.savefig(temporary, format=suffix, dpi=300, metadata=metadata)
+        figure.savefig(temporary, format=suffix, dpi=dpi, metadata=metadata)
 
 
 def _draw(axes: Any, curves: Sequence[Curve], unit: str, marks: Sequence[int]) -> None:
