@@ -49,16 +49,16 @@ test-slow: setup
 	$(BIN)/python -m pytest -q -m slow
 
 check: setup
-	$(BIN)/ruff check frspec_cli tests
-	$(BIN)/ruff format --check frspec_cli tests
+	$(BIN)/ruff check frspec_cli benchmarks tests
+	$(BIN)/ruff format --check frspec_cli benchmarks tests
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/test_house.py
+	$(BIN)/python -m pytest -q tests/test_architecture.py
 
 bench-count: setup
-	$(BIN)/python -m frspec_cli.bench.counting $(ARGS)
+	$(BIN)/python -m benchmarks.counting $(ARGS)
 
 bench-cycle: setup
-	$(BIN)/python -m frspec_cli.bench.cycle --out out/bench-cycle $(ARGS)
+	$(BIN)/python -m benchmarks.step_time --out out/bench-cycle $(ARGS)
 
 clean:
 	rm -rf out
@@ -84,7 +84,7 @@ $(WORK)/head/config.json: $(WORK)/answers.jsonl
 # Which counts make the best subset? ANSWERS: recorded by collect; WEB: any text that count-freq reads. Resumes.
 ANSWERS ?= $(WORK)/answers.jsonl
 study-subsets: $(WORK)/web.parquet | $(READY)
-	$(BIN)/python -m frspec_cli.bench.study --model $(MODEL) --answers $(ANSWERS) --web $< --out $(WORK)/study.json $(ARGS)
+	$(BIN)/python -m benchmarks.subset_study --model $(MODEL) --answers $(ANSWERS) --web $< --out $(WORK)/study.json $(ARGS)
 
 $(WORK)/web.parquet: | $(READY)
 	@test -n '$(WEB)' || { echo 'name the text to count: make study-subsets WEB="folder or files"' >&2; exit 1; }

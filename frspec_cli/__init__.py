@@ -11,25 +11,25 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "Builder": "frspec_cli.vocabulary.build",
-    "EagleHead": "frspec_cli.drafting.head",
+    "Builder": "frspec_cli.subsets.build",
+    "EagleHead": "frspec_cli.heads.head",
     "Engine": "frspec_cli.decoding.engine",
-    "FrequencyTable": "frspec_cli.frequency.table",
+    "FrequencyTable": "frspec_cli.counting.table",
     "FrspecError": "frspec_cli.errors",
     "Generation": "frspec_cli.decoding.engine",
-    "NamedTable": "frspec_cli.vocabulary.mix",
-    "Parts": "frspec_cli.decoding.session",
-    "Recipe": "frspec_cli.vocabulary.build",
+    "NamedTable": "frspec_cli.subsets.mix",
+    "Pipeline": "frspec_cli.decoding.pipeline",
+    "Recipe": "frspec_cli.subsets.build",
     "Sampling": "frspec_cli.decoding.sampling",
-    "Shape": "frspec_cli.decoding.tree",
+    "TreeConfig": "frspec_cli.decoding.tree",
     "Target": "frspec_cli.models.target",
-    "VocabularySubset": "frspec_cli.vocabulary.subset",
-    "coverage": "frspec_cli.vocabulary.cover",
-    "load_head": "frspec_cli.drafting.checkpoint",
-    "load_subset": "frspec_cli.vocabulary.load",
+    "VocabularySubset": "frspec_cli.subsets.subset",
+    "coverage": "frspec_cli.subsets.coverage",
+    "load_head": "frspec_cli.heads.checkpoint",
+    "load_subset": "frspec_cli.subsets.load",
     "load_target": "frspec_cli.models.target",
     "load_tokenizer": "frspec_cli.tokens.tokenizer",
-    "open_parts": "frspec_cli.decoding.session",
+    "load_pipeline": "frspec_cli.decoding.pipeline",
 }
 
 __all__ = ["__version__", *_PUBLIC]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+pytest_plugins = ["tests.fixtures.tiny_target", "tests.fixtures.tiny_bench"]
 # Importing our own `tests.tiny` helpers works from any test module, however deep.
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,6 +25,16 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """fsync costs most of a small test's time and shows in no result; tests/test_storage.py has its own, empty fixture."""
     monkeypatch.setattr("frspec_cli.storage._sync", lambda path: None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # tiny tensors: waiting for a second thread costs more than it does
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -117,16 +117,16 @@ class ScriptedDrafter:
         self.nodes = 1 + depth * beam
         self.k = vocab
 
-    def begin(self, *, length: int, start: torch.Tensor) -> None:
+    def reset(self, *, length: int, start: torch.Tensor) -> None:
         pass
 
-    def know(self, tokens: Sequence[int]) -> None:
+    def append_tokens(self, tokens: Sequence[int]) -> None:
         pass
 
-    def observe(self, tokens: torch.Tensor, last: torch.Tensor, taps: tuple[torch.Tensor, ...]) -> None:
+    def append_states(self, tokens: torch.Tensor, last: torch.Tensor, taps: tuple[torch.Tensor, ...]) -> None:
         pass
 
-    def draft(self, root: torch.Tensor, position: torch.Tensor, valid: torch.Tensor) -> Tree:
+    def propose(self, root: torch.Tensor, position: torch.Tensor, valid: torch.Tensor) -> Tree:
         begin = int(position) - self.prompt  # the script's index of the root
         tokens, parents, levels, trunk = [int(root)], [0], [0], 0
         for level in range(1, self.depth + 1):

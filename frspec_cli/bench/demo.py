@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from frspec_cli import storage
+from frspec_cli.answers.prompts import Prompt
 from frspec_cli.bench.measure import Arm, Measurement, Totals, run
-from frspec_cli.bench.prompts import Prompt
-from frspec_cli.decoding import identity
 from frspec_cli.decoding.drafters import Drafter
 from frspec_cli.decoding.engine import Engine
-from frspec_cli.decoding.session import Method, Parts, open_parts
-from frspec_cli.decoding.tree import Shape
+from frspec_cli.decoding.pipeline import Method, Pipeline, load_pipeline
+from frspec_cli.decoding.tree import TreeConfig
 from frspec_cli.models.shipped import DEFAULT_K, DEFAULT_MODEL
 from frspec_cli.models.target import Target, load_target
+from frspec_cli.verification import identity
 
 PROMPTS = (
     "Explain in a few sentences why the sky is blue.",
@@ -28,7 +28,7 @@ PROMPTS = (
     "Write an email to a colleague asking to move a meeting to Thursday.",
     "Describe how a bicycle stays upright when it moves.",
 )
-SHAPE = Shape(
+SHAPE = TreeConfig(
     depth=3, beam=4, nodes=8
 )  # the best of seven trees on two cores; a row more costs a few per cent of a pass
 MAX_NEW_TOKENS = 64
@@ -64,15 +64,15 @@ def demo(*, local: Path | None, out: Path, done: Callable[[Measurement], None]) 
 
 
 def _arms(target: Target, local: Path | None) -> list[Arm]:
-    parts = open_parts(target)
+    parts = load_pipeline(target)
     arms = [Arm(name, Engine(target, drafter), drafter.k) for name, drafter in _drafters(parts)]
     if local is not None:
-        own = open_parts(target, vocab=str(local), k=DEFAULT_K).drafter("frspec", shape=SHAPE)
+        own = load_pipeline(target, vocab=str(local), k=DEFAULT_K).drafter("frspec", shape=SHAPE)
         arms.append(Arm("frspec-local", Engine(target, own), own.k))
     return arms
 
 
-def _drafters(parts: Parts) -> list[tuple[str, Drafter]]:
+def _drafters(parts: Pipeline) -> list[tuple[str, Drafter]]:
     methods: tuple[Method, ...] = ("ar", "eagle", "frspec")
     return [(method, parts.drafter(method, shape=SHAPE)) for method in methods]
 

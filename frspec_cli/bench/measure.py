@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from frspec_cli.bench.prompts import Prompt
+from frspec_cli.answers.prompts import Prompt
 from frspec_cli.decoding.cache import cache_length
 from frspec_cli.decoding.engine import Engine
 from frspec_cli.decoding.generation import Generation

@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from frspec_cli.bench.interval import median, median_ratio
 from frspec_cli.bench.measure import Arm, warm_up
 from frspec_cli.decoding.engine import Engine
 from frspec_cli.decoding.generation import Generation, Stopwatch
+from frspec_cli.statistics import median, median_ratio
 
 TARGET, LAYER, LM_HEAD, TREE, REST = "target", "draft layer", "draft LM head", "tree operations", "rest"
 PARTS = (TARGET, LAYER, LM_HEAD, TREE, REST)
@@ -96,7 +96,7 @@ class Probe:
         self._seconds = dict.fromkeys(PARTS, 0.0)
         self._inner: list[float] = []
         self._wrap(engine, "_forward", TARGET)
-        for method, part in (("draft", TREE), ("observe", LAYER), ("_run", LAYER), ("_log_probs", LM_HEAD)):
+        for method, part in (("propose", TREE), ("append_states", LAYER), ("_run", LAYER), ("_log_probs", LM_HEAD)):
             if hasattr(engine.drafter, method):
                 self._wrap(engine.drafter, method, part)
 

@@ -6,17 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from frspec_cli.answers.prompts import Prompt
 from frspec_cli.bench.baseline import TransformersBaseline
-from frspec_cli.bench.environment import environment
-from frspec_cli.bench.interval import speedup
 from frspec_cli.bench.measure import Arm, Measurement, Totals, run
 from frspec_cli.bench.profile import profile
-from frspec_cli.bench.prompts import Prompt
-from frspec_cli.decoding import identity
 from frspec_cli.decoding.engine import Engine
-from frspec_cli.decoding.session import METHODS, Method, Parts
-from frspec_cli.decoding.tree import Shape
+from frspec_cli.decoding.pipeline import METHODS, Method, Pipeline
+from frspec_cli.decoding.tree import TreeConfig
+from frspec_cli.environment import environment
 from frspec_cli.errors import UsageError
+from frspec_cli.statistics import speedup
+from frspec_cli.verification import identity
 
 SCHEMA = 1
 BASELINE = "transformers"
@@ -49,13 +49,13 @@ class BenchOptions:
 class Bench:
     """One run over a target's parts."""
 
-    parts: Parts
+    parts: Pipeline
     options: BenchOptions
     measured: list[Measurement] = field(default_factory=list)
 
     def arms(self) -> list[Arm]:
         """The arms in order. Several k give `frspec@K` each, of which the first is `frspec` too in the summary."""
-        shape = Shape(depth=self.options.depth, beam=self.options.beam, nodes=self.options.nodes)
+        shape = TreeConfig(depth=self.options.depth, beam=self.options.beam, nodes=self.options.nodes)
         found: list[Arm] = []
         for name in self.options.methods:
             if name == BASELINE:

@@ -11,16 +11,16 @@ import dataclasses
 import numpy as np
 import torch
 
-from frspec_cli.decoding.session import Parts
-from frspec_cli.drafting.config import head_config_for
-from frspec_cli.drafting.head import EagleHead
-from frspec_cli.vocabulary.subset import REASONS, VocabularySubset
+from frspec_cli.decoding.pipeline import Pipeline
+from frspec_cli.heads.config import head_config_for
+from frspec_cli.heads.head import EagleHead
+from frspec_cli.subsets.subset import REASONS, VocabularySubset
 
 NAME = "random"
 """What `--draft` says for such a head."""
 
 
-def with_untrained_head(parts: Parts, *, k: int, seed: int = 0) -> Parts:
+def with_untrained_head(parts: Pipeline, *, k: int, seed: int = 0) -> Pipeline:
     """`parts` with a random head in our own layout, as `train-draft` would shape it, and a subset.
 
     Without a subset at hand it is the first k ids: which rows they are costs nothing either way.

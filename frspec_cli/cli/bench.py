@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from frspec_cli.cli import options, profile, replay
-from frspec_cli.cli.sink import Sink
+from frspec_cli.cli.output import Output
 from frspec_cli.errors import UsageError
 
 
@@ -56,7 +56,7 @@ def command(
     With --profile: where the time of one cycle goes, and how EAGLE-2's compares with FR-Spec's at the same tree.
     With --replay nothing is timed: what is accepted, and why no more, by the draft alone.
     """
-    sink = Sink(as_json=as_json, quiet=quiet)
+    sink = Output(as_json=as_json, quiet=quiet)
     if replayed:
         others = {"--context-slots": context_slots > 0, "--profile": profiled, "--compile": compiled}
         for name, asked_for in others.items():
@@ -86,11 +86,11 @@ def command(
         if given:
             raise UsageError(f"{words} with --replay only.")
     from frspec_cli import storage
-    from frspec_cli.bench.prompts import read_prompts
+    from frspec_cli.answers.prompts import read_prompts
     from frspec_cli.bench.suite import Bench, BenchOptions
     from frspec_cli.bench.untrained import NAME, with_untrained_head
     from frspec_cli.decoding.compiling import compiler_for
-    from frspec_cli.decoding.session import open_parts
+    from frspec_cli.decoding.pipeline import load_pipeline
     from frspec_cli.models.shipped import DEFAULT_K
     from frspec_cli.models.target import load_target
 
@@ -110,7 +110,7 @@ def command(
     named = None if vocab is None else str(vocab)
     head = draft[0] if draft else None
     untrained = head == NAME
-    parts = open_parts(
+    parts = load_pipeline(
         target,
         draft=None if untrained else head,
         vocab=named,
@@ -136,7 +136,7 @@ def command(
     sink.result({"out": str(out), "summary": result["summary"]}, f"wrote {out}")
 
 
-def _show(result: dict[str, Any], prompts: int, sink: Sink) -> None:
+def _show(result: dict[str, Any], prompts: int, sink: Output) -> None:
     rows = []
     for name, figures in result["summary"].items():
         seconds, ratio, identical = figures["seconds"], figures["speedup"], figures["identical"]

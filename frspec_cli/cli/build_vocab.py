@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from frspec_cli.cli import options as shared
-from frspec_cli.cli.sink import Sink
+from frspec_cli.cli.output import Output
 from frspec_cli.errors import FrspecError, UsageError
 
 if TYPE_CHECKING:
+    from frspec_cli.subsets.build import Builder, Recipe
+    from frspec_cli.subsets.mix import NamedTable
     from frspec_cli.tokens.tokenizer import LoadedTokenizer
-    from frspec_cli.vocabulary.build import Builder, Recipe
-    from frspec_cli.vocabulary.mix import NamedTable
 
 
 def command(
@@ -66,7 +66,7 @@ def command(
     _check(k or [], coverage, forced, formats or [], model, tokenizer)
     recipe = _recipe(mix or [], script_budget or [], forced, force_id or [], pad, vocab_rows)
     check_out(out, counts)
-    sink = Sink(as_json=as_json, quiet=quiet)
+    sink = Output(as_json=as_json, quiet=quiet)
     builder = _builder(counts, model or tokenizer, recipe, sink)
     wanted = sorted(set(k)) if k else [builder.smallest_covering(coverage or 1.0)]
     _write(builder, wanted, out, formats or [], sink)
@@ -82,8 +82,8 @@ def check_out(out: str, inputs: list[Path]) -> None:
 def _check(
     ks: list[int], coverage: float | None, forced: str, formats: list[str], model: str | None, tokenizer: str | None
 ) -> None:
-    from frspec_cli.vocabulary.build import FORCED_KINDS, is_share
-    from frspec_cli.vocabulary.foreign_write import WRITERS
+    from frspec_cli.subsets.build import FORCED_KINDS, is_share
+    from frspec_cli.subsets.foreign_write import WRITERS
 
     if (coverage is None) == (not ks):
         raise UsageError("give either --k or --coverage.")
@@ -102,7 +102,7 @@ def _check(
 def _recipe(
     mix: list[str], budgets: list[str], forced: str, force_ids: list[int], pad: bool, vocab_rows: int | None
 ) -> Recipe:
-    from frspec_cli.vocabulary.build import Recipe
+    from frspec_cli.subsets.build import Recipe
 
     return Recipe(
         weights=_weights(mix),
@@ -114,9 +114,9 @@ def _recipe(
     )
 
 
-def _builder(counts: list[Path], tokenizer: str | None, recipe: Recipe, sink: Sink) -> Builder:
-    from frspec_cli.vocabulary.build import Builder
-    from frspec_cli.vocabulary.mix import NamedTable
+def _builder(counts: list[Path], tokenizer: str | None, recipe: Recipe, sink: Output) -> Builder:
+    from frspec_cli.subsets.build import Builder
+    from frspec_cli.subsets.mix import NamedTable
 
     tables = [NamedTable.read(path) for path in counts]
     builder = Builder(tables, _tokenizer(tables, tokenizer), recipe, warn=sink.warn)
@@ -125,9 +125,9 @@ def _builder(counts: list[Path], tokenizer: str | None, recipe: Recipe, sink: Si
     return builder
 
 
-def _write(builder: Builder, wanted: list[int], out: str, formats: list[str], sink: Sink) -> None:
-    from frspec_cli.vocabulary.build import output_paths
-    from frspec_cli.vocabulary.foreign_write import WRITERS, export_subset
+def _write(builder: Builder, wanted: list[int], out: str, formats: list[str], sink: Output) -> None:
+    from frspec_cli.subsets.build import output_paths
+    from frspec_cli.subsets.foreign_write import WRITERS, export_subset
 
     if len(wanted) > 1 and Path(out).is_file():
         raise FrspecError(f"{out} is a file, but several sizes need a folder.")
@@ -154,7 +154,7 @@ def _write(builder: Builder, wanted: list[int], out: str, formats: list[str], si
     _show(sink, builder, rows)
 
 
-def _show(sink: Sink, builder: Builder, rows: list[dict]) -> None:
+def _show(sink: Output, builder: Builder, rows: list[dict]) -> None:
     kinds = list(builder.forced.values())
     named = ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds))) or "none"
     sink.say(f"forced in: {named}" + (f" (ids {', '.join(map(str, _few(builder)))})" if kinds else ""))
@@ -214,7 +214,7 @@ def _weights(pairs: list[str]) -> dict[str, float]:
 
 
 def _budgets(pairs: list[str]) -> dict[str, int]:
-    from frspec_cli.vocabulary.scripts import check_name
+    from frspec_cli.subsets.scripts import check_name
 
     budgets = {}
     for pair in pairs:

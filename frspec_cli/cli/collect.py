@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from frspec_cli.cli import options
-from frspec_cli.cli.sink import Sink
+from frspec_cli.cli.output import Output
 
 _TALK_SECONDS = 60.0
 
@@ -62,12 +62,12 @@ def command(
     from frspec_cli.decoding.sampling import Sampling
 
     sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)
-    sink = Sink(as_json=as_json, quiet=quiet)
+    sink = Output(as_json=as_json, quiet=quiet)
 
-    from frspec_cli.corpus.prompts import read_prompts
-    from frspec_cli.frequency.corpus_table import check_writable
+    from frspec_cli.answers.collect import CollectOptions, collect
+    from frspec_cli.answers.prompts import read_prompts
+    from frspec_cli.counting.count import check_writable
     from frspec_cli.models.target import load_target
-    from frspec_cli.training.collect import CollectOptions, collect
 
     if soft_counts is not None:
         check_writable(soft_counts)
@@ -103,7 +103,7 @@ def command(
 class _Bar:
     """Answers, tokens/s and the time left; where there is no terminal, a line a minute."""
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Output) -> None:
         self.sink = sink
         self.progress = sink.long_progress("answering", whole_numbers=True)
         self.answers = self.total = self.tokens = 0
@@ -118,7 +118,7 @@ class _Bar:
         self.progress.stop()
 
     def listener(self) -> Any:
-        from frspec_cli.training.collect import Listener
+        from frspec_cli.answers.collect import Listener
 
         return Listener(say=self.sink.say, begin=self._begin, made=self._made, finished=self._finished)
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from frspec_cli.cli import options as shared
-from frspec_cli.cli.sink import Sink
+from frspec_cli.cli.output import Output
 from frspec_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from frspec_cli.frequency.corpus_table import CountResult
-    from frspec_cli.frequency.options import Listener
-    from frspec_cli.frequency.table import FrequencyTable
+    from frspec_cli.counting.count import CountResult
+    from frspec_cli.counting.options import Listener
+    from frspec_cli.counting.table import FrequencyTable
 
 _INPUT, _LIMITS, _RUN = "What is read", "How much is counted", "How it is run"
 
@@ -129,12 +129,12 @@ def command(
     Counted is each document's text: no special tokens are added and none are recognised in it. A run that was stopped
     goes on when the same command is given again; the table's bytes do not depend on workers or on the order of sources.
     """
-    from frspec_cli.corpus.finding import Selection, find_shards
-    from frspec_cli.frequency.corpus_table import count_corpus
-    from frspec_cli.frequency.options import CountOptions, HowToRun
+    from frspec_cli.corpus.sources import Selection, find_shards
+    from frspec_cli.counting.count import count_corpus
+    from frspec_cli.counting.options import CountOptions, RunOptions
 
-    sink = Sink(as_json=as_json, quiet=quiet)
-    how = HowToRun(encoder, workers, engine, _share(max_bad), _shard(shard), restart)
+    sink = Output(as_json=as_json, quiet=quiet)
+    how = RunOptions(encoder, workers, engine, _share(max_bad), _shard(shard), restart)
     options = CountOptions(
         text_field=text_field,
         source_field=source_field,
@@ -175,7 +175,7 @@ def _shard(text: str) -> tuple[int, int]:
 class _Bar:
     """The progress bar: documents, MB/s, tokens/s, the share of the files that is read, time left."""
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Output) -> None:
         self.sink = sink
         self.progress = sink.long_progress("counting")
         self.sums = [0, 0, 0]
@@ -189,7 +189,7 @@ class _Bar:
         self.progress.stop()
 
     def listener(self) -> Listener:
-        from frspec_cli.frequency.options import Listener
+        from frspec_cli.counting.options import Listener
 
         return Listener(say=self.sink.say, begin=self._begin, progress=self._more)
 
@@ -206,7 +206,7 @@ class _Bar:
         self.progress.update(self.task, advance=read, talk=f"{documents:,} documents, {rates}")
 
 
-def _show(sink: Sink, result: CountResult) -> None:
+def _show(sink: Output, result: CountResult) -> None:
     metadata = result.table.metadata
     if result.stopped:
         sink.say(f"stopped by {result.stopped} after {metadata['documents']:,} documents.")
@@ -216,9 +216,9 @@ def _show(sink: Sink, result: CountResult) -> None:
     show_table(sink, result.out, result.table, result.seconds)
 
 
-def show_skipped(sink: Sink, table: FrequencyTable, examples: list[tuple[str, int, str, str]]) -> None:
+def show_skipped(sink: Output, table: FrequencyTable, examples: list[tuple[str, int, str, str]]) -> None:
     """Says what was skipped, why and where."""
-    from frspec_cli.frequency.run import in_words
+    from frspec_cli.counting.run import in_words
 
     skipped = table.metadata["skipped"]
     if total := sum(skipped.values()):
@@ -231,7 +231,7 @@ def show_skipped(sink: Sink, table: FrequencyTable, examples: list[tuple[str, in
             sink.warn(f"left out: {shard['broken']}")
 
 
-def show_table(sink: Sink, out: Path, table: FrequencyTable, seconds: float) -> None:
+def show_table(sink: Output, out: Path, table: FrequencyTable, seconds: float) -> None:
     """The figures of a table that was written: stability for people, one object for programs."""
     metadata = table.metadata
     rows = [

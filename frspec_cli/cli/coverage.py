@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from frspec_cli.cli import options as shared
-from frspec_cli.cli.sink import Sink
+from frspec_cli.cli.output import Output
 
 if TYPE_CHECKING:
-    from frspec_cli.vocabulary.corpora import Measured
-    from frspec_cli.vocabulary.cover import Row
-    from frspec_cli.vocabulary.measuring import Measuring
+    from frspec_cli.subsets.coverage import Row
+    from frspec_cli.subsets.coverage_session import CoverageSession
+    from frspec_cli.subsets.eval_table import CoverageTarget
 
 
 def command(
@@ -38,13 +38,13 @@ def command(
     On the very table that a subset was chosen from, each fold is covered by ids chosen from the other nine.
     Of recorded answers only what was answered is counted.
     """
-    from frspec_cli.vocabulary.measuring import Measuring, curves
-    from frspec_cli.vocabulary.plot import check_picture, plot_curves
+    from frspec_cli.subsets.coverage_session import CoverageSession, curves
+    from frspec_cli.subsets.plot import check_picture, plot_curves
 
     if plot is not None:
         check_picture(plot)  # told before anything is measured
-    sink = Sink(as_json=as_json, quiet=quiet)
-    session = Measuring(tokenizer=tokenizer, mass=mass, say=sink.say, warn=sink.warn)
+    sink = Output(as_json=as_json, quiet=quiet)
+    session = CoverageSession(tokenizer=tokenizer, mass=mass, say=sink.say, warn=sink.warn)
     corpora = session.open(on, subsets)
     measured = [session.measure(path, corpus, corpora) for path in subsets for corpus in corpora]
     value: dict[str, Any] = {"rows": [], "tokens": []}
@@ -64,7 +64,7 @@ def command(
     sink.result(value, f"wrote {plot}" if plot else f"{len(value['rows'])} rows")
 
 
-def _show_rows(sink: Sink, measured: Measured, ks: list[int], rows: list[Row]) -> None:
+def _show_rows(sink: Output, measured: CoverageTarget, ks: list[int], rows: list[Row]) -> None:
     """One table: sources and scripts down, sizes across."""
     cells = {(row.k, row.source, row.script): row for row in rows}
     total = cells[ks[0], "all", "all"].tokens
@@ -90,8 +90,8 @@ def _share(row: Row | None) -> str:
     return f"{row.coverage:.2%} ±{half * 100:.2f}"
 
 
-def _show_tokens(sink: Sink, session: Measuring, measured: Measured, k: int, most: int) -> dict[str, Any]:
-    from frspec_cli.vocabulary.cover import most_frequent_lost, rarest_kept
+def _show_tokens(sink: Output, session: CoverageSession, measured: CoverageTarget, k: int, most: int) -> dict[str, Any]:
+    from frspec_cli.subsets.coverage import most_frequent_lost, rarest_kept
 
     ids = measured.subset.prefix(k).token_ids.astype("int64")
     counts = measured.corpus.by_fold().sum(axis=0)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from frspec_cli.cli import options
-from frspec_cli.cli.sink import Sink
+from frspec_cli.cli.output import Output
 from frspec_cli.errors import VerificationError
 
 
@@ -24,7 +24,7 @@ def command(
     """
     from frspec_cli.bench import demo
 
-    sink = Sink(as_json=as_json, quiet=quiet)
+    sink = Output(as_json=as_json, quiet=quiet)
     arms = 3 + (local is not None)
     with sink.progress() as progress:
         task = progress.add_task("decoding", total=len(demo.PROMPTS) * arms)
@@ -39,7 +39,7 @@ def command(
         )
 
 
-def _show(summary: dict[str, Any], sink: Sink) -> None:
+def _show(summary: dict[str, Any], sink: Output) -> None:
     plain = summary["methods"]["ar"]
     rows = []
     for name, figures in summary["methods"].items():

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from frspec_cli.cli import options
-from frspec_cli.cli.sink import Sink
+from frspec_cli.cli.output import Output
 
 
 def command(as_json: options.AsJson = False) -> None:
     """Show versions, devices and folders, for a bug report."""
-    from frspec_cli.bench.environment import environment
+    from frspec_cli.environment import environment
 
-    sink = Sink(as_json=as_json)
+    sink = Output(as_json=as_json)
     found = environment()
     if as_json:
         sink.json(found)

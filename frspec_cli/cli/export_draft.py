@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from frspec_cli.cli import options
-from frspec_cli.cli.sink import Sink
+from frspec_cli.cli.output import Output
 from frspec_cli.errors import FrspecError, UsageError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def command(
     EAGLE-1/2 heads go to eagle and sglang, EAGLE-3 heads to all three. A FrspecEagle head has norms that no other layout
     has a place for, so only frspec runs it. An EAGLE-3 head sliced to a subset is the one way to FR-Spec under vLLM.
     """
-    from frspec_cli.drafting.export import PEERS
+    from frspec_cli.heads.export import PEERS
 
     if to not in PEERS:
         raise UsageError(f"--to {to} is not one of {', '.join(PEERS)}.")
@@ -44,10 +44,10 @@ def command(
         raise UsageError("--k takes a prefix of --vocab, which is not given.")
     if out.exists() and out.resolve() == Path(head).expanduser().resolve():
         raise FrspecError(f"--out {out} is the head itself.", hint="Choose another --out.")
-    sink = Sink(as_json=as_json, quiet=quiet)
+    sink = Output(as_json=as_json, quiet=quiet)
 
-    from frspec_cli.drafting.export import export_head
-    from frspec_cli.drafting.files import check_out, locate_head
+    from frspec_cli.heads.export import export_head
+    from frspec_cli.heads.files import check_out, locate_head
     from frspec_cli.models.locate import locate_model
 
     check_out(out)
@@ -72,13 +72,13 @@ def _layers(folder: Path) -> int:
     return int(config.get_text_config().num_hidden_layers)
 
 
-def _subset(vocab: Path, k: int | None, head: Path, target: Path | None, sink: Sink) -> torch.Tensor:
+def _subset(vocab: Path, k: int | None, head: Path, target: Path | None, sink: Output) -> torch.Tensor:
     """int64 [K], by rank. Its tokenizer must be that of the head's target: given by --model, else as the head records it."""
     import torch
 
-    from frspec_cli.drafting.files import read_config
+    from frspec_cli.heads.files import read_config
+    from frspec_cli.subsets.load import load_subset
     from frspec_cli.tokens.tokenizer import load_tokenizer
-    from frspec_cli.vocabulary.load import load_subset
 
     tokenizer = None if target is None else load_tokenizer(str(target))
     subset = load_subset(vocab, tokenizer=tokenizer, k=k, warn=sink.warn)

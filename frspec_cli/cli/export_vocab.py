@@ -9,12 +9,12 @@ import typer
 
 from frspec_cli.cli import options as shared
 from frspec_cli.cli.build_vocab import check_out
-from frspec_cli.cli.sink import Sink
+from frspec_cli.cli.output import Output
 from frspec_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from frspec_cli.vocabulary.foreign_write import Export
-    from frspec_cli.vocabulary.subset import VocabularySubset
+    from frspec_cli.subsets.foreign_write import Export
+    from frspec_cli.subsets.subset import VocabularySubset
 
 NO_VLLM = (
     "no released version of vLLM takes a draft vocabulary for EAGLE-1/2 heads, so there is no file to write for it."
@@ -43,15 +43,15 @@ def command(
     Beside it lies a manifest: sha256 of the ids, the tokenizer's fingerprint, where the counts came from.
     No released vLLM takes a draft vocabulary for EAGLE-1/2 heads; EAGLE-3 heads carry their own (d2t).
     """
-    from frspec_cli.vocabulary.foreign_write import export_subset
-    from frspec_cli.vocabulary.load import load_subset
+    from frspec_cli.subsets.foreign_write import export_subset
+    from frspec_cli.subsets.load import load_subset
 
     if to == "vllm":
         raise UsageError(
             NO_VLLM, hint="EAGLE-3 heads carry their own vocabulary: frspec export-draft --to speculators."
         )
     check_out(out, [subset])
-    sink = Sink(as_json=as_json, quiet=quiet)
+    sink = Output(as_json=as_json, quiet=quiet)
     loaded = load_subset(subset, k=k)
     done = export_subset(loaded, to, out, order=order, vocabulary_rows=vocab_rows)
     for warning in done.warnings:

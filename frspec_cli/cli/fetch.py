@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from frspec_cli.cli import options
-from frspec_cli.cli.sink import Sink
+from frspec_cli.cli.output import Output
 from frspec_cli.errors import FrspecError
 
 
@@ -20,7 +20,7 @@ def command(
     from frspec_cli.models.embedded import EMBEDDED
     from frspec_cli.models.locate import locate_model
 
-    sink = Sink(as_json=as_json, quiet=quiet)
+    sink = Output(as_json=as_json, quiet=quiet)
     if name is None:
         _list(sink)
         return
@@ -30,7 +30,7 @@ def command(
     sink.result({"name": name, "folder": str(folder)}, f"{name} is in {folder}")
 
 
-def _list(sink: Sink) -> None:
+def _list(sink: Output) -> None:
     from frspec_cli.models.convert import converted_folder
     from frspec_cli.models.embedded import EMBEDDED
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from frspec_cli.cli import options
-from frspec_cli.cli.sink import Sink
+from frspec_cli.cli.output import Output
 from frspec_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from frspec_cli.decoding.engine import Engine
     from frspec_cli.decoding.generation import Generation
+    from frspec_cli.decoding.pipeline import Pipeline
     from frspec_cli.decoding.sampling import Sampling
-    from frspec_cli.decoding.session import Parts
 
 
 def command(
@@ -65,15 +65,15 @@ def command(
     """
     if (prompt is None) == (prompts is None):
         raise UsageError("give a prompt or --prompts FILE.", hint='For example: frspec generate "Tell me about owls."')
-    from frspec_cli.bench.prompts import Prompt, read_prompts
+    from frspec_cli.answers.prompts import Prompt, read_prompts
+    from frspec_cli.decoding.pipeline import METHODS
     from frspec_cli.decoding.sampling import Sampling
-    from frspec_cli.decoding.session import METHODS
-    from frspec_cli.decoding.tree import Shape
+    from frspec_cli.decoding.tree import TreeConfig
 
     if method is not None and method not in METHODS:
         raise UsageError(f"--method {method} is not one of {', '.join(METHODS)}.")
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
-    sink = Sink(as_json=as_json, quiet=quiet)
+    sink = Output(as_json=as_json, quiet=quiet)
     if prompts is not None:
         asked = read_prompts(prompts, limit=limit)
     else:
@@ -82,7 +82,7 @@ def command(
     chosen: Any = method or parts.default_method()
     if method is None and chosen != "frspec":
         sink.say(f"no {'draft head' if parts.head is None else 'subset'} at hand for {model}: --method {chosen}")
-    engine = parts.engine(chosen, shape=Shape(depth=depth, beam=beam, nodes=nodes), context_slots=context_slots)
+    engine = parts.engine(chosen, shape=TreeConfig(depth=depth, beam=beam, nodes=nodes), context_slots=context_slots)
     run = _Run(engine, parts, chosen, sampling, max_new_tokens, ignore_eos, tuple(stop or ()), sink)
     for number, item in enumerate(asked):
         if number and not as_json:
@@ -100,18 +100,18 @@ def _load(
     device: str | None,
     dtype: str,
     compiled: bool,
-    sink: Sink,
-) -> Parts:
+    sink: Output,
+) -> Pipeline:
     from frspec_cli.decoding.compiling import compiler_for
-    from frspec_cli.decoding.session import Parts, open_parts
+    from frspec_cli.decoding.pipeline import Pipeline, load_pipeline
     from frspec_cli.models.target import load_target
 
     target = load_target(model, device=device, dtype=dtype)
     compiler = compiler_for(target.device) if compiled else None
     if method in ("ar", "lookup"):
-        return Parts(target=target, compiler=compiler)
+        return Pipeline(target=target, compiler=compiler)
     named = None if vocab is None else str(vocab)
-    return open_parts(target, draft=draft, vocab=named, k=k, compiler=compiler, warn=sink.warn)
+    return load_pipeline(target, draft=draft, vocab=named, k=k, compiler=compiler, warn=sink.warn)
 
 
 @dataclass(frozen=True)
@@ -119,13 +119,13 @@ class _Run:
     """One command's engine and options; `decode` runs and shows one prompt."""
 
     engine: Engine
-    parts: Parts
+    parts: Pipeline
     method: str
     sampling: Sampling
     max_new_tokens: int
     ignore_eos: bool
     stop: tuple[str, ...]
-    sink: Sink
+    sink: Output
 
     def decode(self, ids: list[int]) -> None:
         """Text as it comes and a line of statistics, or one JSON object."""

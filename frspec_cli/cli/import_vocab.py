@@ -9,7 +9,7 @@ import typer
 
 from frspec_cli.cli import options as shared
 from frspec_cli.cli.build_vocab import check_out
-from frspec_cli.cli.sink import Sink
+from frspec_cli.cli.output import Output
 from frspec_cli.errors import FrspecError, UsageError
 
 
@@ -31,17 +31,17 @@ def command(
     What a file is, is told by what it holds, and no code in it is ever run.
     FR-Spec's own defect, an id repeated at the very end, is repaired and named; other repetitions are refused.
     """
-    from frspec_cli.frequency.table import FrequencyTable
+    from frspec_cli.counting.table import FrequencyTable
+    from frspec_cli.subsets.foreign import AS_IDS, AS_OFFSETS
+    from frspec_cli.subsets.foreign_read import read_foreign
+    from frspec_cli.subsets.importing import import_list
+    from frspec_cli.subsets.subset import show_token
     from frspec_cli.tokens.tokenizer import load_tokenizer
-    from frspec_cli.vocabulary.foreign import AS_IDS, AS_OFFSETS
-    from frspec_cli.vocabulary.foreign_read import read_foreign
-    from frspec_cli.vocabulary.importing import import_list
-    from frspec_cli.vocabulary.subset import show_token
 
     if read_as not in (None, AS_IDS, AS_OFFSETS):
         raise UsageError(f"--as {read_as} is neither ids nor offsets.")
     check_out(out, [file])
-    sink = Sink(as_json=as_json, quiet=quiet)
+    sink = Output(as_json=as_json, quiet=quiet)
     found = read_foreign(file, read_as=read_as)
     loaded = load_tokenizer(tokenizer)
     totals = None

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from frspec_cli.cli import options as shared
-from frspec_cli.cli.sink import Sink
+from frspec_cli.cli.output import Output
 
 
 def command(
@@ -18,9 +18,9 @@ def command(
     as_json: shared.AsJson = False,
 ) -> None:
     """Say what a file or folder is: any artifact of frspec or of its peers, told by what it holds."""
-    from frspec_cli.vocabulary.describe import describe
+    from frspec_cli.subsets.describe import describe
 
-    sink = Sink(as_json=as_json)
+    sink = Output(as_json=as_json)
     value = describe(path)
     if as_json:
         sink.json(value)
@@ -31,7 +31,7 @@ def command(
             _show(sink, name, each, 1)
 
 
-def _show(sink: Sink, name: str, value: Any, depth: int) -> None:
+def _show(sink: Output, name: str, value: Any, depth: int) -> None:
     indent, most = "  " * depth, 40
     if isinstance(value, dict) and {"shape", "dtype"} == value.keys():
         sink.data(f"{indent}{name}: {' x '.join(map(str, value['shape']))} {value['dtype']}")

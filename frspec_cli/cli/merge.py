@@ -10,7 +10,7 @@ import typer
 from frspec_cli.cli import options as shared
 from frspec_cli.cli.build_vocab import check_out
 from frspec_cli.cli.count_freq import show_table
-from frspec_cli.cli.sink import Sink
+from frspec_cli.cli.output import Output
 
 
 def command(
@@ -25,11 +25,11 @@ def command(
     """
     import time
 
-    from frspec_cli.frequency.corpus_table import check_writable
-    from frspec_cli.frequency.merge import counted_twice, merge
-    from frspec_cli.frequency.table import FrequencyTable
+    from frspec_cli.counting.count import check_writable
+    from frspec_cli.counting.merge import counted_twice, merge
+    from frspec_cli.counting.table import FrequencyTable
 
-    sink = Sink(as_json=as_json, quiet=quiet)
+    sink = Output(as_json=as_json, quiet=quiet)
     began = time.monotonic()
     check_writable(out)
     check_out(str(out), tables)

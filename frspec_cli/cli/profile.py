@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from frspec_cli.cli.sink import Sink
+from frspec_cli.cli.output import Output
 
 if TYPE_CHECKING:
-    from frspec_cli.bench.prompts import Prompt
+    from frspec_cli.answers.prompts import Prompt
     from frspec_cli.bench.suite import Bench
 
 Profile = Annotated[
@@ -22,7 +22,7 @@ Profile = Annotated[
 ]
 
 
-def command(bench: Bench, prompts: Sequence[Prompt], out: Path, sink: Sink) -> None:
+def command(bench: Bench, prompts: Sequence[Prompt], out: Path, sink: Output) -> None:
     """Profiles the methods that `bench` was asked for, writes the result and shows it."""
     from frspec_cli import storage
     from frspec_cli.bench.profile import texts
@@ -35,7 +35,7 @@ def command(bench: Bench, prompts: Sequence[Prompt], out: Path, sink: Sink) -> N
     sink.result({"out": str(out), "profile": result["profile"]}, f"wrote {out}")
 
 
-def _show(result: dict[str, Any], prompts: int, sink: Sink) -> None:
+def _show(result: dict[str, Any], prompts: int, sink: Output) -> None:
     chosen, found = result["options"], result["profile"]
     rows = [
         [

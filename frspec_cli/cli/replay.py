@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from frspec_cli.cli.sink import Sink
+from frspec_cli.cli.output import Output
 from frspec_cli.errors import FrspecError, UsageError
 
 if TYPE_CHECKING:
-    from frspec_cli.decoding.tree import Shape
+    from frspec_cli.answers.records import Answer
+    from frspec_cli.decoding.tree import TreeConfig
     from frspec_cli.models.target import Target
-    from frspec_cli.training.answers import Answer
 
 _PANEL = "Replay"
 Replay = Annotated[
@@ -67,13 +67,13 @@ def command(
     seed: int,
     device: str | None,
     dtype: str,
-    sink: Sink,
+    sink: Output,
 ) -> None:
     """Replays, writes the result, shows it. shape: depth, beam and nodes where there is no `trees`."""
     from frspec_cli import storage
-    from frspec_cli.bench.replay import ReplayBench, ReplayOptions
-    from frspec_cli.decoding.session import open_parts
+    from frspec_cli.decoding.pipeline import load_pipeline
     from frspec_cli.models.target import load_target
+    from frspec_cli.replay.sweep import ReplayBench, ReplayOptions
 
     named = tuple(name for name in (each.strip() for each in methods.split(",")) if name != "ar")
     shapes = tuple(_shape(text) for text in trees or [",".join(map(str, shape))])
@@ -91,7 +91,7 @@ def command(
     largest = max(options.ks, default=None)
     heads: list[str | None] = [*drafts] if drafts else [None]
     parts = [
-        open_parts(target, draft=draft, vocab=None if vocab is None else str(vocab), k=largest, warn=sink.warn)
+        load_pipeline(target, draft=draft, vocab=None if vocab is None else str(vocab), k=largest, warn=sink.warn)
         for draft in heads
     ]
     bench = ReplayBench(parts, options)
@@ -111,12 +111,12 @@ def command(
     sink.result({"out": str(out), **shown}, f"wrote {out}")
 
 
-def _shape(text: str) -> Shape:
-    from frspec_cli.decoding.tree import Shape
+def _shape(text: str) -> TreeConfig:
+    from frspec_cli.decoding.tree import TreeConfig
 
     try:
         depth, beam, nodes = map(int, text.split(","))
-        return Shape(depth=depth, beam=beam, nodes=nodes)
+        return TreeConfig(depth=depth, beam=beam, nodes=nodes)
     except ValueError:
         raise UsageError(
             f"--tree {text} is no tree.", hint="Give depth, beam and nodes (at least 1,1,2), such as 5,4,16."
@@ -124,7 +124,7 @@ def _shape(text: str) -> Shape:
 
 
 def _is_recorded(suite: Path) -> bool:
-    from frspec_cli.vocabulary.corpora import holds_answers
+    from frspec_cli.subsets.eval_table import holds_answers
 
     if not suite.is_file():
         raise FrspecError(f"there is no file {suite}.")
@@ -132,7 +132,7 @@ def _is_recorded(suite: Path) -> bool:
 
 
 def _recorded(suite: Path, vocab_size: int, limit: int | None, *, held_out: bool) -> list[Answer]:
-    from frspec_cli.training.answers import read_answers, split
+    from frspec_cli.answers.records import read_answers, split
 
     if not held_out:
         return read_answers(suite, vocab_size=vocab_size, limit=limit)
@@ -142,15 +142,15 @@ def _recorded(suite: Path, vocab_size: int, limit: int | None, *, held_out: bool
     return kept[:limit]
 
 
-def _made(target: Target, suite: Path, limit: int | None, count: int, ignore_eos: bool, sink: Sink) -> list[Answer]:
+def _made(target: Target, suite: Path, limit: int | None, count: int, ignore_eos: bool, sink: Output) -> list[Answer]:
     """The target's own answers to prompts, `count` tokens each (fewer where it ends by itself and may)."""
-    from frspec_cli.bench.asking import ask
-    from frspec_cli.bench.prompts import read_prompts
+    from frspec_cli.answers.answer_prompts import answer_prompts
+    from frspec_cli.answers.prompts import read_prompts
 
     prompts = read_prompts(suite, limit=limit)
     with sink.progress() as progress:
         task = progress.add_task("answering", total=len(prompts))
-        made = ask(
+        made = answer_prompts(
             target,
             prompts,
             max_new_tokens=count,
@@ -162,7 +162,7 @@ def _made(target: Target, suite: Path, limit: int | None, count: int, ignore_eos
     return made
 
 
-def _show(result: dict[str, Any], sink: Sink) -> None:
+def _show(result: dict[str, Any], sink: Output) -> None:
     answers, chosen, summary = result["answers"], result["options"], result["summary"]
     arms = {name: each for name, each in summary.items() if not (name == "frspec" and _stands_twice(summary))}
     rows = [

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from frspec_cli.cli import options
-from frspec_cli.cli.sink import Sink
+from frspec_cli.cli.output import Output
 from frspec_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def command(
     from frspec_cli.tokens.tokenizer import load_tokenizer
     from frspec_cli.training.optimizer import LEARNING_RATES
     from frspec_cli.training.ranks import Ranks
-    from frspec_cli.training.session import RunSettings, Session
+    from frspec_cli.training.run import RunSettings, Session
     from frspec_cli.training.trainer import TrainOptions
 
     if threads:
@@ -123,7 +123,7 @@ def command(
     target = load_target(model, device=_device_of_rank(device), dtype=dtype)
     tokenizer = load_tokenizer(str(target.folder))
     ranks = Ranks(target.device)
-    sink = Sink(as_json=as_json, quiet=quiet or not ranks.main)
+    sink = Output(as_json=as_json, quiet=quiet or not ranks.main)
     session = Session(
         target,
         answers,
@@ -214,11 +214,11 @@ def _device_of_rank(device: str | None) -> str | None:
     return f"cuda:{rank}"
 
 
-def _draft_ids(vocab: Path, k: int | None, tokenizer: LoadedTokenizer, rows: int, sink: Sink) -> torch.Tensor:
+def _draft_ids(vocab: Path, k: int | None, tokenizer: LoadedTokenizer, rows: int, sink: Output) -> torch.Tensor:
     """int64 [K], ascending."""
     import torch
 
-    from frspec_cli.vocabulary.load import load_subset
+    from frspec_cli.subsets.load import load_subset
 
     subset = load_subset(vocab, tokenizer=tokenizer, model_rows=rows, k=k, warn=sink.warn)
     return torch.from_numpy(subset.token_ids.astype("int64")).sort().values

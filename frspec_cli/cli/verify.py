@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from frspec_cli.cli import options
-from frspec_cli.cli.sink import Sink
+from frspec_cli.cli.output import Output
 from frspec_cli.errors import UsageError, VerificationError
 
 if TYPE_CHECKING:
-    from frspec_cli.decoding.session import Parts
+    from frspec_cli.decoding.pipeline import Pipeline
 
 
 def command(
@@ -66,25 +66,25 @@ def command(
         raise UsageError(f"--method {method} is not one of eagle, frspec, lookup.")
     if restart and out is None:
         raise UsageError("--restart means nothing without --out.")
+    from frspec_cli.answers.prompts import Prompt, read_prompts
     from frspec_cli.bench import demo
-    from frspec_cli.bench.prompts import Prompt, read_prompts
-    from frspec_cli.bench.verification import Listener, Verification, ask
-    from frspec_cli.bench.verify import Plan
     from frspec_cli.decoding.sampling import Sampling
-    from frspec_cli.decoding.tree import Shape
+    from frspec_cli.decoding.tree import TreeConfig
+    from frspec_cli.verification.rules import Plan
+    from frspec_cli.verification.run import Listener, Verification, select_prompts
 
-    sink = Sink(as_json=as_json, quiet=quiet)
+    sink = Output(as_json=as_json, quiet=quiet)
     texts = [Prompt(text=text, id=str(number)) for number, text in enumerate(demo.PROMPTS, start=1)]
     load = _loader(model, draft, vocab, k, device, compiled, sink)
     parts = load(dtype)
     asked = read_prompts(prompts) if prompts else texts
-    questions, left_out = ask(parts.target, asked, max_new_tokens=max_new_tokens, limit=limit)
+    questions, left_out = select_prompts(parts.target, asked, max_new_tokens=max_new_tokens, limit=limit)
     if left_out:
         named = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
         sink.warn(f"{len(left_out):,} prompts do not fit into the model's context and are left out: {named}.")
     plan = Plan(
         method=method,  # type: ignore[arg-type]
-        shape=Shape(depth=depth, beam=beam, nodes=nodes),
+        shape=TreeConfig(depth=depth, beam=beam, nodes=nodes),
         max_new_tokens=max_new_tokens,
         rescored=rescored,
         stepwise=stepwise,
@@ -125,25 +125,25 @@ def command(
 
 
 def _loader(
-    model: str, draft: str | None, vocab: Path | None, k: int | None, device: str | None, compiled: bool, sink: Sink
+    model: str, draft: str | None, vocab: Path | None, k: int | None, device: str | None, compiled: bool, sink: Output
 ) -> Any:
     from functools import cache
 
     from frspec_cli.decoding.compiling import compiler_for
-    from frspec_cli.decoding.session import open_parts
+    from frspec_cli.decoding.pipeline import load_pipeline
     from frspec_cli.models.target import load_target
 
     @cache
-    def load(dtype: str) -> Parts:
+    def load(dtype: str) -> Pipeline:
         target = load_target(model, device=device, dtype=dtype)
         compiler = compiler_for(target.device) if compiled else None
         named = None if vocab is None else str(vocab)
-        return open_parts(target, draft=draft, vocab=named, k=k, compiler=compiler, warn=sink.warn)
+        return load_pipeline(target, draft=draft, vocab=named, k=k, compiler=compiler, warn=sink.warn)
 
     return load
 
 
-def _show(found: dict[str, Any], out: Path | None, sink: Sink) -> None:
+def _show(found: dict[str, Any], out: Path | None, sink: Output) -> None:
     sampling = found["sampling"] or {"differences": []}
     differences = [*found["differences"], *sampling["differences"]]
     rows = []
@@ -181,7 +181,7 @@ def _show(found: dict[str, Any], out: Path | None, sink: Sink) -> None:
 
 def _failure(differences: list[dict[str, Any]], dtype: str) -> VerificationError:
     """In reduced precision what is beyond the rule may still be rounding, so the hint says how to know."""
-    from frspec_cli.bench.verify import ULPS
+    from frspec_cli.verification.rules import ULPS
 
     unexplained = [each for each in differences if not each["explained"]]
     what = f"{len(unexplained)} output{'s differ' if len(unexplained) > 1 else ' differs'} from plain decoding's"

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from frspec_cli.corpus.opening import BrokenFile
+from frspec_cli.corpus.streams import BrokenFile
 
 LONGEST_ITEM = 256 << 20
 """Characters of one item after which the file is held to be broken, not unfinished."""

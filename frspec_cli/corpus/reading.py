@@ -17,8 +17,8 @@ from frspec_cli.corpus.documents import (
     parse_json,
     wanted,
 )
-from frspec_cli.corpus.opening import lines, piece_chunks, text_chunks
 from frspec_cli.corpus.shards import Shard
+from frspec_cli.corpus.streams import lines, piece_chunks, text_chunks
 from frspec_cli.errors import FrspecError
 
 Reader = Callable[[Shard, Fields, Any], Iterator[Document | Skipped]]

@@ -14,8 +14,8 @@ from frspec_cli.corpus.documents import (
     Skipped,
     of_record,
 )
-from frspec_cli.corpus.opening import BrokenFile, open_binary, raw_chunks, text_chunks
 from frspec_cli.corpus.shards import Shard
+from frspec_cli.corpus.streams import BrokenFile, open_binary, raw_chunks, text_chunks
 from frspec_cli.errors import FrspecError
 
 ROWS_AT_ONCE = 512

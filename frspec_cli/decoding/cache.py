@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from frspec_cli.decoding.compiling import hold_still
+from frspec_cli.decoding.compiling import mark_static
 
 LENGTH_STEP = 256
 """Cache lengths are multiples of this: attention pays for every slot, a compiled step for every other length."""
@@ -100,9 +100,9 @@ class SlotBuffer:
         """Memory in bytes."""
         return self.data.numel() * self.data.element_size()
 
-    def hold_still(self) -> None:
+    def mark_static(self) -> None:
         """For a compiled step: the rows stay where they are."""
-        hold_still(*(tensor for layer in self.layers for tensor in (layer.keys, layer.values)))
+        mark_static(*(tensor for layer in self.layers for tensor in (layer.keys, layer.values)))
 
     def as_cache(self) -> Cache:
         """The view that a transformers model takes as `past_key_values`."""

@@ -30,7 +30,7 @@ def compiler_for(device: torch.device) -> Compiler:
     return _as_cuda_graph if device.type == "cuda" else _as_one_graph
 
 
-def hold_still(*tensors: torch.Tensor | None) -> None:
+def mark_static(*tensors: torch.Tensor | None) -> None:
     """Says that these stay where they are (weights, caches): a CUDA graph then reads and writes them in place."""
     for tensor in tensors:
         if tensor is not None:

@@ -13,15 +13,15 @@ import torch
 
 from frspec_cli.decoding.attention import additive
 from frspec_cli.decoding.cache import SlotBuffer
-from frspec_cli.decoding.compiling import Compiler, hold_still
+from frspec_cli.decoding.compiling import Compiler, mark_static
 from frspec_cli.decoding.context_slots import ContextSlots
-from frspec_cli.decoding.tree import Shape, Tree, chain, grow
-from frspec_cli.drafting.head import EagleHead
+from frspec_cli.decoding.tree import Tree, TreeConfig, chain, grow
+from frspec_cli.heads.head import EagleHead
 from frspec_cli.models.lm_head import LmHead
 
 
 class Drafter(Protocol):
-    """One drafter serves one engine; `begin` resets it for a new text."""
+    """One drafter serves one engine; `reset` resets it for a new text."""
 
     taps: tuple[int, ...]
     """Indices of the target's hidden states that it reads, besides the post-norm last one."""
@@ -31,16 +31,16 @@ class Drafter(Protocol):
     k: int
     """Number of tokens that it can propose; 0 for plain decoding."""
 
-    def begin(self, *, length: int, start: torch.Tensor) -> None:
+    def reset(self, *, length: int, start: torch.Tensor) -> None:
         """A new text: at most `length` tokens; `start` int64 [1] is the engine's count of committed target rows."""
 
-    def know(self, tokens: Sequence[int]) -> None:
+    def append_tokens(self, tokens: Sequence[int]) -> None:
         """Tokens that the host has just learned: the prompt's, then the emitted ones of each step."""
 
-    def observe(self, tokens: torch.Tensor, last: torch.Tensor, taps: tuple[torch.Tensor, ...]) -> None:
+    def append_states(self, tokens: torch.Tensor, last: torch.Tensor, taps: tuple[torch.Tensor, ...]) -> None:
         """The next T pairs of (token i+1: int64 [T], the target's states at i: [T, H] each); may be padded at the end."""
 
-    def draft(self, root: torch.Tensor, position: torch.Tensor, valid: torch.Tensor) -> Tree:
+    def propose(self, root: torch.Tensor, position: torch.Tensor, valid: torch.Tensor) -> Tree:
         """The tree behind `root` (int64 [1]) at `position` (int64 [1]); `valid` int64 [1] of the rows last observed count."""
 
 
@@ -52,16 +52,16 @@ class NoDrafter:
     nodes = 1
     k = 0
 
-    def begin(self, *, length: int, start: torch.Tensor) -> None:
+    def reset(self, *, length: int, start: torch.Tensor) -> None:
         self._zero = torch.zeros_like(start)
 
-    def know(self, tokens: Sequence[int]) -> None:
+    def append_tokens(self, tokens: Sequence[int]) -> None:
         pass
 
-    def observe(self, tokens: torch.Tensor, last: torch.Tensor, taps: tuple[torch.Tensor, ...]) -> None:
+    def append_states(self, tokens: torch.Tensor, last: torch.Tensor, taps: tuple[torch.Tensor, ...]) -> None:
         pass
 
-    def draft(self, root: torch.Tensor, position: torch.Tensor, valid: torch.Tensor) -> Tree:
+    def propose(self, root: torch.Tensor, position: torch.Tensor, valid: torch.Tensor) -> Tree:
         yes = torch.ones_like(root, dtype=torch.bool)
         return Tree(tokens=root, parents=self._zero, levels=self._zero, ancestors=yes[None], valid=yes)
 
@@ -76,7 +76,7 @@ class PaddedDrafter(NoDrafter):
     def __init__(self, nodes: int) -> None:
         self.nodes = nodes
 
-    def draft(self, root: torch.Tensor, position: torch.Tensor, valid: torch.Tensor) -> Tree:
+    def propose(self, root: torch.Tensor, position: torch.Tensor, valid: torch.Tensor) -> Tree:
         at = torch.arange(self.nodes, device=root.device)
         return Tree(
             tokens=root.expand(self.nodes),
@@ -102,7 +102,7 @@ class EagleDrafter:
         self,
         head: EagleHead,
         lm_head: LmHead,
-        shape: Shape,
+        shape: TreeConfig,
         *,
         slots: ContextSlots | None = None,
         compiler: Compiler | None = None,
@@ -122,10 +122,10 @@ class EagleDrafter:
         self.compiled = compiler is not None
         self.grow, self.block = self._grow, self._block
         if compiler is not None:
-            hold_still(self.lm_head.weight, self.lm_head.bias, self.lm_head.ids)
+            mark_static(self.lm_head.weight, self.lm_head.bias, self.lm_head.ids)
             self.grow, self.block = compiler(self._grow), compiler(self._block)
 
-    def begin(self, *, length: int, start: torch.Tensor) -> None:
+    def reset(self, *, length: int, start: torch.Tensor) -> None:
         """Allocates (or reuses) a cache of `length` text rows and beam * (depth - 1) tree rows."""
         if length not in self.rooms:
             if not self.compiled:  # as in the engine: a compiled step is bound to its buffer
@@ -140,7 +140,7 @@ class EagleDrafter:
                 device=self.device,
             )
             if self.compiled:
-                buffer.hold_still()
+                buffer.mark_static()
             self.rooms[length] = buffer, torch.arange(buffer.length, device=self.device)
         self.buffer, self.slots = self.rooms[length]
         self.length = length
@@ -148,15 +148,15 @@ class EagleDrafter:
         if self.context_slots is not None:
             self.context_slots.clear()
 
-    def know(self, tokens: Sequence[int]) -> None:
+    def append_tokens(self, tokens: Sequence[int]) -> None:
         if self.context_slots is not None:
             self.context_slots.see(tokens)
 
-    def observe(self, tokens: torch.Tensor, last: torch.Tensor, taps: tuple[torch.Tensor, ...]) -> None:
+    def append_states(self, tokens: torch.Tensor, last: torch.Tensor, taps: tuple[torch.Tensor, ...]) -> None:
         block = self.block if len(tokens) == self.depth + 1 else self._block  # the prompt's passes are not compiled
         self.hidden = block(tokens, last, taps, self.start)
 
-    def draft(self, root: torch.Tensor, position: torch.Tensor, valid: torch.Tensor) -> Tree:
+    def propose(self, root: torch.Tensor, position: torch.Tensor, valid: torch.Tensor) -> Tree:
         return self.grow(root, position, self.hidden.index_select(1, valid - 1))
 
     def _block(
@@ -227,16 +227,16 @@ class LookupDrafter:
         self.k = 0
         self.longest = longest
 
-    def begin(self, *, length: int, start: torch.Tensor) -> None:
+    def reset(self, *, length: int, start: torch.Tensor) -> None:
         self.text: list[int] = []
 
-    def know(self, tokens: Sequence[int]) -> None:
+    def append_tokens(self, tokens: Sequence[int]) -> None:
         self.text.extend(tokens)
 
-    def observe(self, tokens: torch.Tensor, last: torch.Tensor, taps: tuple[torch.Tensor, ...]) -> None:
+    def append_states(self, tokens: torch.Tensor, last: torch.Tensor, taps: tuple[torch.Tensor, ...]) -> None:
         pass
 
-    def draft(self, root: torch.Tensor, position: torch.Tensor, valid: torch.Tensor) -> Tree:
+    def propose(self, root: torch.Tensor, position: torch.Tensor, valid: torch.Tensor) -> Tree:
         found = self._continuation()
         padded = found + [0] * (self.depth - len(found))
         present = torch.arange(self.depth, device=root.device) < len(found)

@@ -45,7 +45,7 @@ class Verified(NamedTuple):
     states: tuple[torch.Tensor, ...]
 
 
-class _Room(NamedTuple):
+class Workspace(NamedTuple):
     """The target's cache of one length, and what goes with it."""
 
     buffer: SlotBuffer
@@ -53,10 +53,10 @@ class _Room(NamedTuple):
     masks: TargetMasks
 
     @staticmethod
-    def of(target: Target, length: int) -> _Room:
+    def of(target: Target, length: int) -> Workspace:
         buffer = SlotBuffer.for_model(target.config, length=length, dtype=target.dtype, device=target.device)
         masks = TargetMasks(target.config, length=length, dtype=target.dtype, device=target.device)
-        return _Room(buffer, buffer.as_cache(), masks)
+        return Workspace(buffer, buffer.as_cache(), masks)
 
 
 class Engine:
@@ -74,7 +74,7 @@ class Engine:
         self.device = target.device
         self.hidden = (*self.drafter.taps, -1)
         self.offsets = torch.arange(max(self.drafter.nodes, self.drafter.depth + 1), device=self.device)
-        self.rooms: dict[int, _Room] = {}
+        self.rooms: dict[int, Workspace] = {}
         self.compiled = compiler is not None
         self.step = compiler(self.verify) if compiler is not None else self.verify
         use_kernel(target.model)
@@ -156,7 +156,7 @@ class Engine:
         self.warpers = [] if sampling.greedy else sampling.warpers()
         self.noise = None if sampling.greedy else GumbelNoise(sampling.seed, self.target.rows, self.device)
         prompt = torch.tensor(prompt_ids, dtype=torch.int64, device=self.device)
-        self.drafter.know(prompt_ids)
+        self.drafter.append_tokens(prompt_ids)
         for begin in range(0, len(prompt), PREFILL_ROWS):
             chunk = prompt[begin : begin + PREFILL_ROWS]
             rows = torch.arange(begin, begin + len(chunk), device=self.device)
@@ -172,7 +172,7 @@ class Engine:
         self.valid.fill_((len(prompt) - 1) % PREFILL_ROWS + 1)
         self.committed = len(prompt)
         first = int(token.item())
-        self.drafter.know([first])
+        self.drafter.append_tokens([first])
         return first
 
     def _allocate(self, tokens: int) -> None:
@@ -180,17 +180,17 @@ class Engine:
         if length not in self.rooms:
             if not self.compiled:  # a compiled step is bound to its buffer, so there each length keeps its own
                 self.rooms.clear()
-            self.rooms[length] = _Room.of(self.target, length)
+            self.rooms[length] = Workspace.of(self.target, length)
             if self.compiled:
-                self.rooms[length].buffer.hold_still()
+                self.rooms[length].buffer.mark_static()
         self.buffer, self.cache, self.masks = self.rooms[length]
         self.count = torch.zeros(1, dtype=torch.int64, device=self.device)
         self.valid = torch.zeros(1, dtype=torch.int64, device=self.device)
-        self.drafter.begin(length=length, start=self.count)
+        self.drafter.reset(length=length, start=self.count)
 
     def _cycle(self) -> tuple[list[int], int]:
         """One cycle: (emitted ids, accepted drafts)."""
-        tree = self.drafter.draft(self.root, self.count, self.valid)
+        tree = self.drafter.propose(self.root, self.count, self.valid)
         self.stopwatch.lap("draft")
         done = self.step(tree, self.count, self._noise(self.committed + 1, self.drafter.depth + 1))
         self.scores = done.scores
@@ -203,7 +203,7 @@ class Engine:
         self.valid, self.root = done.valid, done.root
         self.count.add_(done.valid)
         self.committed += accepted + 1
-        self.drafter.know(emitted)
+        self.drafter.append_tokens(emitted)
         self.stopwatch.lap("draft")
         return emitted, accepted
 
@@ -263,7 +263,7 @@ class Engine:
         return None if self.noise is None else self.noise.rows(position, count)
 
     def _observe(self, tokens: torch.Tensor, states: tuple[torch.Tensor, ...]) -> None:
-        self.drafter.observe(tokens, states[-1], states[:-1])
+        self.drafter.append_states(tokens, states[-1], states[:-1])
 
 
 def _truncate(emitted: list[int], ends: set[int], room: int) -> list[int]:

@@ -55,7 +55,7 @@ def chain(root: torch.Tensor, tokens: torch.Tensor, valid: torch.Tensor) -> Tree
 
 
 @dataclass(frozen=True)
-class Shape:
+class TreeConfig:
     """What a tree may grow to.
 
     depth: draft levels = draft forward passes a cycle. beam: candidates kept per level. nodes: rows that the target
@@ -70,18 +70,18 @@ class Shape:
         if min(self.depth, self.beam) < 1 or self.nodes < 2:
             raise ValueError(f"a tree has depth >= 1, beam >= 1 and nodes >= 2, not {self}")
 
-    def within(self, candidates: int) -> Shape:
+    def within(self, candidates: int) -> TreeConfig:
         """The shape that a draft of so many candidate tokens can fill: beam <= candidates, nodes <= pool + root."""
         beam = min(self.beam, candidates)
         pool = beam + (self.depth - 1) * beam * beam
-        return Shape(depth=self.depth, beam=beam, nodes=min(self.nodes, pool + 1))
+        return TreeConfig(depth=self.depth, beam=beam, nodes=min(self.nodes, pool + 1))
 
 
 Step = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
 """(frontier tokens int64 [K], each one's place in the previous frontier int64 [K], level) -> log-probs [K, R]."""
 
 
-def grow(root: torch.Tensor, first: torch.Tensor, step: Step, token_ids: Callable, shape: Shape) -> Tree:
+def grow(root: torch.Tensor, first: torch.Tensor, step: Step, token_ids: Callable, shape: TreeConfig) -> Tree:
     """Grows EAGLE-2's tree: expand the `beam` likeliest nodes of a level, keep all candidates, rerank the pool.
 
     root: int64 [1]. first: log-probs [1, R] after the root. step: runs the draft one level on. token_ids: rows -> the
@@ -124,7 +124,7 @@ def _rerank(
     scores: torch.Tensor,
     parents: torch.Tensor,
     levels: torch.Tensor,
-    shape: Shape,
+    shape: TreeConfig,
 ) -> Tree:
     """The root and the best `nodes - 1` of the pool (entry i is pool index i + 1), in pool order."""
     kept = scores.sort(descending=True, stable=True).indices[: shape.nodes - 1].sort().values

@@ -89,11 +89,11 @@ def lm_head_of(model: Any) -> LmHead:
             "be taken apart for a draft."
         )
     config = model.config.get_text_config()
-    scale, softcap = _around_the_product(config)
+    scale, softcap = logit_transform(config)
     return LmHead(output.weight.detach(), None if output.bias is None else output.bias.detach(), scale, softcap)
 
 
-def _around_the_product(config: Any) -> tuple[float, float | None]:
+def logit_transform(config: Any) -> tuple[float, float | None]:
     match config.model_type:
         case "granite" | "granitemoe":
             return 1.0 / config.logits_scaling, None

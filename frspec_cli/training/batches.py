@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from frspec_cli.training.answers import Answer
+from frspec_cli.answers.records import Answer
 from frspec_cli.training.features import SHARD_ANSWERS, Features
 
 _WINDOW_SHARDS = 8  # shards read together: batches mix their answers, and few files are open at once

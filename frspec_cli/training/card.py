@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from frspec_cli.training.validate import Acceptance
+from frspec_cli.replay.acceptance import Acceptance
 
 if TYPE_CHECKING:
-    from frspec_cli.training.session import Session
+    from frspec_cli.training.run import Session
     from frspec_cli.training.trainer import StepRecord
 
 _TERMS = {

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,26 +17,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from frspec_cli import storage
+from frspec_cli.answers.records import Answer, fingerprint
+from frspec_cli.answers.states import States, read_states
 from frspec_cli.models.lm_head import lm_head_of
-from frspec_cli.models.target import Target
-from frspec_cli.training.answers import Answer, fingerprint, pad_ids
 
 FEATURES_VERSION = 1
 SHARD_ANSWERS = 32
 TEACHER_TOKENS = 32
-_TARGET_TOKENS = 4096  # positions (padding included) in one pass of the target
 _LOGIT_ROWS = 512  # rows of full-vocabulary logits held at once
-
-
-@dataclass(frozen=True, eq=False)
-class States:
-    """What a draft reads of the target over one answer of N ids.
-
-    last: [N-1, H], post-norm states of positions 0..N-2. taps: one [N-1, H] each.
-    """
-
-    last: torch.Tensor
-    taps: tuple[torch.Tensor, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,42 +37,6 @@ class Features(States):
 
     teacher_ids: torch.Tensor
     teacher_probabilities: torch.Tensor
-
-
-def weights_identity(target: Target) -> str:
-    """24 hex digits that tell targets apart: over rows of the embedding, spread over the vocabulary."""
-    weight = target.embedding[:: max(1, target.rows // 64)].float().cpu().numpy()
-    return hashlib.sha256(weight.tobytes()).hexdigest()[:24]
-
-
-def read_states(model: Any, answers: Sequence[Answer], *, taps: tuple[int, ...]) -> Iterator[tuple[int, States]]:
-    """(index, states on the model's device) of every answer, shortest first: one pass of the target over each.
-
-    model: transformers' causal LM. taps: `hidden_states` indices. Right-padded answers of like length share a pass.
-    """
-    batch: list[int] = []
-    for index in sorted(range(len(answers)), key=lambda i: len(answers[i].ids)):
-        if batch and (len(batch) + 1) * len(answers[index].ids) > _TARGET_TOKENS:
-            yield from _pass(model, answers, batch, taps)
-            batch = []
-        batch.append(index)
-    yield from _pass(model, answers, batch, taps)
-
-
-def _pass(
-    model: Any, answers: Sequence[Answer], batch: list[int], taps: tuple[int, ...]
-) -> Iterator[tuple[int, States]]:
-    ids, mask = pad_ids([answers[i] for i in batch])
-    with torch.no_grad():  # not around a yield: it would reach into the caller
-        out = model.base_model(
-            input_ids=ids.to(model.device),
-            attention_mask=mask.to(model.device),
-            use_cache=False,
-            output_hidden_states=True,
-        )
-    for row, i in enumerate(batch):
-        end = len(answers[i].ids) - 1
-        yield i, States(out.last_hidden_state[row, :end], tuple(out.hidden_states[tap][row, :end] for tap in taps))
 
 
 class FeatureStore:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from frspec_cli.drafting.head import EagleHead
+from frspec_cli.answers.records import Answer
+from frspec_cli.heads.head import EagleHead
 from frspec_cli.models.lm_head import LmHead
-from frspec_cli.training.answers import Answer
 from frspec_cli.training.batches import epoch_order, make_batch
 from frspec_cli.training.features import FeatureStore
 from frspec_cli.training.loss import LossRows, choose_rows, cross_entropy, own_rows

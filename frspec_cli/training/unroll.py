@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import torch
 
-from frspec_cli.drafting.head import EagleHead
+from frspec_cli.heads.head import EagleHead
 from frspec_cli.training.batches import Batch
 
 

@@ -11,24 +11,24 @@ import pytest
 import torch
 
 from frspec_cli.bench import profile as module
-from frspec_cli.bench.interval import RESAMPLES, median, median_ratio
 from frspec_cli.bench.measure import Arm
 from frspec_cli.bench.profile import LAYER, LM_HEAD, PARTS, TARGET, TREE, Probe, profile, texts
 from frspec_cli.bench.untrained import with_untrained_head
-from frspec_cli.decoding.session import Parts
-from frspec_cli.decoding.tree import Shape
+from frspec_cli.decoding.pipeline import Pipeline
+from frspec_cli.decoding.tree import TreeConfig
+from frspec_cli.statistics import RESAMPLES, median, median_ratio
 from tests.tiny import tiny_target
 
 PROMPTS = [[5, 17, 20], [9, 9, 3, 1, 30], [2]]
-SHAPE = Shape(3, 2, 8)
+SHAPE = TreeConfig(3, 2, 8)
 
 
 @pytest.fixture(scope="module")
-def parts() -> Parts:
-    return with_untrained_head(Parts(target=tiny_target()), k=64)
+def parts() -> Pipeline:
+    return with_untrained_head(Pipeline(target=tiny_target()), k=64)
 
 
-def arms(parts: Parts) -> list[Arm]:
+def arms(parts: Pipeline) -> list[Arm]:
     made = [(method, parts.engine(method, shape=SHAPE)) for method in ("ar", "eagle", "frspec", "lookup")]
     return [Arm(method, engine, engine.drafter.k) for method, engine in made]
 
@@ -67,7 +67,7 @@ def test_time_is_booked_where_it_is_spent(parts, monkeypatch) -> None:
         ("_forward", TARGET, 1),
         ("_log_probs", LM_HEAD, 3),
         ("_run", LAYER, 3),
-        ("draft", TREE, 1),
+        ("propose", TREE, 1),
     ]:
         engine = parts.engine("frspec", shape=SHAPE)
         owner = engine if method == "_forward" else engine.drafter
@@ -110,7 +110,7 @@ def test_a_probe_changes_no_token(parts) -> None:
 
 
 def test_an_untrained_head_is_the_same_for_one_seed_and_leaves_the_random_state() -> None:
-    bare = Parts(target=tiny_target())
+    bare = Pipeline(target=tiny_target())
     before = torch.get_rng_state()
     heads = [with_untrained_head(bare, k=8, seed=seed).head for seed in (0, 0, 1)]
     assert torch.equal(torch.get_rng_state(), before)

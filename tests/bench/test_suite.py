@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from frspec_cli.bench.interval import speedup
 from frspec_cli.bench.measure import warm_up
 from frspec_cli.bench.suite import BenchOptions
 from frspec_cli.decoding.engine import Engine
 from frspec_cli.errors import UsageError
+from frspec_cli.statistics import speedup
 from tests.tiny import tiny_target
 
 

@@ -13,8 +13,8 @@ import pytest
 from rich.console import Console
 
 from frspec_cli.cli.count_freq import _Bar
-from frspec_cli.cli.sink import Sink
-from tests.frequency.corpora import byte_level, texts, write_jsonl
+from frspec_cli.cli.output import Output
+from tests.counting.corpora import byte_level, texts, write_jsonl
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_a_person_reads_what_was_counted_and_where_it_is(cli, tmp_path: Path, co
 
 
 def test_the_bar_says_how_fast_and_how_far() -> None:
-    sink = Sink()
+    sink = Output()
     sink.err = Console(file=io.StringIO(), force_terminal=True, width=140)
     with _Bar(sink) as bar:
         listener = bar.listener()

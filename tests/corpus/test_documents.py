@@ -13,7 +13,7 @@ import pytest
 from frspec_cli.corpus.documents import Document, Fields, Skipped
 from frspec_cli.corpus.reading import read_shard
 from frspec_cli.corpus.shards import Shard
-from tests.frequency.corpora import write
+from tests.counting.corpora import write
 
 CASES = [
     (b'{"text": "plain"}', "plain"),

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from frspec_cli.corpus import hub
-from frspec_cli.corpus.finding import Selection, find_shards
+from frspec_cli.corpus.sources import Selection, find_shards
 from frspec_cli.errors import FrspecError
-from tests.frequency.corpora import as_counter, byte_level, count, plain_loop, texts, write_jsonl
+from tests.counting.corpora import as_counter, byte_level, count, plain_loop, texts, write_jsonl
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from frspec_cli.corpus.json_list import items
-from frspec_cli.corpus.opening import BrokenFile
+from frspec_cli.corpus.streams import BrokenFile
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),

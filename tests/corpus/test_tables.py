@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from frspec_cli.corpus.documents import Document, Fields, Skipped
-from frspec_cli.corpus.opening import BrokenFile
 from frspec_cli.corpus.reading import read_shard
 from frspec_cli.corpus.shards import Shard
+from frspec_cli.corpus.streams import BrokenFile
 from frspec_cli.errors import FrspecError
 
 ROWS = {

@@ -17,9 +17,9 @@ from frspec_cli.decoding.context_slots import ContextSlots
 from frspec_cli.decoding.drafters import Drafter, EagleDrafter, LookupDrafter
 from frspec_cli.decoding.engine import Engine
 from frspec_cli.decoding.sampling import Sampling
-from frspec_cli.decoding.tree import Shape
-from frspec_cli.drafting.config import head_config_for
-from frspec_cli.drafting.head import EagleHead
+from frspec_cli.decoding.tree import TreeConfig
+from frspec_cli.heads.config import head_config_for
+from frspec_cli.heads.head import EagleHead
 from frspec_cli.models.target import Target
 from tests.models.test_target import FAMILIES, family_model
 from tests.tiny import NoProcessor
@@ -46,7 +46,7 @@ def _drafter(target: Target, compiler: Any, *, slots: int = 0) -> EagleDrafter:
     head = head.to(target.dtype).eval().requires_grad_(False)
     rows = target.lm_head.rows(torch.arange(60))
     spare = ContextSlots(rows, target.lm_head, slots) if slots else None
-    return EagleDrafter(head, rows, Shape(3, 2, 7), slots=spare, compiler=compiler)
+    return EagleDrafter(head, rows, TreeConfig(3, 2, 7), slots=spare, compiler=compiler)
 
 
 def _ids(target: Target, drafter: Drafter | None, compiler: Any = None, **options: Any) -> list[int]:

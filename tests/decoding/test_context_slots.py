@@ -8,9 +8,9 @@ import torch
 from frspec_cli.decoding.context_slots import ContextSlots
 from frspec_cli.decoding.drafters import EagleDrafter
 from frspec_cli.decoding.engine import Engine
-from frspec_cli.decoding.tree import Shape
-from frspec_cli.drafting.config import head_config_for
-from frspec_cli.drafting.head import EagleHead
+from frspec_cli.decoding.tree import TreeConfig
+from frspec_cli.heads.config import head_config_for
+from frspec_cli.heads.head import EagleHead
 from frspec_cli.models.lm_head import LmHead
 from tests.tiny import tiny_config, tiny_target
 
@@ -72,7 +72,7 @@ def test_ids_are_plain_decodings_and_drafts_reach_outside_the_subset(count: int)
     head = EagleHead(head_config_for(target.config, taps=(1, 2)), embedding_weight=target.embedding)
     head = head.to(target.dtype).eval().requires_grad_(False)
     rows = target.lm_head.rows(torch.tensor([0, 1, 2]))
-    drafter = EagleDrafter(head, rows, Shape(4, 3, 12), slots=ContextSlots(rows, target.lm_head, count))
+    drafter = EagleDrafter(head, rows, TreeConfig(4, 3, 12), slots=ContextSlots(rows, target.lm_head, count))
     prompt = [5, 17, 20, 31, 8]
     plain = Engine(target).complete(prompt, max_new_tokens=40, ignore_eos=True)
     drafted = Engine(target, drafter).complete(prompt, max_new_tokens=40, ignore_eos=True)

@@ -15,9 +15,9 @@ from torch.utils._pytree import tree_leaves
 
 from frspec_cli.decoding.drafters import EagleDrafter
 from frspec_cli.decoding.engine import Engine
-from frspec_cli.decoding.tree import Shape
-from frspec_cli.drafting.config import head_config_for
-from frspec_cli.drafting.head import EagleHead
+from frspec_cli.decoding.tree import TreeConfig
+from frspec_cli.heads.config import head_config_for
+from frspec_cli.heads.head import EagleHead
 from frspec_cli.models.target import Target
 from tests.models.test_target import FAMILIES, family_model
 from tests.tiny import NoProcessor
@@ -45,7 +45,7 @@ def _engine(family: str = "Llama") -> Engine:
     head = EagleHead(head_config_for(model.config, taps=(1,)), embedding_weight=target.embedding)
     head = head.to("meta", target.dtype).requires_grad_(False)
     rows = target.lm_head.rows(torch.arange(50))
-    return Engine(target, EagleDrafter(head, rows, Shape(4, 3, 12)))
+    return Engine(target, EagleDrafter(head, rows, TreeConfig(4, 3, 12)))
 
 
 def _prepare(engine: Engine) -> None:
@@ -62,7 +62,7 @@ def _prepare(engine: Engine) -> None:
 @torch.inference_mode()
 def _cycle(engine: Engine, *, sampling: bool = False) -> None:
     """All of `Engine._cycle` but its one host read."""
-    tree = engine.drafter.draft(engine.root, engine.count, engine.valid)
+    tree = engine.drafter.propose(engine.root, engine.count, engine.valid)
     noise = torch.zeros(engine.drafter.depth + 1, engine.target.rows, device="meta") if sampling else None
     done = engine.step(tree, engine.count, noise)
     engine.buffer.move(engine.count + done.path, engine.count + engine.offsets[: len(done.path)])
@@ -96,6 +96,6 @@ def test_planted_leaks_are_found(leak: str) -> None:
     engine = _engine()
     with torch.inference_mode():
         _prepare(engine)
-        tree = engine.drafter.draft(engine.root, engine.count, engine.valid)
+        tree = engine.drafter.propose(engine.root, engine.count, engine.valid)
     with OneDevice(), torch.inference_mode(), pytest.raises((AssertionError, RuntimeError, NotImplementedError)):
         LEAKS[leak](tree, engine)

@@ -11,14 +11,14 @@ import torch
 
 from frspec_cli.decoding.drafters import EagleDrafter
 from frspec_cli.decoding.engine import Engine
-from frspec_cli.decoding.tree import Shape, Tree
-from frspec_cli.drafting.config import head_config_for
-from frspec_cli.drafting.head import EagleHead
+from frspec_cli.decoding.tree import Tree, TreeConfig
+from frspec_cli.heads.config import head_config_for
+from frspec_cli.heads.head import EagleHead
 from frspec_cli.models.target import Target
 from tests.tiny import tiny_config, tiny_target
 
 PROMPT = [5, 17, 20, 31, 8, 11, 2]
-SHAPE = Shape(depth=4, beam=3, nodes=14)
+SHAPE = TreeConfig(depth=4, beam=3, nodes=14)
 VOCAB = 40
 
 
@@ -29,8 +29,8 @@ class Recording(EagleDrafter):
         super().__init__(*arguments)
         self.seen: list[tuple[torch.Tensor, Tree, int]] = []
 
-    def draft(self, root, position, valid) -> Tree:
-        tree = super().draft(root, position, valid)
+    def propose(self, root, position, valid) -> Tree:
+        tree = super().propose(root, position, valid)
         self.seen.append((self.first, tree, int(position)))
         return tree
 
@@ -44,10 +44,10 @@ class Recording(EagleDrafter):
 class KeepsGuesses(Recording):
     """Takes the draft's own outputs for features of accepted tokens, as gathering its cache would."""
 
-    def observe(self, tokens, last, taps) -> None:
+    def append_states(self, tokens, last, taps) -> None:
         if self.seen:
             last = torch.cat((last[:1], self.guess[: len(last) - 1]))
-        super().observe(tokens, last, taps)
+        super().append_states(tokens, last, taps)
         self.guess = self.hidden[0]
 
 
@@ -58,13 +58,13 @@ class PositionOff(Recording):
 
 
 class FeatureOff(Recording):
-    def observe(self, tokens, last, taps) -> None:
-        super().observe(tokens, last.roll(1, 0), tuple(tap.roll(1, 0) for tap in taps))
+    def append_states(self, tokens, last, taps) -> None:
+        super().append_states(tokens, last.roll(1, 0), tuple(tap.roll(1, 0) for tap in taps))
 
 
 class UnshiftedTokens(Recording):
-    def observe(self, tokens, last, taps) -> None:
-        super().observe(tokens.roll(1), last, taps)
+    def append_states(self, tokens, last, taps) -> None:
+        super().append_states(tokens.roll(1), last, taps)
 
 
 class SeesCousins(Recording):

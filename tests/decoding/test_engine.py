@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from frspec_cli.decoding.drafters import EagleDrafter, LookupDrafter
 from frspec_cli.decoding.engine import Engine
-from frspec_cli.decoding.identity import differences, score
 from frspec_cli.decoding.sampling import Sampling
-from frspec_cli.decoding.tree import Shape
-from frspec_cli.drafting.config import head_config_for
-from frspec_cli.drafting.head import EagleHead
+from frspec_cli.decoding.tree import TreeConfig
 from frspec_cli.errors import FrspecError
+from frspec_cli.heads.config import head_config_for
+from frspec_cli.heads.head import EagleHead
 from frspec_cli.models.target import Target
+from frspec_cli.verification.identity import differences, score
 from tests.tiny import ScriptedDrafter, tiny_target
 
 PROMPT = [5, 17, 200, 31, 8]
@@ -53,7 +53,7 @@ def test_plain_decoding_equals_transformers(target: Target, plain: list[int]) ->
 @pytest.mark.parametrize("k", [1, 7, 319, 320])
 def test_eagle_drafts_never_change_the_ids(target: Target, sampling, depth: int, beam: int, nodes: int, k: int) -> None:
     rows = target.lm_head if k == 320 else target.lm_head.rows(torch.randperm(320)[:k])
-    drafter = EagleDrafter(_head(target), rows, Shape(depth=depth, beam=beam, nodes=nodes))
+    drafter = EagleDrafter(_head(target), rows, TreeConfig(depth=depth, beam=beam, nodes=nodes))
     drafted = Engine(target, drafter).complete(PROMPT, max_new_tokens=24, sampling=sampling)
     expected = Engine(target).complete(PROMPT, max_new_tokens=24, sampling=sampling)
     assert drafted.token_ids == expected.token_ids
@@ -117,9 +117,13 @@ def test_the_cache_after_every_cycle_is_a_fresh_prefill(target: Target, plain: l
 
 def test_a_long_prompt_is_prefilled_in_chunks(target: Target, monkeypatch) -> None:
     prompt = [int(token) for token in torch.randint(0, 320, (130,), generator=torch.Generator().manual_seed(1))]
-    whole = Engine(target, EagleDrafter(_head(target), target.lm_head, Shape())).complete(prompt, max_new_tokens=12)
+    whole = Engine(target, EagleDrafter(_head(target), target.lm_head, TreeConfig())).complete(
+        prompt, max_new_tokens=12
+    )
     monkeypatch.setattr("frspec_cli.decoding.engine.PREFILL_ROWS", 16)
-    parts = Engine(target, EagleDrafter(_head(target), target.lm_head, Shape())).complete(prompt, max_new_tokens=12)
+    parts = Engine(target, EagleDrafter(_head(target), target.lm_head, TreeConfig())).complete(
+        prompt, max_new_tokens=12
+    )
     assert parts.token_ids == whole.token_ids
     assert parts.accepted == whole.accepted
 
@@ -132,7 +136,7 @@ def test_lookup_finds_repetitions_and_keeps_the_ids(target: Target) -> None:
 
 
 def test_one_engine_serves_many_texts(target: Target) -> None:
-    engine = Engine(target, EagleDrafter(_head(target), target.lm_head, Shape()))
+    engine = Engine(target, EagleDrafter(_head(target), target.lm_head, TreeConfig()))
     first = engine.complete(PROMPT, max_new_tokens=20)
     engine.complete(PROMPT[::-1] * 60, max_new_tokens=20)
     again = engine.complete(PROMPT, max_new_tokens=20)
@@ -141,7 +145,7 @@ def test_one_engine_serves_many_texts(target: Target) -> None:
 
 @pytest.mark.parametrize("sampling", [None, SAMPLING], ids=["greedy", "sampling"])
 def test_global_random_state_is_untouched(target: Target, sampling: Sampling | None) -> None:
-    drafter = EagleDrafter(_head(target), target.lm_head, Shape())
+    drafter = EagleDrafter(_head(target), target.lm_head, TreeConfig())
 
     def states() -> list[str]:
         _, key, place, *_ = numpy.random.get_state()

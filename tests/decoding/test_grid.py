@@ -24,9 +24,9 @@ from frspec_cli.decoding.drafters import Drafter, EagleDrafter, PaddedDrafter
 from frspec_cli.decoding.engine import Engine
 from frspec_cli.decoding.generation import Generation
 from frspec_cli.decoding.sampling import Sampling
-from frspec_cli.decoding.tree import Shape, Tree, grow
-from frspec_cli.drafting.config import head_config_for
-from frspec_cli.drafting.head import EagleHead
+from frspec_cli.decoding.tree import Tree, TreeConfig, grow
+from frspec_cli.heads.config import head_config_for
+from frspec_cli.heads.head import EagleHead
 from frspec_cli.models.lm_head import LmHead
 from frspec_cli.models.target import Target
 from tests.models.test_target import FAMILIES, SMALL, family_model
@@ -84,22 +84,22 @@ class TargetDrafter:
 
     taps: tuple[int, ...] = ()
 
-    def __init__(self, model: Any, how: str, ids: torch.Tensor, shape: Shape) -> None:
+    def __init__(self, model: Any, how: str, ids: torch.Tensor, shape: TreeConfig) -> None:
         self.model, self.how, self.ids = model, how, ids
         self.k = len(ids)
         self.shape = shape.within(self.k)
         self.depth, self.nodes = self.shape.depth, self.shape.nodes
 
-    def begin(self, *, length: int, start: torch.Tensor) -> None:
+    def reset(self, *, length: int, start: torch.Tensor) -> None:
         self.text: list[int] = []
 
-    def know(self, tokens: Sequence[int]) -> None:
+    def append_tokens(self, tokens: Sequence[int]) -> None:
         self.text.extend(tokens)
 
-    def observe(self, tokens: torch.Tensor, last: torch.Tensor, taps: tuple[torch.Tensor, ...]) -> None:
+    def append_states(self, tokens: torch.Tensor, last: torch.Tensor, taps: tuple[torch.Tensor, ...]) -> None:
         pass
 
-    def draft(self, root: torch.Tensor, position: torch.Tensor, valid: torch.Tensor) -> Tree:
+    def propose(self, root: torch.Tensor, position: torch.Tensor, valid: torch.Tensor) -> Tree:
         assert self.text[-1] == int(root)
         assert len(self.text) == int(position) + 1
         paths = [list(self.text)] * self.shape.beam
@@ -154,7 +154,7 @@ def _plain(family: str, prompt: int, sampled: bool) -> list[int]:
 def _drafter(case: Case, target: Target) -> Drafter:
     if not case["depth"]:
         return PaddedDrafter(case["nodes"])
-    shape = Shape(case["depth"], case["beam"], case["nodes"])
+    shape = TreeConfig(case["depth"], case["beam"], case["nodes"])
     order = torch.randperm(VOCAB, generator=torch.Generator().manual_seed(case["k"])).tolist()
     text = set(_plain(case["family"], case["prompt"], case["sampled"]))
     frequent = set(list(text)[: len(text) * 2 // 3])

@@ -15,10 +15,10 @@ import torch
 from frspec_cli.decoding.drafters import EagleDrafter
 from frspec_cli.decoding.engine import Engine
 from frspec_cli.decoding.sampling import Sampling
-from frspec_cli.decoding.tree import Shape, Tree, ancestors_of
+from frspec_cli.decoding.tree import Tree, TreeConfig, ancestors_of
 from frspec_cli.decoding.walk import Walk, best, scores, walk
-from frspec_cli.drafting.config import head_config_for
-from frspec_cli.drafting.head import EagleHead
+from frspec_cli.heads.config import head_config_for
+from frspec_cli.heads.head import EagleHead
 from frspec_cli.models.target import Target
 from tests.tiny import tiny_config, tiny_target
 
@@ -212,7 +212,7 @@ def _small(vocab: int) -> tuple[Target, EagleDrafter]:
     torch.manual_seed(2)
     head = EagleHead(head_config_for(config, taps=(0,)), embedding_weight=target.embedding)
     rows = target.lm_head.rows(torch.arange(1, vocab))
-    return target, EagleDrafter(head.to(target.dtype).eval().requires_grad_(False), rows, Shape(2, 4, 14))
+    return target, EagleDrafter(head.to(target.dtype).eval().requires_grad_(False), rows, TreeConfig(2, 4, 14))
 
 
 @pytest.mark.parametrize("seeds", [30, pytest.param(1000, marks=pytest.mark.slow)])

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frspec_cli.decoding.tree import Shape, Tree, ancestors_of, chain, grow
+from frspec_cli.decoding.tree import Tree, TreeConfig, ancestors_of, chain, grow
 from frspec_cli.decoding.walk import walk
 
 
@@ -19,7 +19,7 @@ def _law(path: tuple[int, ...], rows: int) -> list[float]:
     return torch.log_softmax(2 * torch.randn(rows, generator=generator, dtype=torch.float64), dim=0).tolist()
 
 
-def _twin(shape: Shape, rows: int) -> set[tuple[int, ...]]:
+def _twin(shape: TreeConfig, rows: int) -> set[tuple[int, ...]]:
     """The paths of EAGLE-2's tree, by lists: expand the best `beam` of each level, keep all, take the best of the pool."""
     pool: list[tuple[float, tuple[int, ...]]] = []
     frontier: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
@@ -35,7 +35,7 @@ def _twin(shape: Shape, rows: int) -> set[tuple[int, ...]]:
     return {path for _, path in best}
 
 
-def _grown(shape: Shape, rows: int) -> Tree:
+def _grown(shape: TreeConfig, rows: int) -> Tree:
     paths: list[tuple[int, ...]] = [()]
 
     def step(tokens: torch.Tensor, came_from: torch.Tensor, level: int) -> torch.Tensor:
@@ -58,7 +58,7 @@ def _paths(tree: Tree) -> list[tuple[int, ...]]:
 @settings(max_examples=80, deadline=None)
 @given(depth=st.integers(1, 6), beam=st.integers(1, 10), nodes=st.integers(2, 60), rows=st.integers(1, 40))
 def test_grown_tree_is_the_twins_and_is_connected(depth: int, beam: int, nodes: int, rows: int) -> None:
-    shape = Shape(depth=depth, beam=beam, nodes=nodes).within(rows)
+    shape = TreeConfig(depth=depth, beam=beam, nodes=nodes).within(rows)
     tree = _grown(shape, rows)
     assert tree.nodes == shape.nodes
     assert int(tree.tokens[0]) == 99
@@ -74,7 +74,7 @@ def test_grown_tree_is_the_twins_and_is_connected(depth: int, beam: int, nodes: 
 
 def test_equal_scores_keep_parents_before_children() -> None:
     """All log-probs 0: every node of the pool ties, and the cut must still be a tree."""
-    shape = Shape(depth=5, beam=3, nodes=12)
+    shape = TreeConfig(depth=5, beam=3, nodes=12)
     tree = grow(
         torch.tensor([0]),
         torch.zeros(1, 3),
@@ -88,7 +88,7 @@ def test_equal_scores_keep_parents_before_children() -> None:
 
 def test_candidates_of_probability_zero_are_invalid_and_never_accepted() -> None:
     first = torch.tensor([[0.0, -math.inf, -math.inf]])
-    tree = grow(torch.tensor([7]), first, lambda *_: first, lambda ids: ids, Shape(depth=1, beam=3, nodes=4))
+    tree = grow(torch.tensor([7]), first, lambda *_: first, lambda ids: ids, TreeConfig(depth=1, beam=3, nodes=4))
     assert tree.valid.tolist() == [True, True, False, False]
     chosen = torch.full((4,), int(tree.tokens[2]))
     assert int(walk(tree, chosen, 1).accepted) == 0
@@ -96,14 +96,14 @@ def test_candidates_of_probability_zero_are_invalid_and_never_accepted() -> None
 
 def test_eagle_default_pool() -> None:
     """EAGLE's (depth 5, top-k 10, total-token 60) is (6, 10, 60) here: a pool of 510, of which 59 stay."""
-    assert Shape(6, 10, 60).within(128256) == Shape(6, 10, 60)
-    assert Shape(6, 10, 600).within(128256).nodes == 511
+    assert TreeConfig(6, 10, 60).within(128256) == TreeConfig(6, 10, 60)
+    assert TreeConfig(6, 10, 600).within(128256).nodes == 511
 
 
 @pytest.mark.parametrize("bad", [(0, 1, 2), (1, 0, 2), (1, 1, 1)])
 def test_a_shape_that_is_no_tree_is_refused(bad: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError):
-        Shape(*bad)
+        TreeConfig(*bad)
 
 
 def test_chain_is_a_path() -> None:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from frspec_cli.decoding.session import open_parts
-from frspec_cli.decoding.tree import Shape
+from frspec_cli.answers.records import Answer
+from frspec_cli.answers.states import read_states
+from frspec_cli.decoding.pipeline import load_pipeline
+from frspec_cli.decoding.tree import TreeConfig
 from frspec_cli.models.shipped import DEFAULT_MODEL
 from frspec_cli.models.target import load_target
-from frspec_cli.training.answers import Answer
-from frspec_cli.training.features import read_states
-from frspec_cli.training.replay import replay
+from frspec_cli.replay.cycles import replay
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
-NEW, SHAPE = 48, Shape(depth=5, beam=4, nodes=16)
+NEW, SHAPE = 48, TreeConfig(depth=5, beam=4, nodes=16)
 PROMPTS = [
     "Why does bread rise?",
     "Write a limerick about a clock that runs backwards.",
@@ -47,7 +47,7 @@ PROMPTS = [
 def test_cycles_of_24_prompts() -> None:
     """Float32: states from one pass and from cycles differ in the last digits, so a draft's near tie may fall either way,
     and one such cycle shifts all later ones of its prompt. None did when this was written; two prompts are a mistake."""
-    parts = open_parts(load_target(DEFAULT_MODEL, device="cpu", dtype="float32"), k=4096)
+    parts = load_pipeline(load_target(DEFAULT_MODEL, device="cpu", dtype="float32"), k=4096)
     engine = parts.engine("frspec", shape=SHAPE)
     drafter = engine.drafter
     texts, expected = [], []

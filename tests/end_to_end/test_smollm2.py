@@ -8,31 +8,31 @@ import pytest
 
 from frspec_cli.bench.demo import MAX_NEW_TOKENS, PROMPTS
 from frspec_cli.decoding.engine import Engine
-from frspec_cli.decoding.identity import NEAR_TIE, differences, first_difference, score
+from frspec_cli.decoding.pipeline import Pipeline, load_pipeline
 from frspec_cli.decoding.sampling import Sampling
-from frspec_cli.decoding.session import Parts, open_parts
-from frspec_cli.decoding.tree import Shape
+from frspec_cli.decoding.tree import TreeConfig
 from frspec_cli.models.shipped import DEFAULT_K, DEFAULT_MODEL, shipped_for
 from frspec_cli.models.target import load_target
 from frspec_cli.tokens.tokenizer import load_tokenizer
+from frspec_cli.verification.identity import NEAR_TIE, differences, first_difference, score
 
 pytestmark = pytest.mark.real
-SHAPE = Shape(depth=5, beam=4, nodes=16)
+SHAPE = TreeConfig(depth=5, beam=4, nodes=16)
 
 
 @pytest.fixture(scope="module")
-def parts() -> Parts:
-    return open_parts(load_target(DEFAULT_MODEL, device="cpu", dtype="float32"))
+def parts() -> Pipeline:
+    return load_pipeline(load_target(DEFAULT_MODEL, device="cpu", dtype="float32"))
 
 
 @pytest.fixture(scope="module")
-def plain(parts: Parts) -> dict[str, list[int]]:
+def plain(parts: Pipeline) -> dict[str, list[int]]:
     engine = Engine(parts.target)
     prompts = {text: parts.target.prompt_ids(text) for text in PROMPTS[:2]}
     return {text: engine.complete(ids, max_new_tokens=MAX_NEW_TOKENS).token_ids for text, ids in prompts.items()}
 
 
-def test_the_tokenizer_from_the_gguf_is_the_published_one(parts: Parts) -> None:
+def test_the_tokenizer_from_the_gguf_is_the_published_one(parts: Pipeline) -> None:
     tokenizer = load_tokenizer(DEFAULT_MODEL)
     assert (tokenizer.size, tokenizer.highest_id, tokenizer.model_rows) == (49152, 49151, 49152)
     assert tokenizer.encode_batch(["Hello world"])[0].tolist() == [19556, 905]
@@ -40,7 +40,7 @@ def test_the_tokenizer_from_the_gguf_is_the_published_one(parts: Parts) -> None:
     assert parts.target.eos_ids == (2,)
 
 
-def test_what_ships_is_whole_and_fits(parts: Parts) -> None:
+def test_what_ships_is_whole_and_fits(parts: Pipeline) -> None:
     shipped = shipped_for(DEFAULT_MODEL)
     assert shipped.counts is not None
     assert shipped.head is not None
@@ -53,7 +53,7 @@ def test_what_ships_is_whole_and_fits(parts: Parts) -> None:
 
 @pytest.mark.parametrize(("method", "prompts", "least"), [("eagle", PROMPTS[:2], 1.6), ("frspec", PROMPTS, 1.8)])
 def test_float32_ids_are_the_targets_and_drafts_are_accepted(
-    parts: Parts, plain: dict[str, list[int]], method, prompts, least
+    parts: Pipeline, plain: dict[str, list[int]], method, prompts, least
 ):
     """By re-scoring, and two texts step by step. Near ties (top-2 margin below 1e-3) may fall either way."""
     engine = parts.engine(method, shape=SHAPE)
@@ -70,7 +70,7 @@ def test_float32_ids_are_the_targets_and_drafts_are_accepted(
     assert accepted / cycles + 1 > least  # the shipped head drafts well enough to be of use
 
 
-def test_a_seed_gives_the_same_text_with_and_without_drafts(parts: Parts) -> None:
+def test_a_seed_gives_the_same_text_with_and_without_drafts(parts: Pipeline) -> None:
     sampling = Sampling(temperature=0.7, top_p=0.95, seed=1)
     prompt = parts.target.prompt_ids(PROMPTS[3])
     expected = Engine(parts.target).complete(prompt, max_new_tokens=24, sampling=sampling)
@@ -101,8 +101,8 @@ def test_a_prefix_of_the_subset_and_a_k_that_is_too_large(cli) -> None:
 def test_a_subset_of_another_tokenizer_is_refused(cli, tiny_folder, tmp_path) -> None:
     import numpy as np
 
-    from frspec_cli.frequency.table import FOLDS, FrequencyTable
-    from frspec_cli.vocabulary.subset import VocabularySubset
+    from frspec_cli.counting.table import FOLDS, FrequencyTable
+    from frspec_cli.subsets.subset import VocabularySubset
 
     tokenizer = load_tokenizer(str(tiny_folder))
     counts = np.zeros((FOLDS, tokenizer.highest_id + 1), dtype=np.int64)

@@ -15,7 +15,7 @@ from frspec_cli.tokens.chat import chat_encoder
 from frspec_cli.tokens.encoder import ReferenceEncoder
 from frspec_cli.tokens.template import chat_template, end_of_turn
 from frspec_cli.tokens.tokenizer import load_tokenizer
-from tests.frequency.corpora import TEMPLATE, byte_level
+from tests.counting.corpora import TEMPLATE, byte_level
 
 SHARD = Shard("here", ("here",), "jsonl")
 TURNS = [("user", "count the hens"), ("assistant", "the fox"), ("user", "more"), ("assistant", "\nover the dog ")]

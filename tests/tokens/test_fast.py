@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from frspec_cli.tokens.encoder import Encoded, EncoderSpec
+from frspec_cli.tokens.encoder_check import EncodersDiffer, check, compare, hostile_texts
 from frspec_cli.tokens.fast import FastEncoder, FastEncoderRefuses
-from frspec_cli.tokens.gate import EncodersDiffer, check, compare, hostile_texts
 from frspec_cli.tokens.tokenizer import load_tokenizer
-from tests.frequency.corpora import byte_level, sentence_piece, texts
+from tests.counting.corpora import byte_level, sentence_piece, texts
 
 pytest.importorskip("gigatoken")
 

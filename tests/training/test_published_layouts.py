@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from frspec_cli.drafting.checkpoint import load_head
+from frspec_cli.heads.checkpoint import load_head
 from frspec_cli.models.lm_head import LmHead
 from frspec_cli.models.target import load_target
 from frspec_cli.training.loss import cross_entropy, own_rows

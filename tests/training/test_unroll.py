@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from frspec_cli.drafting.config import head_config_for
-from frspec_cli.drafting.head import EagleHead
+from frspec_cli.heads.config import head_config_for
+from frspec_cli.heads.head import EagleHead
 from frspec_cli.training.batches import make_batch
 from frspec_cli.training.features import FeatureStore
 from frspec_cli.training.unroll import teacher_at, unroll, valid_queries

@@ -1,0 +1,1 @@
+"""Prompts, conversations and the target's answers: read, written, and made by batched decoding."""

@@ -1,0 +1,140 @@
+"""The target answers a batch of prompts: left padding, a growing cache, finished rows leave.
+
+Plain decoding, many prompts at once. What is drawn for a prompt depends on the seed and the prompt's id alone, so with
+equal logits its answer is the same in any batch; only rounding (the kernels' choice by shape) tells batches apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from frspec_cli.decoding.sampling import Sampling
+from frspec_cli.decoding.walk import best
+from frspec_cli.models.target import Target
+
+_SAMPLED_ROWS = 8  # sampled at a time: 64 rows of 262,144 float64 are new pages at every step, five times as slow
+
+
+@dataclass(frozen=True)
+class TokenizedPrompt:
+    """A prompt as the target reads it. text: the user's words. ids: what the target is given. source: '' if unknown."""
+
+    id: str
+    text: str
+    ids: tuple[int, ...]
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """Answered ids, the end-of-sequence id included where it was given; stopped: whether it was."""
+
+    ids: tuple[int, ...]
+    stopped: bool
+
+
+@torch.no_grad()
+def decode_batch(
+    target: Target,
+    questions: list[TokenizedPrompt],
+    *,
+    max_new_tokens: int,
+    sampling: Sampling,
+    ignore_eos: bool = False,
+    made: Callable[[int], None] = lambda tokens: None,
+    see: Callable[[torch.Tensor, list[int]], None] | None = None,
+) -> list[Completion]:
+    """One reply per question, in their order. ignore_eos: go on past the end of sequence, to `max_new_tokens` in all. made:
+    told the number of tokens of every step. see: shown every step's logits [B, V] and the question of each row (-1: none)."""
+    from transformers import DynamicCache
+
+    device, ends = target.device, set() if ignore_eos else set(target.eos_ids)
+    ids, mask = _left_padded(questions, device)
+    choose = _chooser(questions, sampling, max_new_tokens, device)
+    cache: Any = DynamicCache(config=target.model.config)
+    replies: list[list[int]] = [[] for _ in questions]
+    rows = list(range(len(questions)))  # the question of each row of the batch; -1 once it is answered
+    lengths = mask.sum(-1, keepdim=True)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    for step in range(max_new_tokens):
+        # The last position by an index, not a slice: bfloat16 linear layers crawl on strided rows (CPU, torch 2.13).
+        out = target.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=torch.tensor([ids.shape[1] - 1], device=device),
+        )
+        if see is not None:
+            see(out.logits[:, -1], rows)
+        chosen = choose(out.logits[:, -1], rows, step)
+        rows = _record(chosen.tolist(), rows, replies, ends)
+        left = [place for place, row in enumerate(rows) if row >= 0]
+        made(sum(1 for reply in replies if len(reply) > step))
+        if not left:
+            break
+        ids, mask = chosen[:, None], torch.cat((mask, torch.ones_like(lengths)), 1)
+        positions = lengths + step
+        if 2 * len(left) <= len(rows):  # half of the rows are done: copying the cache once pays
+            keep = torch.tensor(left, device=device)
+            cache.batch_select_indices(keep)
+            ids, mask, positions, lengths = ids[keep], mask[keep], positions[keep], lengths[keep]
+            rows = [rows[place] for place in left]
+    return [Completion(tuple(reply), stopped=reply[-1] in ends) for reply in replies]
+
+
+def _record(chosen: list[int], rows: list[int], replies: list[list[int]], ends: set[int]) -> list[int]:
+    """Adds each live row's token to its reply; the rows again, -1 where the reply has ended."""
+    for row, token in zip(rows, chosen, strict=True):
+        if row >= 0:
+            replies[row].append(token)
+    return [-1 if row < 0 or token in ends else row for row, token in zip(rows, chosen, strict=True)]
+
+
+def _left_padded(questions: list[TokenizedPrompt], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """ids and mask, int64 [B, T]."""
+    width = max(len(question.ids) for question in questions)
+    ids = torch.zeros(len(questions), width, dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for row, question in enumerate(questions):
+        ids[row, width - len(question.ids) :] = torch.tensor(question.ids)
+        mask[row, width - len(question.ids) :] = 1
+    return ids.to(device), mask.to(device)
+
+
+def _chooser(
+    questions: list[TokenizedPrompt], sampling: Sampling, count: int, device: torch.device
+) -> Callable[[torch.Tensor, list[int], int], torch.Tensor]:
+    """(logits [B, V], the question of each row, step) -> token ids int64 [B]."""
+    if sampling.greedy:
+        return lambda logits, rows, step: best(logits)
+    draws = torch.stack([uniforms(sampling.seed, question.id, count) for question in questions]).to(device)
+    warpers = sampling.warpers()
+
+    def invert(logits: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+        scores = logits.float()
+        for warper in warpers:
+            scores = warper(None, scores)
+        # Inversion: the first token whose cumulative probability passes the draw.
+        heights = scores.double().softmax(-1).cumsum(-1)
+        reached = torch.searchsorted(heights, drawn[:, None] * heights[:, -1:], right=True)
+        return reached.clamp(max=heights.shape[-1] - 1)[:, 0]
+
+    def sample(logits: torch.Tensor, rows: list[int], step: int) -> torch.Tensor:
+        parts = zip(logits.split(_SAMPLED_ROWS), draws[rows, step].split(_SAMPLED_ROWS), strict=True)
+        return torch.cat([invert(part, drawn) for part, drawn in parts])
+
+    return sample
+
+
+def uniforms(seed: int, question_id: str, count: int) -> torch.Tensor:
+    """float64 [count] in [0, 1): the draws of one prompt's answer, a function of seed and prompt id alone."""
+    digest = hashlib.sha256(f"{seed}\n{question_id}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    return torch.rand(count, generator=generator, dtype=torch.float64)

@@ -1,0 +1,117 @@
+"""Tables of one tokenizer added up: the parts of a `--shard I/N` run give the bytes that one run would have given."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from frspec_cli.counting.count import corpus_record, with_stability
+from frspec_cli.counting.table import FrequencyTable
+from frspec_cli.errors import FrspecError, UsageError
+
+
+def merge(tables: Sequence[FrequencyTable], names: Sequence[str]) -> FrequencyTable:
+    """The sum of the tables; names: how messages call them.
+
+    Options and encoders that differ are kept as lists. Raises `FrspecError` for tables of different tokenizers.
+    """
+    if len(tables) < 2:
+        raise UsageError("merge needs at least two tables.")
+    _check_tokenizers(tables, names)
+    soft = check_kinds(tables, names)
+    shards = [shard for table in tables for shard in table.metadata["shards"]]
+    shards.sort(key=lambda shard: (shard["path"], shard.get("start", 0)))
+    metadata = {
+        **({"kind": "soft"} if soft else {}),
+        "tokenizer": _merged_tokenizer([table.metadata["tokenizer"] for table in tables]),
+        **corpus_record(shards),
+        "encoder": _merged_encoder([table.metadata["encoder"] for table in tables]),
+        "options": _merged_options([table.metadata["options"] for table in tables]),
+    }
+    counts = _sum([table.counts for table in tables])
+    documents = [table.documents for table in tables if table.documents is not None]
+    if documents and len(documents) < len(tables):
+        missing = next(name for name, table in zip(names, tables, strict=True) if table.documents is None)
+        raise FrspecError(
+            f"{missing} has no document frequencies, others have.", hint="Count it with --document-frequency."
+        )
+    return with_stability(FrequencyTable(counts, metadata, _sum(documents) if documents else None))
+
+
+def _sum(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    total: dict[str, np.ndarray] = {}
+    for counts in parts:
+        for source, array in counts.items():
+            total[source] = total[source] + array if source in total else array
+    return total
+
+
+def _check_tokenizers(tables: Sequence[FrequencyTable], names: Sequence[str]) -> None:
+    first = tables[0]
+    for name, table in zip(names, tables, strict=True):
+        if table.fingerprint != first.fingerprint:
+            ours, theirs = (t.metadata["tokenizer"]["reference"] for t in (first, table))
+            raise FrspecError(
+                f"{names[0]} and {name} were counted with different tokenizers: {ours} ({first.fingerprint[:12]}) and "
+                f"{theirs} ({table.fingerprint[:12]})."
+            )
+
+
+def check_kinds(tables: Sequence[FrequencyTable], names: Sequence[str]) -> bool:
+    """Whether these are soft counts. Raises `FrspecError` where some are and some are not: their units differ."""
+    soft = [table.metadata.get("kind") == "soft" for table in tables]
+    if any(soft) and not all(soft):
+        raise FrspecError(
+            f"{names[soft.index(True)]} holds soft counts (millionths of probability), {names[soft.index(False)]} counts of "
+            "tokens: they do not add up.",
+            hint="build-vocab --mix weighs them against each other.",
+        )
+    return all(soft)
+
+
+def counted_twice(tables: Sequence[FrequencyTable], names: Sequence[str]) -> list[str]:
+    """A sentence for every shard (by its bytes) that is in more than one table: its text will be counted twice."""
+    seen: dict[tuple[str, int, int], str] = {}
+    found = []
+    for name, table in zip(names, tables, strict=True):
+        for shard in table.metadata["shards"]:
+            key = shard["sha256"], shard["size"], shard.get("start", 0)
+            if shard["sha256"] and shard["size"] and seen.setdefault(key, name) != name:
+                found.append(f"{shard['path']} is in both {seen[key]} and {name}: it counts twice.")
+    return found
+
+
+def _merged_tokenizer(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    rows = {record["model_rows"] for record in records if record["model_rows"] is not None}
+    if len(rows) > 1:
+        raise FrspecError(f"the tables were counted for models of different vocabulary rows: {sorted(rows)}.")
+    forced: dict[str, str] = {}
+    for record in records:
+        forced |= record["forced"]
+    reference = min(record["reference"] for record in records)
+    ordered = {name: forced[name] for name in sorted(forced, key=int)}
+    return {**records[0], "reference": reference, "model_rows": min(rows, default=None), "forced": ordered}
+
+
+def _merged_encoder(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One record of the encoders; the parts of one corpus were all probed on the same texts, other tables' probes add."""
+    distinct = _distinct(records)
+    if len(distinct) == 1:
+        return distinct[0]
+    first, probes = distinct[0], [record.get("probe", {}) for record in distinct]
+    if any(record["name"] != first["name"] or record["version"] != first["version"] for record in distinct):
+        return {"name": "+".join(sorted({record["name"] for record in records})), "encoders": distinct}
+    return {**first, "probe": {name: sum(probe[name] for probe in probes) for name in first["probe"]}}
+
+
+def _merged_options(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    names = sorted({name for record in records for name in record})
+    values = {name: [record.get(name) for record in records] for name in names}
+    return {name: found[0] if all(v == found[0] for v in found) else _distinct(found) for name, found in values.items()}
+
+
+def _distinct(values: Sequence[Any]) -> list[Any]:
+    return [json.loads(text) for text in sorted({json.dumps(value, sort_keys=True) for value in values})]

@@ -1,0 +1,143 @@
+"""The frequency table: how often each token occurred, by source and by fold, in a parquet file that other tools open.
+
+Rows `token_id:int32, source:dictionary, fold:int8, count:int64`, sorted by (token_id, source, fold), counts > 0 only;
+with --document-frequency a fifth column `documents:int64`, the documents that hold the token.
+`fold` is the document's hash mod 10: totals over folds are the exact counts, and folds give held-out coverage and
+intervals without reading the text again. The metadata holds no time and no worker count: equal inputs, equal bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from frspec_cli.counting.columns import column, strings, values
+from frspec_cli.counting.parquet import read_parquet, write_parquet
+from frspec_cli.errors import FrspecError
+
+FOLDS = 10
+_TOKENS_AT_ONCE = 1 << 10
+_ROWS_AT_ONCE = 1 << 18  # what is read is scattered while it is in the processor's cache
+_SCHEMA = pa.schema(
+    [
+        ("token_id", pa.int32()),
+        ("source", pa.dictionary(pa.int32(), pa.string())),
+        ("fold", pa.int8()),
+        ("count", pa.int64()),
+    ]
+)
+_DOCUMENTS = pa.field("documents", pa.int64())
+
+
+@dataclass(frozen=True)
+class FrequencyTable:
+    """Counts by token, source and fold.
+
+    counts: source -> int64 [FOLDS, rows], rows = the tokenizer's highest id + 1.
+    metadata: what the `frspec` key of the parquet file holds, less `schema`. Keys that every table has: `tokenizer`
+    (`reference`, `fingerprint`, `size`, `highest_id`, `model_rows` or None, `forced` {id: reason}), `lines`, `documents`,
+    `tokens`, `bytes`, `skipped` {reason: n}, `shards`, `encoder`, `options`, `stability` {k: {...}}.
+    documents: source -> int64 [FOLDS, rows], documents that hold the token; None where that was not counted.
+    """
+
+    counts: Mapping[str, np.ndarray]
+    metadata: dict[str, Any] = field(default_factory=dict)
+    documents: Mapping[str, np.ndarray] | None = None
+
+    @property
+    def rows(self) -> int:
+        """The tokenizer's highest id + 1."""
+        return int(self.metadata["tokenizer"]["highest_id"]) + 1
+
+    @property
+    def sources(self) -> list[str]:
+        """The labels of the corpus's parts, sorted."""
+        return sorted(self.counts)
+
+    def totals(self, *, sources: Collection[str] | None = None, folds: Collection[int] | None = None) -> np.ndarray:
+        """int64 [rows]: each token's count over the given sources and folds (default: all).
+
+        Raises `FrspecError` for a source that the table does not have.
+        """
+        total = np.zeros(self.rows, dtype=np.int64)
+        for source in self.sources if sources is None else sources:
+            if source not in self.counts:
+                known = ", ".join(self.sources) or "none"
+                raise FrspecError(f"the table has no source {source!r}; it has: {known}.")
+            by_fold = self.counts[source]
+            total += by_fold.sum(axis=0) if folds is None else by_fold[sorted(folds)].sum(axis=0)
+        return total
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the tokenizer that counted."""
+        return self.metadata["tokenizer"]["fingerprint"]
+
+    def write(self, path: Path | str) -> None:
+        """Writes the parquet file, whole or not at all; equal tables give equal bytes."""
+        sources = self.sources
+        cell, count = _counted_cells([self.counts[source] for source in sources], self.rows)
+        token, source_and_fold = np.divmod(cell, max(1, len(sources) * FOLDS))
+        source, fold = np.divmod(source_and_fold, FOLDS)
+        arrays = [
+            column(token, pa.int32()),
+            pa.DictionaryArray.from_arrays(column(source, pa.int32()), strings(sources)),
+            column(fold, pa.int8()),
+            column(count, pa.int64()),
+        ]
+        schema = _SCHEMA
+        if self.documents is not None:
+            # A token that was counted stands in at least one document, so the cells are the same.
+            _, documents = _counted_cells([self.documents[source] for source in sources], self.rows)
+            arrays.append(column(documents, pa.int64()))
+            schema = schema.append(_DOCUMENTS)
+        write_parquet(path, schema, arrays, self.metadata)
+
+    @staticmethod
+    def read(path: Path | str) -> FrequencyTable:
+        """Reads a table. Raises `FrspecError` when the file is missing, broken, no frequency table, or of a later schema."""
+        make = "frspec count-freq SOURCE --tokenizer T --out counts.parquet"
+        table, metadata = read_parquet(path, _SCHEMA.names, "frequency table", make=make)
+        rows = int(metadata["tokenizer"]["highest_id"]) + 1
+        documents = _dense(table, rows, path, "documents") if _DOCUMENTS.name in table.column_names else None
+        return FrequencyTable(_dense(table, rows, path, "count"), metadata, documents)
+
+
+def _counted_cells(counts: list[np.ndarray], rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """The cells above zero of `counts` (each int64 [FOLDS, rows]) as (token * sources + source) * FOLDS + fold, in this
+    order, and their counts; both int64 [n]. A few tokens at a time, turned round while they are in the processor's cache."""
+    width = len(counts) * FOLDS
+    cells, found = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for first in range(0, rows if counts else 0, _TOKENS_AT_ONCE):
+        block = np.concatenate([each[:, first : first + _TOKENS_AT_ONCE] for each in counts]).T.ravel()
+        cell = np.flatnonzero(block)
+        cells.append(cell + first * width)
+        found.append(block[cell])
+    return np.concatenate(cells), np.concatenate(found)
+
+
+def _dense(table: pa.Table, rows: int, path: Path | str, counted: str) -> dict[str, np.ndarray]:
+    table = table.unify_dictionaries()
+    labels = table["source"].chunk(0).dictionary.to_pylist() if len(table) else []
+    dense = np.zeros((len(labels), FOLDS, rows), dtype=np.int64)
+    flat, total = dense.reshape(-1), 0
+    for batch in table.to_batches(max_chunksize=_ROWS_AT_ONCE):
+        token, fold, count = (values(batch[name]) for name in ("token_id", "fold", counted))
+        if token.min() < 0 or token.max() >= rows or fold.min() < 0 or fold.max() >= FOLDS:
+            raise FrspecError(f"{path} holds a token id or a fold outside its range, so it is damaged.")
+        # One flat index for all sources. Every cell stands once in what `write` makes, so assigning is enough.
+        cell = values(batch["source"].indices).astype(np.int64)
+        cell *= FOLDS
+        cell += fold
+        cell *= rows
+        cell += token
+        flat[cell] = count
+        total += int(count.sum())
+    if int(flat.sum()) != total:
+        raise FrspecError(f"{path} holds a token of one source and fold twice, so it is damaged.")
+    return dict(zip(labels, dense, strict=True))

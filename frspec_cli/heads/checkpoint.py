@@ -1,0 +1,131 @@
+"""Draft heads on disk: a folder with config.json, weights and (ours) a card.
+
+Every difference between file and head is an error that names the tensor, its shape and what was expected: a head that
+loads halfway drafts badly and silently.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from frspec_cli import storage
+from frspec_cli.errors import FrspecError
+from frspec_cli.heads.config import HeadConfig
+from frspec_cli.heads.export import config_for, tensors_for
+from frspec_cli.heads.files import WEIGHTS, locate_head, read_config, read_tensors, write_tensors
+from frspec_cli.heads.head import EagleHead
+from frspec_cli.heads.layouts import ParsedHead, Tensors, parse_head
+from frspec_cli.models.lm_head import LmHead
+
+_ROWS_AT_ONCE = 8192
+
+
+def save_head(
+    head: EagleHead, folder: Path | str, *, card: str, extra: dict[str, Any] | None = None, dtype: torch.dtype
+) -> None:
+    """Writes a head to `folder`, whole or not at all: config, weights cast to `dtype`, card.
+
+    Our own layout leaves the target's embedding and LM head out. EAGLE-1/2 and EAGLE-3 are written as EAGLE's own code
+    reads them; of EAGLE-1/2 that wants the embedding in the file. extra: more keys of config.json (whose target, how
+    trained).
+    """
+    tensors = {name: tensor.detach().to("cpu", dtype) for name, tensor in head.state_dict().items()}
+    config = head.config.to_json()
+    if head.config.layout != "frspec":
+        own = head.own_lm_head
+        parsed = ParsedHead(
+            head.config,
+            tensors,
+            embedding=head.embedding_weight.to("cpu", dtype) if head.config.layout == "eagle" else None,
+            lm_head=None if own is None else own.weight.detach().to("cpu", dtype),
+            ids=None if own is None or own.ids is None else own.ids.cpu(),
+        )
+        tensors, config = tensors_for(parsed, "eagle"), config_for(parsed, {}, "eagle")
+    with storage.atomic_folder(folder) as temporary:
+        write_tensors(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
+        storage.write_json(
+            temporary / "config.json", config | {"dtype": str(dtype).removeprefix("torch.")} | (extra or {})
+        )
+        storage.write_text(temporary / "README.md", card)
+
+
+def load_head(
+    path: str | Path,
+    *,
+    target_config: Any,
+    embedding_weight: torch.Tensor,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.bfloat16,
+) -> EagleHead:
+    """The head in the folder (or hub repository) `path`, of any layout, on `device` in `dtype`, ready to draft.
+
+    target_config: the target's text config. embedding_weight: its [V, H], shared as it is where device and dtype agree;
+    a head with another embedding of its own keeps that. An EAGLE-3 head's `own_lm_head` knows the token of each row.
+    Raises `FrspecError` for a head of another target, and for missing, unknown or wrongly shaped tensors.
+    """
+    folder = locate_head(path)
+    where, layers = str(path), target_config.num_hidden_layers
+    found = parse_head(read_config(folder), read_tensors(folder), layers=layers, where=where)
+    config = found.with_taps_of(layers)
+    check_target(config, target_config, where=where)
+    embedding = _embedding(found.embedding, embedding_weight, where=where)
+    own = None
+    if found.lm_head is not None:
+        ids = None if found.ids is None else found.ids.to(device)
+        own = LmHead(found.lm_head.to(device, dtype).contiguous(), ids=ids)
+    head = EagleHead(config, embedding_weight=embedding.to(device, dtype), own_lm_head=own)
+    load_weights(head, found.tensors, where=where)
+    return head.to(device, dtype).requires_grad_(False).eval()
+
+
+def check_target(config: HeadConfig, target_config: Any, *, where: str) -> None:
+    """Raises `FrspecError` where the head was made for a target of another size."""
+    for name in ("hidden_size", "vocab_size"):
+        ours, theirs = getattr(config, name), getattr(target_config, name)
+        if ours != theirs:
+            raise FrspecError(
+                f"{where} is a draft head of another target: its {name} is {ours}, the target's is {theirs}."
+            )
+    layers = target_config.num_hidden_layers
+    past = [tap for tap in config.taps if not 0 <= tap <= layers]
+    if past:
+        raise FrspecError(f"{where} taps hidden state {past[0]}, but the target has {layers} layers.")
+    if config.layout == "eagle3" and layers in config.taps:
+        raise FrspecError(
+            f"{where} taps the output of the target's last layer before the final norm, which frspec does not see."
+        )
+
+
+def load_weights(head: EagleHead, tensors: Tensors, *, where: str) -> None:
+    """Copies `tensors` into the head. Raises `FrspecError` unless names and shapes are exactly the head's."""
+    expected = head.state_dict()
+    for name, tensor in tensors.items():
+        if name not in expected:
+            raise FrspecError(f"{where} holds an unknown tensor {name} of shape {list(tensor.shape)}.")
+        if tensor.shape != expected[name].shape:
+            raise FrspecError(
+                f"{where}: tensor {name} has shape {list(tensor.shape)}, expected {list(expected[name].shape)}."
+            )
+    missing = sorted(expected.keys() - tensors.keys())
+    if missing:
+        raise FrspecError(f"{where} lacks the tensor {missing[0]} of shape {list(expected[missing[0]].shape)}.")
+    head.load_state_dict(tensors)
+
+
+def _embedding(own: torch.Tensor | None, target: torch.Tensor, *, where: str) -> torch.Tensor:
+    """The target's embedding [V, H], unless the head brings one that differs by more than the rounding of a dtype."""
+    if own is None:
+        return target
+    if own.shape != target.shape:
+        raise FrspecError(
+            f"{where}: tensor embed_tokens.weight has shape {list(own.shape)}, expected {list(target.shape)}."
+        )
+    for start in range(0, len(own), _ROWS_AT_ONCE):
+        ours = own[start : start + _ROWS_AT_ONCE].float()
+        theirs = target[start : start + _ROWS_AT_ONCE].to("cpu", torch.float32)
+        if not torch.allclose(ours, theirs, rtol=2**-7, atol=1e-4):
+            return own
+    return target

@@ -1,0 +1,127 @@
+"""The EAGLE draft head as one module: a transformer layer that predicts the target's next feature.
+
+Alignment (EAGLE, arXiv 2401.15077): draft position i takes (token i+1, the target's post-norm feature f_i) at position
+id i; its output stands for f_{i+1}, so the LM head over it predicts token i+2. The output is fed back as the feature of
+the next draft step. Static shapes, no host reads: `torch.compile(fullgraph=True)` takes `forward` whole.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from frspec_cli.heads.config import HeadConfig
+from frspec_cli.heads.layer import KeyValueCache, Layer, RMSNorm, Rotary
+from frspec_cli.models.lm_head import LmHead
+
+
+class EagleHead(nn.Module):
+    """The draft head of any layout; the target's embedding is attached, not owned.
+
+    embedding_weight: [V, H], the target's, in the dtype that the head computes in.
+    own_lm_head: None where the target's LM head is used (eagle, frspec); else the head's own rows.
+    """
+
+    embedding_weight: torch.Tensor
+
+    def __init__(
+        self, config: HeadConfig, *, embedding_weight: torch.Tensor, own_lm_head: LmHead | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.own_lm_head = own_lm_head
+        self.register_buffer("embedding_weight", embedding_weight.detach(), persistent=False)
+        size, eps = config.hidden_size, config.rms_norm_eps
+        self.layers = nn.ModuleList([Layer(config)])
+        self.rotary = Rotary(config)
+        if config.layout == "eagle3":
+            self.fc = nn.Linear(len(config.taps) * size, size, bias=config.fc_bias)
+        else:
+            self.fc = nn.Linear(2 * size, size, bias=config.fc_bias)
+        if config.layout != "eagle":
+            self.norm = RMSNorm(size, eps)
+        if config.tap_norm == "joint":
+            self.input_norm = RMSNorm(len(config.taps) * size, eps)
+        elif config.tap_norm == "each":
+            self.fc_norm = nn.ModuleList(RMSNorm(size, eps) for _ in config.taps)
+        if config.layout == "frspec":
+            self.embedding_norm = RMSNorm(size, eps)
+            self.feature_norm = RMSNorm(size, eps)
+            self.fuse_proj = nn.Linear((1 + len(config.taps)) * size, size, bias=False)
+            self.tap_norms = nn.ModuleList(RMSNorm(size, eps) for _ in config.taps)
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """Indices of the target's `hidden_states` that `fuse` needs besides the post-norm last one."""
+        return self.config.taps
+
+    @property
+    def layer(self) -> Layer:
+        """The one layer."""
+        layer = self.layers[0]
+        assert isinstance(layer, Layer)
+        return layer
+
+    def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """int64 [B, T] -> the target's embeddings [B, T, H], scaled as the target scales them."""
+        embeddings = functional.embedding(token_ids, self.embedding_weight)
+        return embeddings if self.config.embedding_scale == 1.0 else embeddings * self.config.embedding_scale
+
+    def fuse(self, last: torch.Tensor, taps: tuple[torch.Tensor, ...] = ()) -> torch.Tensor:
+        """The target's post-norm last state and its taps, each [B, T, H] -> features [B, T, H]."""
+        match self.config.layout:
+            case "eagle":
+                return last
+            case "eagle3":
+                return self.fc(self._normed_taps(taps))
+            case _:
+                normed = [norm(tap) for norm, tap in zip(self.tap_norms, taps, strict=True)]
+                return self.fuse_proj(torch.cat((last, *normed), dim=-1))
+
+    def _normed_taps(self, taps: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        match self.config.tap_norm:
+            case "joint":
+                return self.input_norm(torch.cat(taps, dim=-1))
+            case "each":
+                return torch.cat([norm(tap) for norm, tap in zip(self.fc_norm, taps, strict=True)], dim=-1)
+            case _:
+                return torch.cat(taps, dim=-1)
+
+    def layer_input(self, embeddings: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """The residual stream that enters the layer, [B, T, H]."""
+        match self.config.layout:
+            case "eagle":
+                return self.fc(torch.cat((embeddings, features), dim=-1))
+            case "eagle3":
+                return self.layer.hidden_norm(features) if self.config.norm_before_residual else features
+            case _:
+                return self.fc(torch.cat((self.embedding_norm(embeddings), self.feature_norm(features)), dim=-1))
+
+    def forward(
+        self,
+        embeddings: torch.Tensor,
+        features: torch.Tensor,
+        position_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        cache: KeyValueCache | None = None,
+    ) -> torch.Tensor:
+        """One draft step over T positions.
+
+        embeddings: [B, T, H] of the *next* tokens. features: [B, T, H]. position_ids: int64 [B, T].
+        attention_mask: additive [B or 1, 1, T, L]; L = T without a cache. Returns the predicted features [B, T, H].
+        """
+        x = self.layer_input(embeddings, features)
+        attended = self.layer.self_attn(
+            self.layer.attention_input(embeddings, x), self.rotary(position_ids), attention_mask, cache
+        )
+        return self.finish(x, attended)
+
+    def finish(self, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        """The predicted features: the layer's output, normed already where the layout feeds normed ones back."""
+        hidden = self.layer.finish(x, attended)
+        return self.norm(hidden) if self.config.norm_output else hidden
+
+    def lm_input(self, hidden: torch.Tensor) -> torch.Tensor:
+        """What the LM head reads: the head's own final norm, or the output itself (EAGLE-1/2, or normed already)."""
+        return hidden if self.config.layout == "eagle" or self.config.norm_output else self.norm(hidden)

@@ -1,0 +1,252 @@
+"""Everyone's draft heads under one set of names: EAGLE-1/2 and EAGLE-3 as EAGLE, FR-Spec, SpecForge, SGLang, vLLM and
+speculators write them.
+
+Tensors are trusted over config.json: sizes, biases and norms are what the tensors have; the config gives what no tensor
+shows (heads, RoPE, epsilon, taps). A name that no layout has is an error, later, when the head is filled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from frspec_cli.errors import FrspecError
+from frspec_cli.heads.config import OWN_ARCHITECTURE, HeadConfig, own_config
+
+Tensors = dict[str, torch.Tensor]
+_LAYER = "layers.0."
+_ATTENTION = _LAYER + "self_attn."
+
+
+@dataclass(frozen=True, eq=False)
+class ParsedHead:
+    """A head as it was found, by `EagleHead`'s names.
+
+    config: with the taps that its config.json records; `taps` () where it records none. tensors: of `EagleHead`.
+    embedding [V, H] and lm_head [D, H]: its own, None where the target's serve. ids: int64 [D], the target's token of
+    each row of lm_head, None where row i is token i.
+    """
+
+    config: HeadConfig
+    tensors: Tensors
+    embedding: torch.Tensor | None = None
+    lm_head: torch.Tensor | None = None
+    ids: torch.Tensor | None = None
+
+    def with_taps_of(self, layers: int) -> HeadConfig:
+        """The config for a target of so many layers: EAGLE-3's taps (2, n // 2, n - 3) where none were recorded."""
+        if self.config.layout != "eagle3" or self.config.taps:
+            return self.config
+        return replace(self.config, taps=default_taps(layers))
+
+
+def default_taps(layers: int) -> tuple[int, int, int]:
+    """EAGLE-3's choice, as indices into `hidden_states`: before the layers 2, n // 2 and n - 3 of n."""
+    return 2, layers // 2, layers - 3
+
+
+def parse_head(raw: dict[str, Any], tensors: Tensors, *, layers: int | None, where: str) -> ParsedHead:
+    """What a head's config.json (`raw`) and tensors say together. layers: the target's, where it is known (to tell the two
+    conventions of counting taps apart). Raises `FrspecError` naming the tensor and what was expected."""
+    if raw.get("architectures") == [OWN_ARCHITECTURE]:
+        return ParsedHead(own_config(raw, where=where), tensors)
+    nested = raw.get("transformer_layer_config")
+    flat = {**nested, **raw} if isinstance(nested, dict) else raw
+    named = _by_our_names(tensors)
+    frequencies = named.pop(_ATTENTION + "rotary_emb.inv_freq", None)
+    if "fc.weight" not in named:
+        raise FrspecError(f"{where} is no draft head of a layout that frspec knows: it lacks the tensor fc.weight.")
+    kind = "eagle3" if _LAYER + "hidden_norm.weight" in named or "d2t" in named else "eagle"
+    config = _config(kind, flat, named, layers=layers, where=where)
+    if frequencies is not None:
+        _check_frequencies(config, frequencies, where=where)
+    embedding, lm_head = named.pop("embed_tokens.weight", None), named.pop("lm_head.weight", None)
+    d2t, t2d = named.pop("d2t", None), named.pop("t2d", None)
+    ids = None
+    if kind == "eagle3":
+        if lm_head is None:
+            raise FrspecError(f"{where} lacks the tensor lm_head.weight: an EAGLE-3 head has an LM head of its own.")
+        ids = draft_ids(d2t, t2d, rows=len(lm_head), vocab_size=config.vocab_size, where=where)
+    if lm_head is not None and lm_head.shape[1:] != (config.hidden_size,):
+        raise _wrong_shape("lm_head.weight", lm_head, ["rows", config.hidden_size], where)
+    if lm_head is not None and kind == "eagle" and len(lm_head) != config.vocab_size:
+        raise _wrong_shape("lm_head.weight", lm_head, [config.vocab_size, config.hidden_size], where)
+    return ParsedHead(config, named, embedding, lm_head, ids)
+
+
+def draft_ids(
+    d2t: torch.Tensor | None, t2d: torch.Tensor | None, *, rows: int, vocab_size: int, where: str
+) -> torch.Tensor | None:
+    """int64 [D]: the target's token of each draft row, `row + d2t[row]`; None where row i is token i.
+
+    d2t: [D] offsets. t2d: bool [V], must mark exactly those tokens. Raises `FrspecError` where they do not fit.
+    """
+    if d2t is None:
+        if rows != vocab_size:
+            raise FrspecError(
+                f"{where} lacks the tensor d2t of shape [{rows}]: its LM head has {rows} rows, the vocabulary {vocab_size}."
+            )
+        return None
+    if tuple(d2t.shape) != (rows,):
+        raise _wrong_shape("d2t", d2t, [rows], where)
+    ids = torch.arange(rows) + d2t.to(torch.int64)
+    if int(ids.min()) < 0 or int(ids.max()) >= vocab_size or len(ids.unique()) != rows:
+        raise FrspecError(
+            f"{where}: tensor d2t names tokens from {int(ids.min())} to {int(ids.max())}, {len(ids.unique())} of them "
+            f"different; expected are {rows} offsets, row + d2t[row] being tokens below {vocab_size}, each once.",
+            hint="d2t holds offsets; a list of token ids in its place looks like this.",
+        )
+    if t2d is not None:
+        _check_mask(t2d, ids, vocab_size=vocab_size, where=where)
+    return None if rows == vocab_size and not d2t.any() else ids
+
+
+def _check_mask(t2d: torch.Tensor, ids: torch.Tensor, *, vocab_size: int, where: str) -> None:
+    if tuple(t2d.shape) != (vocab_size,):
+        raise _wrong_shape("t2d", t2d, [vocab_size], where)
+    mask = torch.zeros(vocab_size, dtype=torch.bool)
+    mask[ids] = True
+    differs = (mask != t2d.bool()).nonzero().flatten()
+    if len(differs):
+        raise FrspecError(
+            f"{where}: the tensors d2t and t2d disagree about {len(differs)} tokens, first token {int(differs[0])}.",
+            hint="d2t holds offsets (row + d2t[row] is the token), t2d marks those tokens.",
+        )
+
+
+def _by_our_names(tensors: Tensors) -> Tensors:
+    """Prefixes of other programs taken off: `model.` (vLLM's conversions), `midlayer.` (EAGLE-3) is `layers.0.`."""
+    renamed = {}
+    for name, tensor in tensors.items():
+        name = name.removeprefix("model.")
+        renamed[_LAYER + name.removeprefix("midlayer.") if name.startswith("midlayer.") else name] = tensor
+    return renamed
+
+
+def _config(kind: Any, raw: dict[str, Any], tensors: Tensors, *, layers: int | None, where: str) -> HeadConfig:
+    """The `HeadConfig`: sizes from tensors, the rest from config.json."""
+    hidden = _shape(tensors, "fc.weight", where)[0]
+    speculators = "speculators_model_type" in raw or "transformer_layer_config" in raw
+    if not speculators and raw.get("norm_output") is False and kind == "eagle3":
+        raise FrspecError(
+            f"{where}: its config says norm_output false; EAGLE-3 heads without a last norm are not supported."
+        )
+    return HeadConfig(
+        layout=kind,
+        hidden_size=hidden,
+        intermediate_size=_shape(tensors, _LAYER + "mlp.gate_proj.weight", where)[0],
+        **_attention_sizes(raw, tensors, where),
+        vocab_size=_vocab_size(raw, tensors, where),
+        draft_vocab_size=len(tensors["lm_head.weight"]) if kind == "eagle3" and "lm_head.weight" in tensors else None,
+        rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
+        rope=_rope(raw),
+        max_position_embeddings=int(raw.get("max_position_embeddings", 2048)),
+        hidden_act=str(raw.get("hidden_act", "silu")),
+        fc_bias="fc.bias" in tensors,
+        qkv_bias=_ATTENTION + "q_proj.bias" in tensors,
+        o_bias=_ATTENTION + "o_proj.bias" in tensors,
+        qk_norm=_ATTENTION + "q_norm.weight" in tensors,
+        norm_before_residual=bool(speculators and raw.get("norm_before_residual")),
+        # SpecForge's key of the same name only says that there is a last norm; speculators' says that it is fed back.
+        norm_output=bool(speculators and raw.get("norm_output")),
+        tap_norm="joint" if "input_norm.weight" in tensors else "each" if "fc_norm.0.weight" in tensors else "none",
+        taps=_fc_taps(kind, raw, tensors, layers=layers, speculators=speculators, where=where),
+    )
+
+
+def _shape(tensors: Tensors, name: str, where: str) -> tuple[int, int]:
+    if name not in tensors:
+        raise FrspecError(f"{where} lacks the tensor {name}.")
+    if tensors[name].ndim != 2:
+        raise _wrong_shape(name, tensors[name], ["two dimensions"], where)
+    return tensors[name].shape[0], tensors[name].shape[1]
+
+
+def _attention_sizes(raw: dict[str, Any], tensors: Tensors, where: str) -> dict[str, int]:
+    """Heads from config.json (no tensor shows them), key heads and their size from the projections."""
+    queries, keys = (_shape(tensors, f"{_ATTENTION}{name}_proj.weight", where)[0] for name in "qk")
+    heads = _required(raw, "num_attention_heads", where)
+    head_dim = int(raw.get("head_dim") or queries // heads)
+    if queries != heads * head_dim or keys % head_dim:
+        raise FrspecError(
+            f"{where}: q_proj has {queries} rows and k_proj {keys}, expected {heads} heads of {head_dim} and a whole number "
+            "of key heads."
+        )
+    return {"num_attention_heads": heads, "num_key_value_heads": keys // head_dim, "head_dim": head_dim}
+
+
+def _fc_taps(
+    kind: Any, raw: dict[str, Any], tensors: Tensors, *, layers: int | None, speculators: bool, where: str
+) -> tuple[int, ...]:
+    """The recorded taps, () for EAGLE-1/2 or where none are; what `fc.weight` reads must fit them."""
+    hidden, read = _shape(tensors, "fc.weight", where)
+    taps: tuple[int, ...] = ()
+    if kind == "eagle3":
+        taps = _taps(raw, count=read // hidden, layers=layers, speculators=speculators, where=where)
+    count = 2 if kind == "eagle" else len(taps) or 3  # the default taps are three
+    if read != count * hidden:
+        raise _wrong_shape("fc.weight", tensors["fc.weight"], [hidden, count * hidden], where)
+    return taps
+
+
+def _vocab_size(raw: dict[str, Any], tensors: Tensors, where: str) -> int:
+    for name in ("embed_tokens.weight", "t2d"):
+        if name in tensors:
+            return len(tensors[name])
+    return _required(raw, "vocab_size", where)
+
+
+def _required(raw: dict[str, Any], key: str, where: str) -> int:
+    if not isinstance(raw.get(key), int) or raw[key] < 1:
+        raise FrspecError(f"{where}: its config.json holds no positive number {key}.")
+    return raw[key]
+
+
+def _rope(raw: dict[str, Any]) -> dict[str, Any]:
+    """transformers' `rope_parameters`. Without rope_theta the base is 10,000, as in the published EAGLE-3 heads."""
+    scaling = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
+    kind = scaling.pop("rope_type", None) or scaling.pop("type", None) or "default"
+    scaling.pop("type", None)
+    theta = float(scaling.pop("rope_theta", None) or raw.get("rope_theta") or 10000.0)
+    return {"rope_theta": theta, "rope_type": kind, **scaling}
+
+
+def _taps(raw: dict[str, Any], *, count: int, layers: int | None, speculators: bool, where: str) -> tuple[int, ...]:
+    """The recorded taps as indices into `hidden_states`; () where the config records none.
+
+    Two conventions are about: the number of the layer whose *output* is read (SpecForge, SGLang: 1, n//2-1, n-4), and the
+    index into `hidden_states`, one more (speculators, vLLM: 2, n//2, n-3). A default triple says which by itself.
+    """
+    nested = raw.get("eagle_config")
+    nested = nested if isinstance(nested, dict) else {}
+    own = raw.get("eagle_aux_hidden_state_layer_ids")
+    found = own if own is not None else nested.get("eagle_aux_hidden_state_layer_ids")
+    if found is None:
+        return ()
+    if len(found) != count or not all(isinstance(index, int) and index >= 0 for index in found):
+        raise FrspecError(f"{where}: its config taps the layers {found}, but fc.weight reads {count} of them.")
+    outputs = not speculators and own is None
+    if layers is not None and tuple(found) == default_taps(layers):
+        outputs = False
+    elif layers is not None and tuple(index + 1 for index in found) == default_taps(layers):
+        outputs = True
+    return tuple(index + outputs for index in found)
+
+
+def _check_frequencies(config: HeadConfig, frequencies: torch.Tensor, *, where: str) -> None:
+    """Old checkpoints store RoPE's frequencies too: they must be those that the config gives."""
+    from frspec_cli.heads.layer import inverse_frequencies
+
+    ours, _ = inverse_frequencies(config)
+    if frequencies.shape != ours.shape or not torch.allclose(frequencies.float(), ours, rtol=1e-2, atol=1e-6):
+        raise FrspecError(
+            f"{where}: tensor rotary_emb.inv_freq does not hold the frequencies of its config's RoPE "
+            f"(rope_theta {config.rope['rope_theta']:g}, {config.rope['rope_type']})."
+        )
+
+
+def _wrong_shape(name: str, tensor: torch.Tensor, expected: list[Any], where: str) -> FrspecError:
+    told = ", ".join(map(str, expected))
+    return FrspecError(f"{where}: tensor {name} has shape {list(tensor.shape)}, expected [{told}].")

@@ -1,0 +1,1 @@
+"""Acceptance by the draft alone, over recorded answers."""

@@ -1,0 +1,180 @@
+"""How much of a text a subset covers, by source and by script, and how sure that is.
+
+Two ways. A subset on text that it was not chosen from: its ids are what they are. A subset on the very table that it was
+chosen from: coverage would be flattered, so every fold is covered by ids chosen from the other nine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from frspec_cli.counting.table import FOLDS, FrequencyTable
+from frspec_cli.subsets.scripts import CJK, Scripts
+from frspec_cli.subsets.subset import VocabularySubset
+
+# Two-sided 95 % of Student's t for 1 to 9 degrees of freedom: a table has at most ten folds.
+_T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A share (0..1) and its 95 % interval by the jackknife over folds; low = high = value with one fold only."""
+
+    value: float
+    low: float
+    high: float
+
+    def as_json(self) -> dict[str, float]:
+        """What goes into metadata and --json."""
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+
+def jackknife(covered: np.ndarray, tokens: np.ndarray) -> Interval | None:
+    """The share sum(covered) / sum(tokens) and its interval, leaving one fold out at a time.
+
+    covered, tokens: [folds]. Folds are whole documents, so the interval holds for text whose tokens hang together by
+    document (a binomial one would be far too narrow). Folds without tokens are left out. None without any tokens.
+    """
+    used = tokens > 0
+    covered, tokens = covered[used].astype(np.float64), tokens[used].astype(np.float64)
+    n = len(tokens)
+    if n == 0:
+        return None
+    value = covered.sum() / tokens.sum()
+    if n == 1:
+        return Interval(float(value), float(value), float(value))
+    left = (covered.sum() - covered) / (tokens.sum() - tokens)
+    error = np.sqrt((n - 1) / n * ((left - left.mean()) ** 2).sum())
+    half = _T95[n - 2] * error
+    return Interval(float(value), float(max(0.0, value - half)), float(min(1.0, value + half)))
+
+
+def coverage(subset: VocabularySubset, table: FrequencyTable, *, k: int | None = None) -> Interval | None:
+    """How much of the table's tokens the subset (its first k ids) holds, for text that it was not chosen from; None where
+    the table holds no tokens. Raises `FrspecError` as `VocabularySubset.prefix` does."""
+    ids = subset.prefix(subset.k if k is None else k).token_ids
+    by_fold = sum(table.counts.values(), np.zeros((FOLDS, table.rows), dtype=np.int64))
+    return jackknife(by_fold[:, ids[ids < table.rows]].sum(axis=1), by_fold.sum(axis=1))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One share: of the tokens of a source (or all) in a script (or all) that k ids cover. tokens: how many there are."""
+
+    k: int
+    source: str
+    script: str
+    tokens: int
+    coverage: float
+    low: float
+    high: float
+
+    def as_json(self) -> dict[str, Any]:
+        """What goes into --json."""
+        return asdict(self)
+
+
+def coverage_rows(
+    chosen: Mapping[int, Sequence[np.ndarray]], counts: Mapping[str, np.ndarray], scripts: Scripts | None
+) -> list[Row]:
+    """For each k: all tokens, then each source, then each script that occurs (and `cjk`, the sum of its scripts).
+
+    chosen: k -> for each fold the ids that cover it (the same array ten times for a subset on other text); a larger k
+    holds what a smaller one does. counts: source -> int64 [FOLDS, rows]. scripts: None where tokens' bytes are unknown.
+    """
+    ks = sorted(chosen)
+    folds, rows = next(iter(counts.values())).shape
+    entry = np.full((folds, rows), len(ks))  # the index of the smallest k that holds a token
+    for index in reversed(range(len(ks))):
+        for fold, ids in enumerate(chosen[ks[index]]):
+            entry[fold, ids[ids < rows]] = index
+    total = sum(counts.values(), np.zeros((folds, rows), dtype=np.int64))
+    found = [_Share(ALL, ALL, _spread(total, entry, len(ks)))]
+    if len(counts) > 1:
+        found += [_Share(source, ALL, _spread(counts[source], entry, len(ks))) for source in sorted(counts)]
+    if scripts is not None:
+        found += _by_script(total, entry, len(ks), scripts)
+    return [row for at, k in enumerate(ks) for share in found if (row := share.row(k, at)) is not None]
+
+
+@dataclass(frozen=True)
+class _Share:
+    """Counts of one source or script. spread: float64 [FOLDS, number of ks + 1], by the smallest k that holds them."""
+
+    source: str
+    script: str
+    spread: np.ndarray
+
+    def row(self, k: int, at: int) -> Row | None:
+        """The row of the `at`-th k; None where there are no tokens."""
+        tokens = self.spread.sum(axis=1)
+        interval = jackknife(self.spread[:, : at + 1].sum(axis=1), tokens)
+        if interval is None:
+            return None
+        return Row(k, self.source, self.script, int(tokens.sum()), interval.value, interval.low, interval.high)
+
+
+def _spread(counts: np.ndarray, entry: np.ndarray, sizes: int) -> np.ndarray:
+    """float64 [FOLDS, sizes + 1]: counts by the smallest k that holds them. (Exact: whole numbers below 2**53.)"""
+    return np.stack([np.bincount(e, weights=c, minlength=sizes + 1) for c, e in zip(counts, entry, strict=True)])
+
+
+def _by_script(total: np.ndarray, entry: np.ndarray, sizes: int, scripts: Scripts) -> list[_Share]:
+    size = len(scripts.names)
+    cells = scripts.codes[: total.shape[1]] * np.int64(sizes + 1) + entry
+    spread = _spread(total, cells, size * (sizes + 1) - 1).reshape(len(total), size, sizes + 1)
+    by_name = {name: spread[:, code] for code, name in enumerate(scripts.names)}
+    by_name["cjk"] = np.add.reduce([by_name[name] for name in CJK])
+    return [_Share(ALL, name, by_name[name]) for name in sorted(by_name, key=lambda n: (-by_name[n].sum(), n))]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Coverage against k. ks: int64 [n]. value, low, high: float64 [n]. label: what the line is called. leads: whether
+    the others are parts of it."""
+
+    label: str
+    ks: np.ndarray
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    leads: bool = False
+
+
+def curve(label: str, orders: Sequence[np.ndarray], counts: np.ndarray, *, first: int = 128, points: int = 60) -> Curve:
+    """Coverage by the first k of a ranking, from k = first to the ranking's length in equal steps of log k.
+
+    orders: for each fold the ids, best first. counts: int64 [FOLDS, rows].
+    """
+    longest = min(len(order) for order in orders)
+    ks = np.unique(np.geomspace(min(first, max(1, longest // 8)), longest, points).round().astype(np.int64))
+    covered = np.stack([np.cumsum(_take(fold, order))[ks - 1] for fold, order in zip(counts, orders, strict=True)])
+    tokens = counts.sum(axis=1)
+    found = [jackknife(covered[:, at], tokens) for at in range(len(ks))]
+    shares = np.array([(each.value, each.low, each.high) if each else (0.0, 0.0, 0.0) for each in found])
+    return Curve(label, ks, *shares.T)
+
+
+def _take(counts: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Counts of ids, 0 for ids past the end."""
+    return np.where(ids < len(counts), counts[np.minimum(ids, len(counts) - 1)], 0)
+
+
+def rarest_kept(ids: np.ndarray, counts: np.ndarray, most: int) -> list[tuple[int, int]]:
+    """(id, count) of the chosen tokens that occur least, rarest first; at equal counts the last in rank first."""
+    numbers = _take(counts, ids)
+    order = np.lexsort((-np.arange(len(ids)), numbers))[:most]
+    return [(int(ids[at]), int(numbers[at])) for at in order]
+
+
+def most_frequent_lost(ids: np.ndarray, counts: np.ndarray, most: int) -> list[tuple[int, int]]:
+    """(id, count) of the tokens outside the subset that occur most, most frequent first, ties by id."""
+    outside = counts.copy()
+    outside[ids[ids < len(counts)]] = 0
+    order = np.argsort(-outside, kind="stable")[:most]
+    return [(int(index), int(outside[index])) for index in order if outside[index] > 0]

@@ -1,0 +1,129 @@
+"""The vocabulary subset: the k token ids that the draft may propose, in rank order, in a parquet file.
+
+Columns `rank:int32, token_id:int32, token:binary, count:int64, reason:dictionary (forced | budget | frequency)`. Forced
+ids stand first (by -count, id), then the others by (-count, id): for every k not below the number forced, the first k
+rows are what `build-vocab` gives for that k, so one file serves all sizes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from frspec_cli import storage
+from frspec_cli.counting.columns import binaries, column, numbers, strings, values
+from frspec_cli.counting.parquet import read_parquet, write_parquet
+from frspec_cli.errors import FrspecError
+
+REASONS = ("forced", "budget", "frequency")
+_SCHEMA = pa.schema(
+    [
+        ("rank", pa.int32()),
+        ("token_id", pa.int32()),
+        ("token", pa.binary()),
+        ("count", pa.int64()),
+        ("reason", pa.dictionary(pa.int8(), pa.string())),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class VocabularySubset:
+    """Token ids in rank order.
+
+    token_ids: int32 [k], unique. tokens: the bytes of each. counts: int64 [k]. reasons: int8 [k], indices of REASONS.
+    metadata: what the `frspec` key of the parquet file holds, less `schema`. Keys that every subset has: `tokenizer`
+    (as in a frequency table), `vocabulary_rows`, `origin`, `coverage` (or None), `nested`, `padded`, `sha256`.
+    """
+
+    token_ids: np.ndarray
+    tokens: list[bytes]
+    counts: np.ndarray
+    reasons: np.ndarray
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def k(self) -> int:
+        """Number of tokens."""
+        return len(self.token_ids)
+
+    @property
+    def forced(self) -> int:
+        """How many of them stand first because they are forced."""
+        return int((self.reasons == REASONS.index("forced")).sum())
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the tokenizer that the ids belong to."""
+        return self.metadata["tokenizer"]["fingerprint"]
+
+    def prefix(self, k: int) -> VocabularySubset:
+        """The first k rows: the subset that `build-vocab --k` gives for that k.
+
+        Raises `FrspecError` when k is above the file's, below the number forced, or the file is not nested.
+        """
+        if k == self.k:
+            return self
+        if not self.metadata.get("nested", True):
+            raise self._not_nested(k)
+        if k > self.k:
+            raise FrspecError(f"--k {k} is more than the {self.k} tokens of this subset.")
+        if k < max(1, self.forced):
+            raise FrspecError(f"--k {k} is less than the {self.forced} tokens that this subset forces in.")
+        ids = self.token_ids[:k]
+        metadata = self.metadata | {"sha256": storage.sha256_ids(ids), "coverage": None}
+        return VocabularySubset(ids, self.tokens[:k], self.counts[:k], self.reasons[:k], metadata)
+
+    def _not_nested(self, k: int) -> FrspecError:
+        if "imported" in self.metadata["origin"]:
+            return FrspecError(
+                f"this subset was imported from a list by id, so its first {k} rows are not the most frequent ones.",
+                hint="Import it again with --counts TABLE, which ranks its ids.",
+            )
+        return FrspecError(
+            f"this subset was made with script budgets, so its first {k} rows are no subset of their own.",
+            hint=f"Build that size: frspec build-vocab COUNTS --k {k} --script-budget ... --out PATH",
+        )
+
+    def write(self, path: Path | str) -> None:
+        """Writes the parquet file, whole or not at all; equal subsets give equal bytes."""
+        arrays = [
+            column(np.arange(self.k), pa.int32()),
+            column(self.token_ids, pa.int32()),
+            binaries(self.tokens),
+            column(self.counts, pa.int64()),
+            pa.DictionaryArray.from_arrays(column(self.reasons, pa.int8()), strings(list(REASONS))),
+        ]
+        write_parquet(path, _SCHEMA, arrays, self.metadata)
+
+    @staticmethod
+    def read(path: Path | str) -> VocabularySubset:
+        """Reads a subset. Raises `FrspecError` when the file is missing, broken, no subset, or damaged."""
+        make = "frspec build-vocab counts.parquet --k 32768 --out subset.parquet"
+        table, metadata = read_parquet(path, _SCHEMA.names, "vocabulary subset", make=make)
+        ids = numbers(table, "token_id")
+        if storage.sha256_ids(ids) != metadata["sha256"]:
+            raise FrspecError(f"{path} is damaged: its ids do not have the sha256 that it names.")
+        reasons = _reasons(table["reason"])
+        return VocabularySubset(ids, table["token"].to_pylist(), numbers(table, "count"), reasons, metadata)
+
+
+def _reasons(encoded: pa.ChunkedArray) -> np.ndarray:
+    """int8 [k], indices of REASONS, whatever order the file's own dictionary has."""
+    chunks = []
+    for chunk in encoded.chunks:
+        own = np.array([REASONS.index(reason) for reason in chunk.dictionary.to_pylist()], dtype=np.int8)
+        chunks.append(own[values(chunk.indices)])
+    return np.concatenate(chunks)
+
+
+def show_token(content: bytes) -> str:
+    """A token's bytes as a person reads them: quoted text, or hex where they are no whole UTF-8."""
+    try:
+        return repr(content.decode())
+    except UnicodeDecodeError:
+        return " ".join(f"<{byte:02X}>" for byte in content)

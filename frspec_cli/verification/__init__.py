@@ -1,0 +1,1 @@
+"""Is the output the target's own?"""

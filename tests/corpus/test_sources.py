@@ -1,0 +1,121 @@
+"""What a user names becomes the same sorted shards, in whatever order and form it is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from frspec_cli.corpus import shards as cutting
+from frspec_cli.corpus.sources import Selection, dataset_name, find_shards
+from frspec_cli.errors import FrspecError
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    folder = tmp_path / "corpus"
+    for name in ("b/web-00001-of-00002.jsonl", "b/web-00000-of-00002.jsonl", "a/notes.txt", "a/code.py", ".git/x.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text('{"text": "x"}\n')
+    return folder
+
+
+def _labels(*sources: Path | str, **selection) -> list[str]:
+    return [shard.label for shard in find_shards([str(source) for source in sources], Selection(**selection))]
+
+
+def test_a_folder_holds_the_formats_that_are_known(corpus: Path) -> None:
+    assert _labels(corpus) == ["a/notes.txt", "b/web-00000-of-00002.jsonl", "b/web-00001-of-00002.jsonl"]
+    assert {shard.source for shard in find_shards([str(corpus)])} == {"corpus"}
+
+
+def test_order_and_form_of_the_sources_do_not_matter(corpus: Path) -> None:
+    files = [*sorted(corpus.glob("b/*")), corpus / "a" / "notes.txt"]
+    assert (
+        _labels(*files) == _labels(*reversed(files)) == _labels(corpus) == _labels(f"{corpus}/b/*.jsonl", corpus / "a")
+    )
+
+
+def test_a_file_named_twice_counts_once_and_that_is_said(corpus: Path) -> None:
+    said: list[str] = []
+    found = find_shards([str(corpus), str(corpus / "a/notes.txt")], say=said.append)
+    assert len(found) == 3
+    assert said == ["1 files were named more than once; each is counted once."]
+
+
+def test_named_files_of_any_suffix_are_plain_text(corpus: Path) -> None:
+    for found in (_labels(corpus / "a/code.py"), _labels(f"{corpus}/**/*.py"), _labels(corpus, glob="**/*.py")):
+        assert [Path(label).name for label in found] == ["code.py"]
+    shard = find_shards([str(corpus)], Selection(glob="*.py"))[0]
+    assert (shard.format, shard.source) == ("text", "corpus")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matches"),
+    [("*.py", True), ("**/*.py", True), ("a/*.py", True), ("b/*.py", False), ("a/**/*.py", True), ("*/x.py", False)],
+)
+def test_patterns_in_folders(corpus: Path, pattern: str, matches: bool) -> None:
+    if matches:
+        assert _labels(corpus, glob=pattern) == ["code.py"]
+    else:
+        with pytest.raises(FrspecError, match="holds no file"):
+            find_shards([str(corpus)], Selection(glob=pattern))
+
+
+def test_what_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(FrspecError, match="there is no file or folder nowhere"):
+        find_shards(["nowhere"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FrspecError, match="holds no file that frspec reads"):
+        find_shards([str(tmp_path / "empty")])
+    with pytest.raises(FrspecError, match=r"file://.*nothing"):
+        find_shards([f"file://{tmp_path}/nothing.txt"])
+
+
+def test_labels_of_files_drop_the_shards_number() -> None:
+    assert dataset_name("wiki-00001-of-00042.jsonl.zst") == "wiki"
+    assert dataset_name("train_7.parquet") == "train"
+    assert dataset_name("2024.txt") == "2024"
+    assert dataset_name("notes.tar.gz") == "notes.tar"
+
+
+def test_many_names_are_no_labels(tmp_path: Path) -> None:
+    files = [tmp_path / f"{chr(97 + index)}{chr(97 + index // 26)}.txt" for index in range(40)]
+    for file in files:
+        file.write_text("x")
+    assert {shard.source for shard in find_shards([str(file) for file in files])} == {tmp_path.name}
+    assert {shard.source for shard in find_shards([str(file) for file in files[:3]])} == {"aa", "ba", "ca"}
+    assert {shard.source for shard in find_shards([str(files[0])], Selection(name="mine"))} == {"mine"}
+
+
+def test_small_text_files_are_bundled_and_large_ones_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cutting, "BUNDLE_BYTES", 100)
+    monkeypatch.setattr(cutting, "PIECE_BYTES", 100)
+    for index in range(8):
+        (tmp_path / f"{index}.txt").write_text("x" * 30)
+    (tmp_path / "large.jsonl").write_text("x" * 250)
+    found = find_shards([str(tmp_path)])
+    assert [(shard.label, len(shard.paths), shard.start, shard.size) for shard in found] == [
+        ("0.txt", 3, 0, 90),
+        ("3.txt", 3, 0, 90),
+        ("6.txt", 2, 0, 60),
+        ("large.jsonl", 1, 0, 100),
+        ("large.jsonl", 1, 100, 100),
+        ("large.jsonl", 1, 200, 50),
+    ]
+
+
+def test_urls_are_found_like_paths(corpus: Path) -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    for file in corpus.glob("*/*.*"):
+        memory.pipe(f"/mem/{file.relative_to(corpus)}", file.read_bytes())
+    expected = [
+        "memory:///mem/a/notes.txt",
+        "memory:///mem/b/web-00000-of-00002.jsonl",
+        "memory:///mem/b/web-00001-of-00002.jsonl",
+    ]
+    assert [label.replace("memory://mem", "memory:///mem") for label in _labels("memory://mem")] == expected
+    assert len(_labels("memory://mem/b/*.jsonl")) == 2
+    assert [shard.source for shard in find_shards(["memory://mem/a/notes.txt"])] == ["notes"]

@@ -1,0 +1,85 @@
+"""The same bytes from a Ray cluster, also when one of its nodes is killed in the middle."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from frspec_cli.counting.options import Listener
+from frspec_cli.errors import FrspecError
+from tests.counting.corpora import count, texts, write_jsonl
+
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
+
+
+def test_without_ray_it_says_what_to_install(tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    path = write_jsonl(tmp_path / "a.jsonl", texts(3))
+    with pytest.raises(FrspecError, match="--engine ray needs Ray") as caught:
+        count([path], tokenizer, tmp_path / "out.parquet", engine="ray")
+    assert "frspec[ray]" in caught.value.hint
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_node_that_is_killed_in_the_middle_does_not_show(
+    tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.cluster_utils import Cluster
+
+    corpus = tmp_path / "corpus"
+    for index in range(24):
+        write_jsonl(corpus / f"s{index:02d}.jsonl.zst", texts(30, seed=index, words=8000))
+    count([corpus], tokenizer, tmp_path / "local.parquet", encoder="reference")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        second = cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+        finished: list[float] = []
+        left_at_death: list[int] = []
+
+        def kill() -> None:
+            cluster.remove_node(second, allow_graceful=False)
+            left_at_death.append(24 - len(finished))
+
+        killer = threading.Thread(target=kill)
+
+        def kill_once(size: int) -> None:
+            finished.append(time.monotonic())
+            if len(finished) == 6:
+                killer.start()
+
+        out = tmp_path / "out.parquet"
+        count(
+            [corpus],
+            tokenizer,
+            out,
+            encoder="reference",
+            engine="ray",
+            workers=4,
+            listener=Listener(finished=kill_once),
+        )
+        killer.join()
+    finally:
+        cluster.shutdown()
+    assert len(finished) == 24
+    assert left_at_death[0] > 0  # it died in the middle
+    assert out.read_bytes() == (tmp_path / "local.parquet").read_bytes()
+
+
+@needs_ray
+@pytest.mark.slow
+def test_what_goes_wrong_on_a_node_is_one_sentence(
+    tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    path = tmp_path / "a.jsonl.zst"
+    path.write_bytes(b"no zstd")
+    with pytest.raises(FrspecError, match=r"a\.jsonl\.zst is broken: damaged zstd data"):
+        count([path], tokenizer, tmp_path / "out.parquet", encoder="reference", engine="ray")

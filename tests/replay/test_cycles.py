@@ -1,0 +1,192 @@
+"""A replay is the engine, cycle by cycle; and each cycle's end is booked as a tree grown by hand says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from frspec_cli.answers.records import Answer
+from frspec_cli.answers.states import read_states
+from frspec_cli.decoding.drafters import EagleDrafter
+from frspec_cli.decoding.engine import Engine
+from frspec_cli.decoding.tree import TreeConfig
+from frspec_cli.heads.config import head_config_for
+from frspec_cli.heads.head import EagleHead
+from frspec_cli.models.lm_head import lm_head_of
+from frspec_cli.replay.acceptance import replay as validate
+from frspec_cli.replay.cycles import MISSES, replay
+from frspec_cli.training.init_head import start_head
+from tests.tiny import tiny_config, tiny_target
+
+SHAPES = [TreeConfig(3, 2, 5), TreeConfig(4, 1, 5), TreeConfig(3, 3, 100), TreeConfig(1, 4, 4), TreeConfig(5, 4, 16)]
+
+
+def make_head(config, embedding, *, taps=(1, 2), scale=0.2, seed=5):
+    head = EagleHead(head_config_for(config, taps=taps), embedding_weight=embedding).double()
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in head.parameters():
+        parameter.data.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * scale)
+    return head.requires_grad_(False)
+
+
+def greedy(target, prompt, count):
+    text = Engine(target).complete(prompt, max_new_tokens=count, ignore_eos=True).token_ids
+    return Answer(np.asarray([*prompt, *text]), len(prompt), finished=False, greedy=True)
+
+
+@pytest.fixture(scope="module")
+def drafting():
+    """A target of 97 tokens, and a head made from its last layer, good enough that drafts are accepted."""
+    target = tiny_target(config=tiny_config(vocab_size=97, initializer_range=0.15))
+    generator = torch.Generator().manual_seed(0)
+    texts = [greedy(target, torch.randint(1, 97, (4,), generator=generator).tolist(), 40) for _ in range(24)]
+    config = head_config_for(target.config, taps=(1, 2))
+    head = start_head(target.model, config, texts, generator=generator, device="cpu")
+    return target, head.double().requires_grad_(False)
+
+
+def states_of(model, answers, taps=(1, 2)):
+    found = dict(read_states(model, answers, taps=taps))
+    return [(answer, found[index]) for index, answer in enumerate(answers)]
+
+
+def draft_from_scratch(head, rows, answer, features, root, path):
+    """(log-probabilities over rows, ids) after the tokens `path` drafted behind answered token number `root`."""
+    place = answer.prompt_length - 1 + root
+    ids = torch.from_numpy(answer.ids)
+    tokens = torch.cat((ids[1 : place + 2], torch.tensor(path, dtype=torch.int64)))[None]
+    states = head.fuse(features.last[None, : place + 1], tuple(tap[None, : place + 1] for tap in features.taps))
+    for length in range(place + 1, tokens.shape[1] + 1):
+        mask = torch.full((length, length), torch.finfo(states.dtype).min, dtype=states.dtype).triu(1)
+        hidden = head(head.embed(tokens[:, :length]), states, torch.arange(length)[None], mask[None, None])
+        states = torch.cat((states, hidden[:, -1:]), 1)
+    return rows(head.lm_input(hidden[0, -1])).log_softmax(-1)
+
+
+def by_hand(head, rows, answer, features, root, shape):
+    """(accepted, miss) of one cycle: every path scored from scratch."""
+    beam = shape.beam
+
+    def children(path, score):
+        best = draft_from_scratch(head, rows, answer, features, root, path).topk(beam)
+        ids = rows.to_token_ids(best.indices).tolist()
+        return [((*path, i), score + s) for i, s in zip(ids, best.values.tolist(), strict=True)]
+
+    frontier = children((), 0.0)
+    pool = list(frontier)
+    for _ in range(1, shape.depth):
+        grown = [child for path, score in frontier for child in children(path, score)]
+        pool += grown
+        frontier = sorted(grown, key=lambda item: -item[1])[:beam]
+    kept = {path for path, _ in sorted(pool, key=lambda item: -item[1])[: shape.nodes - 1]}
+    following = answer.ids[answer.prompt_length + root + 1 :].tolist()
+    accepted = 0
+    while accepted < min(shape.depth, len(following)) and tuple(following[: accepted + 1]) in kept:
+        accepted += 1
+    if accepted == shape.depth:
+        return accepted, "depth"
+    if accepted == len(following):
+        return accepted, "end"
+    if tuple(following[: accepted + 1]) in {path for path, _ in pool}:
+        return accepted, "rerank"
+    inside = rows.ids is None or following[accepted] in rows.ids.tolist()
+    return accepted, "beam" if inside else "outside"
+
+
+@pytest.mark.parametrize("shape", SHAPES[:3])
+def test_a_cycle_and_its_end_are_those_of_a_tree_by_hand(target64, answers, shape):
+    """From every token of three answers: the answer is cut there, and its first cycle is looked at."""
+    head = make_head(target64.config, target64.get_input_embeddings().weight)
+    rows = lm_head_of(target64).rows(torch.arange(0, 97, 3))
+    seen = set()
+    for answer, states in states_of(target64, [answers[10], answers[11], answers[20]]):
+        roots = range(answer.queries)
+        starts = [replace(answer, prompt_length=answer.prompt_length + root, finished=True) for root in roots]
+        found = replay(head, rows, [(start, states) for start in starts], shape=shape)
+        with torch.no_grad():
+            expected = [by_hand(head, rows, answer, states, root, shape) for root in roots]
+        assert [(each.accepted[0], each.misses[0]) for each in found] == expected
+        seen |= {miss for _, miss in expected}
+    assert {"outside", "beam"} <= seen
+
+
+def test_every_way_of_missing_is_told_apart(drafting):
+    """Over a few shapes every reason occurs, and they are the tree's by hand."""
+    target, head = drafting
+    rows = target.lm_head.rows(torch.arange(0, 97, 2))
+    seen = set()
+    for shape in (TreeConfig(2, 3, 4), TreeConfig(1, 12, 8), TreeConfig(2, 5, 20)):
+        for prompt in ([5, 17, 20, 11], [3, 9]):
+            answer = replace(greedy(target, prompt, 24), finished=True)
+            [(_, states)] = states_of(target.model, [answer])
+            [found] = replay(head, rows, [(answer, states)], shape=shape)
+            with torch.no_grad():
+                expected = [by_hand(head, rows, answer, states, root, shape) for root in found.roots]
+            assert list(zip(found.accepted, found.misses, strict=True)) == expected
+            seen |= set(found.misses)
+    assert seen == set(MISSES)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("subset", [False, True])
+def test_replayed_cycles_are_the_engines(drafting, shape, subset):
+    """Greedy, float64, three prompts of unequal length replayed at once: accepted tokens are equal cycle by cycle."""
+    target, head = drafting
+    rows = target.lm_head.rows(torch.arange(0, 97, 2)) if subset else target.lm_head
+    engine = Engine(target, EagleDrafter(head, rows, shape))
+    prompts = [[5, 17, 20, 11], [3, 9], [7, 7, 9, 1, 22, 23, 4, 8, 15, 16, 2, 3, 90]]
+    new, made, expected = 40, [], []
+    for prompt in prompts:
+        made.append(greedy(target, prompt, new + shape.depth + 1))
+        expected.append(engine.complete(prompt, max_new_tokens=new, ignore_eos=True).accepted)
+    found = replay(head, rows, states_of(target.model, made), shape=shape, new_tokens=new)
+    assert [each.accepted for each in found] == expected
+    assert sum(map(sum, expected)) > 0
+    for each in found:
+        steps = [count + 1 for count in each.accepted]
+        assert each.roots == [sum(steps[:index]) for index in range(len(steps))]
+
+
+def test_an_answer_that_ended_is_replayed_to_its_end():
+    """The engine's last cycle may run past the end of sequence, where nothing is known; all before it are equal."""
+    target = tiny_target(config=tiny_config(vocab_size=24))
+    target.model.generation_config.eos_token_id = [0, 3, 6]
+    head, shape = make_head(target.config, target.embedding, scale=0.1), TreeConfig(3, 4, 12)
+    engine = Engine(target, EagleDrafter(head, target.lm_head, shape))
+    ended = 0
+    for first in range(8, 20):
+        expected = engine.complete([first, 5], max_new_tokens=64)
+        if expected.token_ids[-1] not in target.eos_ids or expected.new_tokens < 2:
+            continue
+        ended += 1
+        answer = Answer(np.asarray([first, 5, *expected.token_ids]), 2, finished=True, greedy=True)
+        [found] = replay(head, target.lm_head, states_of(target.model, [answer]), shape=shape)
+        assert found.accepted[:-1] == expected.accepted[:-1]
+        assert found.accepted[-1] <= expected.accepted[-1]
+        assert len(found.accepted) == len(expected.accepted)
+    assert ended >= 3
+
+
+def test_a_drafted_answer_is_accepted_to_the_full_depth(target64, answers):
+    """An answer written by the draft itself is accepted whole; the root and what lies past the end is not counted."""
+    head, first, shape = (
+        make_head(target64.config, target64.get_input_embeddings().weight, taps=()),
+        answers[3],
+        TreeConfig(3, 1, 4),
+    )
+    rows = lm_head_of(target64)
+    [(_, states)] = states_of(target64, [first], taps=())
+    path: tuple[int, ...] = ()
+    with torch.no_grad():
+        for _ in range(3):
+            path = (*path, int(draft_from_scratch(head, rows, first, states, 0, path).argmax()))
+    ids = np.concatenate((first.ids[: first.prompt_length + 1], path))
+    written = Answer(ids, first.prompt_length, finished=False, greedy=True)
+    [(_, states)] = states_of(target64, [written], taps=())
+    assert validate(head, rows, [(written, states)], shape=shape).length == 4.0
+    longer = TreeConfig(4, 1, 5)
+    assert validate(head, rows, [(written, states)], shape=longer).cycles == 0  # the fourth token is not known
+    assert replay(head, rows, [(replace(written, finished=True), states)], shape=longer)[0].misses == ["end"]

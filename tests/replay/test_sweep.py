@@ -1,0 +1,122 @@
+"""`bench --replay` reports what `bench` would have measured, and why no more was accepted."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from frspec_cli.answers.records import Answer, read_answers
+from frspec_cli.replay.cycles import MISSES
+from frspec_cli.replay.sweep import describe, figures
+from frspec_cli.statistics import difference, ratio
+
+
+@pytest.fixture
+def arguments(folder, tiny_folder):
+    parts = ["--model", tiny_folder, "--draft", folder / "head", "--vocab", folder / "s.parquet"]
+    return [*parts, "--device", "cpu", "--dtype", "float64", "--json"]
+
+
+def run(cli, *arguments):
+    code, out, err = cli("bench", *arguments)
+    assert code == 0, err
+    result = json.loads(out)
+    with open(result["out"]) as file:
+        return result, json.load(file)
+
+
+def test_accepted_counts_are_those_of_the_timed_run(cli, folder, tmp_path, arguments):
+    common = ["--suite", folder / "prompts.jsonl", "-n", 24, "--k", 160, "--k", 60, *arguments]
+    _, timed = run(cli, *common, "--out", tmp_path / "timed.json")
+    shown, replayed = run(cli, *common, "--out", tmp_path / "replayed.json", "--replay")
+    expected = {(each["id"], each["method"]): each["accepted"] for each in timed["prompts"] if each["method"] != "ar"}
+    assert {(each["id"], each["method"]): each["accepted"] for each in replayed["prompts"]} == expected
+    assert sum(map(sum, expected.values())) > 0
+    assert list(shown["summary"]) == ["eagle", "frspec@160", "frspec@60", "frspec"]
+    for name, each in replayed["summary"].items():
+        assert each["acceptance_length"] == pytest.approx(timed["summary"][name]["acceptance_length"])
+        assert sum(each["misses"].values()) == each["cycles"]
+        assert list(each["misses"]) == list(MISSES)
+        assert list(each["categories"]) == ["a", "b"]
+        assert sum(some["cycles"] for some in each["categories"].values()) == each["cycles"]
+        assert each["first_32"]["value"] == pytest.approx(each["acceptance_length"])  # only 24 tokens
+    assert replayed["summary"]["eagle"]["misses"]["outside"] == 0
+    assert replayed["summary"]["frspec@60"]["misses"]["outside"] > 0
+
+
+def test_recorded_answers_several_heads_and_trees(cli, folder, tmp_path, arguments):
+    shown, result = run(
+        cli, "--replay", "--suite", folder / "answers.jsonl", "--out", tmp_path / "r.json", "--methods", "frspec",
+        *arguments, "--draft", folder / "head", "--tree", "3,2,6", "--tree", "1,2,3",
+    )  # fmt: skip
+    names = ["frspec head 1 3,2,6", "frspec head 1 1,2,3", "frspec head 2 3,2,6", "frspec head 2 1,2,3"]
+    assert list(shown["summary"]) == names
+    first, second = (result["summary"][name] for name in (names[0], names[2]))
+    assert first["cycles"] == second["cycles"] > 0
+    assert (first["depth"], first["beam"], first["nodes"], first["k"]) == (3, 2, 6, 160)
+    answers = read_answers(folder / "answers.jsonl", vocab_size=320)
+    assert shown["answers"]["tokens"] == sum(answer.response_length for answer in answers)
+    assert {each["id"] for each in result["prompts"]} == {answer.id for answer in answers}
+    code, out, _ = cli("inspect", tmp_path / "r.json", "--json")
+    assert (code, json.loads(out)["kind"]) == (0, "bench-result")
+
+
+def test_the_table_is_for_people(cli, folder, tmp_path, arguments):
+    code, out, err = cli("bench", "--replay", "--suite", folder / "answers.jsonl", "--out", tmp_path / "r.json",
+                         *arguments[:-1])  # fmt: skip
+    assert code == 0
+    assert "outside" in out
+    assert "acceptance by category" in out
+    assert f"wrote {tmp_path / 'r.json'}" in err
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "said"),
+    [
+        (["--replay", "--methods", "lookup"], 2, "--replay is of eagle and frspec, not of lookup."),
+        (["--replay", "--tree", "3,x"], 2, "--tree 3,x is no tree."),
+        (["--replay", "--tree", "0,1,2"], 2, "--tree 0,1,2 is no tree."),
+        (["--replay", "--context-slots", "4"], 2, "--context-slots does not go with --replay."),
+        (["--tree", "3,2,6"], 2, "--tree goes with --replay only."),
+        (["--replay", "--held-out"], 2, "--held-out is of recorded answers"),
+    ],
+)
+def test_wrong_options_are_told(cli, folder, tmp_path, arguments, more, code, said):
+    found, out, err = cli("bench", "--suite", folder / "prompts.jsonl", "--out", tmp_path / "r.json", *arguments, *more)
+    assert (found, out) == (code, "")
+    assert said in " ".join(err.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_repeated_four_grams_are_counted_within_an_answer() -> None:
+    """1 2 3 4 1 2 3 4 1 has six 4-grams, two of them seen before; the prompt's tokens count for nothing."""
+    answer = Answer(np.array([1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4, 1]), 4, finished=True, greedy=True)
+    assert describe([answer])["repeated_4grams"] == pytest.approx(2 / 6)
+    assert describe([answer, Answer(np.array([1, 2, 3]), 1, True, True)])["repeated_4grams"] == pytest.approx(2 / 6)
+    assert figures([], seed=0)["acceptance_length"] is None
+
+
+def test_an_acceptance_length_is_a_ratio_of_totals_and_its_interval_covers_it() -> None:
+    """2 of 2 and 9 of 3: 11 / 5. Then 200 draws of 40 prompts with mean 2: the 95 % interval misses it in at most 30
+    (odds of more: 1e-6)."""
+    assert ratio([2, 9, 0], [2, 3, 0], seed=0)["value"] == pytest.approx(11 / 5)
+    assert ratio([0], [0], seed=0) is None
+    generator, missed = np.random.default_rng(5), 0
+    for draw in range(200):
+        cycles = generator.integers(5, 30, size=40)
+        emitted = cycles + generator.poisson(cycles)
+        found = ratio(emitted.tolist(), cycles.tolist(), seed=draw)
+        missed += not found["low"] <= 2.0 <= found["high"]
+    assert missed <= 30
+
+
+def test_a_difference_is_paired() -> None:
+    """Prompts differ a lot, the two arms by one token each: the interval of the difference is narrow."""
+    cycles = [10, 20, 30, 40]
+    emitted = [12, 55, 61, 180]
+    found = difference([e + c / 10 for e, c in zip(emitted, cycles, strict=True)], cycles, emitted, cycles, seed=0)
+    assert (found["low"], found["value"], found["high"]) == pytest.approx((0.1, 0.1, 0.1))
+    apart = ratio(emitted, cycles, seed=0)
+    assert apart["high"] - apart["low"] > 0.5

@@ -1,0 +1,122 @@
+"""Tables to subsets: forced ids, mixes, sizes, and what is written down."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from frspec_cli.counting.table import FOLDS
+from frspec_cli.errors import FrspecError
+from frspec_cli.subsets.build import Builder, Recipe
+from frspec_cli.subsets.mix import MIX_UNITS, NamedTable, gather
+from frspec_cli.subsets.subset import VocabularySubset
+
+
+def named(table, name: str = "counts") -> NamedTable:
+    return NamedTable(name, table, "0" * 64)
+
+
+def test_forced_are_end_and_template_tokens_but_no_reserved_ones(byte_level, make_table) -> None:
+    table = make_table(byte_level, {"web": {65: 50, 66: 40, 67: 30}})
+    subset = Builder([named(table)], byte_level, Recipe()).subset(6)
+    ids = {name: byte_level.backend.token_to_id(name) for name in ("<|im_start|>", "<|im_end|>", "<|end|>")}
+    assert subset.token_ids.tolist() == [*sorted(ids.values()), 65, 66, 67]
+    assert subset.forced == 3
+    assert subset.tokens[3] == byte_level.token_bytes(65)
+    assert subset.metadata["coverage"] == 1.0
+
+
+def test_byte_tokens_are_forced_where_there_are_any(sentencepiece, make_table) -> None:
+    table = make_table(sentencepiece, {"web": {300: 5}})
+    builder = Builder([named(table)], sentencepiece, Recipe())
+    assert list(builder.forced.values()).count("byte") == 256
+    only_eos = Builder([named(table)], sentencepiece, Recipe(forced="eos"))
+    assert only_eos.subset(2).token_ids.tolist() == [2, 300]
+
+
+def test_ids_past_the_models_rows_are_left_out_but_count_as_uncovered(byte_level, make_table) -> None:
+    last = byte_level.highest_id
+    table = make_table(byte_level, {"web": {65: 75, last: 25}}, model_rows=last)
+    subset = Builder([named(table)], byte_level, Recipe(forced="none")).subset(1)
+    assert subset.token_ids.tolist() == [65]
+    assert subset.metadata["coverage"] == 0.75
+    assert (subset.metadata["vocabulary_rows"], subset.metadata["vocabulary_rows_from"]) == (last, "model")
+
+
+def test_more_rows_than_tokens_may_be_named(byte_level, make_table) -> None:
+    table = make_table(byte_level, {"web": {65: 75}})
+    subset = Builder([named(table)], byte_level, Recipe(forced="none", vocabulary_rows=1000)).subset(1)
+    assert (subset.metadata["vocabulary_rows"], subset.metadata["vocabulary_rows_from"]) == (1000, "option")
+
+
+def test_force_id_keeps_a_token_and_refuses_what_is_none(byte_level, make_table) -> None:
+    table = make_table(byte_level, {"web": {65: 75, 66: 3}})
+    builder = Builder([named(table)], byte_level, Recipe(forced="none", force_ids=(200,)))
+    assert builder.subset(2).token_ids.tolist() == [200, 65]
+    with pytest.raises(FrspecError, match="--force-id 99999 is no token"):
+        Builder([named(table)], byte_level, Recipe(force_ids=(99999,)))
+
+
+def test_a_mix_gives_each_source_its_share_however_large_it_is(byte_level, make_table) -> None:
+    table = make_table(byte_level, {"large": {65: 900_000, 66: 100_000}, "small": {67: 60, 68: 40}, "other": {69: 1}})
+    evidence = gather([named(table)], {"large": 1, "small": 3})
+    totals = evidence.by_fold().sum(axis=0)
+    assert [round(totals[i] / MIX_UNITS, 3) for i in (65, 66, 67, 68, 69)] == [0.225, 0.025, 0.45, 0.3, 0]
+    assert evidence.left_out == ("other",)
+
+
+def test_a_light_source_orders_only_the_tail(byte_level, make_table) -> None:
+    answers = make_table(byte_level, {"answers": {65: 500, 66: 300, 67: 200}})
+    corpus = make_table(byte_level, {"web": {70: 700_000, 67: 200_000, 71: 100_000}})
+    builder = Builder(
+        [named(answers, "answers"), named(corpus, "corpus")],
+        byte_level,
+        Recipe(weights={"answers": 0.999, "corpus": 0.001}, forced="none"),
+    )
+    assert builder.subset(5).token_ids.tolist() == [65, 66, 67, 70, 71]
+
+
+def test_names_in_a_mix_must_be_known_plain_and_named_once(byte_level, make_table) -> None:
+    one = named(make_table(byte_level, {"web": {65: 5}, "code": {66: 5}}), "one")
+    two = named(make_table(byte_level, {"web": {65: 7}, "one": {66: 5}}), "two")
+    both = gather([one, two], {"web": 1}).by_fold()
+    assert both.sum(axis=0)[65] == pytest.approx(MIX_UNITS)
+    assert gather([one, two], {"two:web": 1, "one:code": 1}).left_out == ("one:web", "two:one")
+    for weights, words in (
+        ({"books": 1}, "no table and no source; there are: code, one, two, web"),
+        ({"one": 1}, "the name of a table and of a source"),
+        ({"web": 1, "one:web": 1}, "names the source one:web twice"),
+    ):
+        with pytest.raises(FrspecError, match=words):
+            gather([one, two], weights)
+
+
+def test_tables_of_two_tokenizers_do_not_mix(byte_level, sentencepiece, make_table) -> None:
+    one, two = make_table(byte_level, {"web": {65: 5}}), make_table(sentencepiece, {"web": {65: 5}})
+    with pytest.raises(FrspecError, match="different tokenizers"):
+        gather([named(one, "one"), named(two, "two")])
+    with pytest.raises(FrspecError, match="another tokenizer"):
+        Builder([named(one)], sentencepiece, Recipe())
+
+
+def test_held_out_coverage_ranks_by_the_other_nine_folds(byte_level, make_table) -> None:
+    counts = np.zeros((FOLDS, byte_level.highest_id + 1), dtype=np.int64)
+    counts[:, 65] = 10
+    counts[np.arange(FOLDS), 100 + np.arange(FOLDS)] = 10  # a token of its own in every fold: no other fold knows it
+    builder = Builder([named(make_table(byte_level, {"web": counts}))], byte_level, Recipe(forced="none"))
+    assert builder.subset(11).metadata["coverage"] == 1.0
+    held_out = builder.held_out(10)
+    assert held_out is not None
+    assert held_out.value == 0.5
+
+
+def test_equal_inputs_give_equal_bytes_and_reading_gives_back_what_was_written(
+    byte_level, make_table, tmp_path
+) -> None:
+    table = make_table(byte_level, {"web": {65: 75, 66: 3}, "code": {300: 8}})
+    for name in ("a", "b"):
+        Builder([named(table)], byte_level, Recipe()).subset(5).write(tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    read = VocabularySubset.read(tmp_path / "a")
+    assert Recipe.from_json(read.metadata["origin"]["recipe"]) == Recipe()
+    assert read.token_ids.tolist()[-2:] == [65, 300]

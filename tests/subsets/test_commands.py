@@ -1,0 +1,282 @@
+"""The commands as a user meets them: what they write, what they say, and with which exit code they end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from frspec_cli.counting.table import FOLDS
+from frspec_cli.subsets.subset import VocabularySubset
+
+
+@pytest.fixture
+def counts(byte_level, make_table, tmp_path):
+    """A table of 200 tokens in two sources, with Han ones only in the second."""
+    rng = np.random.default_rng(1)
+    rows = byte_level.highest_id + 1
+    web = np.zeros((FOLDS, rows), dtype=np.int64)
+    web[:, 40:240] = rng.poisson(500 / np.arange(1, 201), (FOLDS, 200))
+    zh = np.zeros((FOLDS, rows), dtype=np.int64)
+    han = [i for i in byte_level.vocabulary if "中" in byte_level.token_bytes(i).decode(errors="ignore")]
+    zh[:, han] = 2
+    zh[:, 200:300] += rng.poisson(3, (FOLDS, 100))
+    path = tmp_path / "counts.parquet"
+    make_table(byte_level, {"web": web, "zh": zh}).write(path)
+    return path
+
+
+def test_build_cover_export_import_inspect(counts, byte_level, frspec, tmp_path) -> None:
+    code, out, _ = frspec("build-vocab", counts, "--k", 50, "--k", 100, "--out", tmp_path / "subsets", "--json")
+    assert code == 0
+    built = json.loads(out)["subsets"]
+    assert [(each["k"], each["forced"], each["padded"]) for each in built] == [(50, 3, 0), (100, 3, 0)]
+    assert built[1]["out"] == str(tmp_path / "subsets" / "subset-100.parquet")
+    small, large = (VocabularySubset.read(each["out"]) for each in built)
+    assert large.token_ids[:50].tolist() == small.token_ids.tolist()
+    assert small.metadata["sha256"] == built[0]["sha256"]
+
+    code, out, _ = frspec("coverage", built[1]["out"], "--on", counts, "--k", 50, "--k", 100, "--json")
+    covered = json.loads(out)
+    assert code == 0
+    assert {row["how"] for row in covered["rows"]} == {"held out by fold"}
+    whole = {row["k"]: row for row in covered["rows"] if row["source"] == row["script"] == "all"}
+    assert whole[50]["coverage"] < whole[100]["coverage"] <= built[1]["coverage"]
+    assert whole[50]["low"] <= whole[50]["coverage"] <= whole[50]["high"]
+    assert {"subset", "k", "source", "script", "tokens", "coverage", "low", "high"} <= covered["rows"][0].keys()
+    assert {row["source"] for row in covered["rows"]} == {"all", "web", "zh"}
+
+    code, out, err = frspec("export-vocab", built[1]["out"], "--to", "sglang", "--k", 50, "--out", tmp_path / "map.pt")
+    assert code == 0
+    assert f"--speculative-token-map {tmp_path / 'map.pt'}" in out
+    assert f"wrote {tmp_path / 'map.pt'}" in err
+    assert torch.load(tmp_path / "map.pt", weights_only=True) == small.token_ids.tolist()
+
+    code, out, _ = frspec(
+        "import-vocab", tmp_path / "map.pt", "--tokenizer", byte_level.path.parent, "--out", tmp_path / "back", "--json"
+    )
+    assert code == 0
+    assert json.loads(out)["sha256"] == small.metadata["sha256"]
+    assert VocabularySubset.read(tmp_path / "back").tokens == small.tokens
+
+    for path, kind in (
+        (counts, "frequency-table"),
+        (built[0]["out"], "vocabulary-subset"),
+        (tmp_path / "map.pt", "draft-vocabulary"),
+        (tmp_path / "map.pt.manifest.json", "export-manifest"),
+        (byte_level.path, "tokenizer"),
+    ):
+        code, out, _ = frspec("inspect", path, "--json")
+        assert (code, json.loads(out)["kind"]) == (0, kind)
+        code, out, _ = frspec("inspect", path)
+        assert out.startswith(f"{path}: {kind}\n")
+
+
+def test_coverage_of_text_and_of_answers_counts_on_the_spot(counts, byte_level, frspec, tmp_path) -> None:
+    frspec("build-vocab", counts, "--k", 100, "--out", tmp_path / "s.parquet")
+    (tmp_path / "more.txt").write_text("the cat sat on the mat\n" * 50)
+    code, out, _ = frspec("coverage", tmp_path / "s.parquet", "--on", tmp_path / "more.txt", "--json")
+    row = json.loads(out)["rows"][0]
+    ids = byte_level.encode_batch(["the cat sat on the mat\n" * 50])[0]
+    subset = VocabularySubset.read(tmp_path / "s.parquet")
+    assert (code, row["how"], row["tokens"]) == (0, "other text", len(ids))
+    assert row["coverage"] == pytest.approx(np.isin(ids, subset.token_ids).mean())
+    answer = {"id": "0", "conversations": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "ab"}]}
+    answer |= {"prompt_token_ids": [90, 91, 92], "response_token_ids": [65, 66], "finish": "length"}
+    (tmp_path / "answers.jsonl").write_text(json.dumps(answer) + "\n")
+    code, out, _ = frspec("coverage", tmp_path / "s.parquet", "--on", tmp_path / "answers.jsonl", "--json")
+    assert (code, json.loads(out)["rows"][0]["tokens"]) == (0, 2)
+
+
+def test_the_table_for_people_and_the_picture(counts, frspec, tmp_path) -> None:
+    pytest.importorskip("matplotlib")
+    frspec("build-vocab", counts, "--k", 100, "--out", tmp_path / "s.parquet")
+    code, out, err = frspec(
+        "coverage", tmp_path / "s.parquet", "--on", counts, "--k", 50, "--plot", tmp_path / "x.png", "--show", 3
+    )
+    assert code == 0
+    assert "held out by fold" in out
+    assert "script Latin" in out
+    assert "rarest kept (k = 50)" in err
+    assert "most frequent lost" in err
+    assert err.rstrip().endswith(f"wrote {tmp_path / 'x.png'}")
+    assert (tmp_path / "x.png").stat().st_size > 5000
+
+
+def test_soft_counts_are_mass_and_only_with_the_word(byte_level, make_table, frspec, tmp_path) -> None:
+    million = 1_000_000
+    table = make_table(byte_level, {"answers": {65: 6 * million, 66: 3 * million, 67: million}}, kind="soft")
+    table.write(tmp_path / "soft.parquet")
+    frspec("build-vocab", tmp_path / "soft.parquet", "--k", 4, "--out", tmp_path / "s.parquet")
+    code, out, _ = frspec("coverage", tmp_path / "s.parquet", "--on", tmp_path / "soft.parquet", "--mass", "--json")
+    row = json.loads(out)["rows"][0]
+    assert (code, row["tokens"], row["coverage"]) == (0, 10, 0.6)
+    code, _, err = frspec("coverage", tmp_path / "s.parquet", "--on", tmp_path / "soft.parquet")
+    assert (code, "Add --mass" in err) == (2, True)
+
+
+def test_a_budget_is_shown_against_the_same_rows_by_frequency(counts, frspec, tmp_path) -> None:
+    arguments = ("build-vocab", counts, "--k", 60, "--script-budget", "cjk=5", "--out", tmp_path / "s.parquet")
+    code, out, _ = frspec(*arguments, "--json")
+    (effect,) = json.loads(out)["subsets"][0]["budgets"]
+    assert code == 0
+    assert effect["script"] == "cjk"
+    assert effect["coverage"] > effect["by_frequency"]
+    code, out, _ = frspec(*arguments)
+    assert "by frequency alone" in out
+    subset = VocabularySubset.read(tmp_path / "s.parquet")
+    assert subset.k == 60
+    assert (subset.reasons == 1).sum() > 0
+    code, _, err = frspec("export-vocab", tmp_path / "s.parquet", "--k", 50, "--to", "txt", "--out", tmp_path / "x")
+    assert code == 1
+    assert "--script-budget" in err
+
+
+def test_formats_at_once(counts, frspec, tmp_path) -> None:
+    code, _, _ = frspec(
+        *("build-vocab", counts, "--k", 50, "--out", tmp_path / "s.parquet", "--vocab-rows", 512),
+        *("--format", "sglang", "--format", "speculators"),
+    )
+    assert code == 0
+    assert np.load(tmp_path / "s.speculators" / "t2d.npy").shape == (512,)
+    assert len(torch.load(tmp_path / "s.sglang.pt", weights_only=True)) == 50
+
+
+def test_coverage_in_place_of_k(counts, frspec, tmp_path) -> None:
+    code, out, _ = frspec("build-vocab", counts, "--coverage", 0.8, "--out", tmp_path / "s.parquet", "--json")
+    built = json.loads(out)["subsets"][0]
+    assert (code, built["coverage"] >= 0.8) == (0, True)
+    code, out, _ = frspec("build-vocab", counts, "--k", built["k"] - 1, "--out", tmp_path / "t.parquet", "--json")
+    assert json.loads(out)["subsets"][0]["coverage"] < 0.8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--k", 99999], 1, "k 99999 is larger than the vocabulary, which has"),
+        (["--k", 400], 1, "asks for more tokens than were seen"),
+        (["--k", 2], 1, "smaller than the 3 tokens that are forced in"),
+        (["--k", 0], 2, "--k must be at least 1"),
+        ([], 2, "give either --k or --coverage"),
+        (["--k", 5, "--coverage", 0.9], 2, "give either --k or --coverage"),
+        (["--coverage", 98], 2, "must be above 0 and at most 1"),
+        (["--k", 50, "--mix", "web"], 2, "must be NAME=NUMBER"),
+        (["--k", 50, "--mix", "web=0"], 2, "must be above 0"),
+        (["--k", 50, "--mix", "books=1"], 1, "no table and no source"),
+        (["--k", 50, "--script-budget", "cjk=x"], 2, "must be a whole number"),
+        (["--k", 50, "--script-budget", "Klingon=5"], 2, "no script named"),
+        (["--k", 50, "--force-id", 99999], 1, "--force-id 99999 is no token"),
+        (["--k", 50, "--format", "onnx"], 2, "--format onnx is none of"),
+        (["--k", 50, "--tokenizer", "/nowhere"], 1, "no model named"),
+        (["--k", 50, "--nonsense"], 2, "No such option"),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_writes_nothing(arguments, code, words, counts, frspec, tmp_path) -> None:
+    got, out, err = frspec("build-vocab", counts, "--out", tmp_path / "out" / "s.parquet", *arguments)
+    assert (got, out) == (code, "")
+    assert words in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_written_over_what_is_read(counts, frspec) -> None:
+    before = counts.read_bytes()
+    code, _, err = frspec("build-vocab", counts, "--k", 50, "--out", counts)
+    assert (code, "is the file that is read" in err) == (1, True)
+    assert counts.read_bytes() == before
+
+
+def test_a_missing_and_a_broken_table(frspec, tmp_path) -> None:
+    code, _, err = frspec("build-vocab", tmp_path / "none.parquet", "--k", 5, "--out", tmp_path / "s")
+    assert (code, "there is no file" in err) == (1, True)
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 and nothing else")
+    code, _, err = frspec("build-vocab", tmp_path / "broken.parquet", "--k", 5, "--out", tmp_path / "s")
+    assert (code, "cannot be read as parquet" in err) == (1, True)
+
+
+def test_a_subset_of_another_tokenizer(counts, sentencepiece, make_table, frspec, tmp_path) -> None:
+    frspec("build-vocab", counts, "--k", 50, "--out", tmp_path / "s.parquet")
+    make_table(sentencepiece, {"web": {300: 5}}).write(tmp_path / "other.parquet")
+    code, _, err = frspec("coverage", tmp_path / "s.parquet", "--on", tmp_path / "other.parquet")
+    assert code == 1
+    assert "was made for another tokenizer" in err
+
+
+def test_vllm_is_told_plainly(counts, frspec, tmp_path) -> None:
+    frspec("build-vocab", counts, "--k", 50, "--out", tmp_path / "s.parquet")
+    code, _, err = frspec("export-vocab", tmp_path / "s.parquet", "--to", "vllm", "--out", tmp_path / "x")
+    assert code == 2
+    assert "no released version of vLLM takes a draft vocabulary for EAGLE-1/2 heads" in err
+
+
+def test_warnings_of_an_import_reach_stderr_and_json(byte_level, frspec, tmp_path) -> None:
+    bos, eos = (byte_level.backend.token_to_id(name) for name in ("<|begin|>", "<|end|>"))
+    torch.save([65, bos, 66, bos, eos], tmp_path / "freq_4.pt")
+    arguments = (
+        "import-vocab",
+        tmp_path / "freq_4.pt",
+        "--tokenizer",
+        byte_level.path,
+        "--out",
+        tmp_path / "s.parquet",
+    )
+    code, out, err = frspec(*arguments, "--json", "--quiet")
+    assert code == 0
+    value = json.loads(out)
+    assert (value["k"], value["format"]) == (4, "fr-spec")
+    assert "end-of-sequence block" in value["warnings"][0]
+    assert "warning: " in err
+
+
+def test_inspect_knows_heads_answers_results_and_says_what_it_does_not(frspec, tmp_path) -> None:
+    from safetensors.torch import save_file
+
+    head = tmp_path / "head"
+    head.mkdir()
+    (head / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], "hidden_size": 4}))
+    tensors = {"fc.weight": torch.zeros(4, 8), "layers.0.self_attn.q_proj.weight": torch.zeros(4, 4)}
+    save_file(tensors, head / "model.safetensors")
+    value = json.loads(frspec("inspect", head, "--json")[1])
+    assert (value["kind"], value["layout"], value["parameters"]) == ("draft-head", "eagle", 48)
+    assert "fc.weight: 4 x 8 F32" in frspec("inspect", head)[1]
+    (head / "model.safetensors").unlink()
+    torch.save({"midlayer.hidden_norm.weight": torch.zeros(4)}, head / "pytorch_model.bin")
+    assert json.loads(frspec("inspect", head, "--json")[1])["layout"] == "eagle3"
+    assert json.loads(frspec("inspect", head / "pytorch_model.bin", "--json")[1])["kind"] == "tensors"
+
+    answers = tmp_path / "answers.jsonl"
+    lines = [{"prompt_token_ids": [1], "response_token_ids": [2, 3], "finish": end} for end in ("stop", "length")]
+    answers.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    value = json.loads(frspec("inspect", answers, "--json")[1])
+    assert (value["kind"], value["answers"], value["finished"], value["response_tokens"]) == ("answers", 2, 1, 4)
+
+    result = tmp_path / "result.json"
+    result.write_text(
+        json.dumps({"schema": 1, "prompts": [{}, {}], "summary": {"ar": {"tokens_per_second": 9.0}}}, indent=1)
+    )
+    value = json.loads(frspec("inspect", result, "--json")[1])
+    assert (value["kind"], value["prompts"], value["methods"]["ar"]["tokens_per_second"]) == ("bench-result", 2, 9.0)
+
+    (tmp_path / "noise.bin").write_bytes(bytes(range(256)))
+    code, _, err = frspec("inspect", tmp_path / "noise.bin")
+    assert (code, "no file that frspec knows" in err) == (1, True)
+    assert frspec("inspect", tmp_path / "missing")[0] == 1
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from frspec_cli.cli.app import main\n"
+        "for name in sys.argv[1:]:\n"
+        "    sys.argv = ['frspec', name, '--help']\n"
+        "    try: main()\n"
+        "    except SystemExit as stop: assert not stop.code\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'matplotlib', 'pyarrow', 'tokenizers'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    names = ["build-vocab", "coverage", "export-vocab", "import-vocab", "inspect"]
+    subprocess.run([sys.executable, "-c", code, *names], check=True, capture_output=True)

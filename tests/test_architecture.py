@@ -1,0 +1,117 @@
+"""The house's own rules: imports point one way, help is quick, the README's commands exist."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+PACKAGE = ROOT / "frspec_cli"
+# design: each may import those to its right
+ORDER = [
+    "cli",
+    "bench",
+    "verification",
+    "training",
+    "replay",
+    "answers",
+    "decoding",
+    "heads",
+    "subsets",
+    "counting",
+    "tokens",
+    "corpus",
+    "models",
+    "environment",
+    "resume",
+    "statistics",
+    "storage",
+    "errors",
+]
+
+
+def _imports(file: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("frspec_cli."):
+            found.add(node.module.split(".")[1])
+        elif isinstance(node, ast.ImportFrom) and node.module == "frspec_cli":
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.Import):
+            found.update(a.name.split(".")[1] for a in node.names if a.name.startswith("frspec_cli."))
+    return found & set(ORDER)
+
+
+@pytest.mark.parametrize("part", ORDER)
+def test_imports_point_one_way(part: str) -> None:
+    files = sorted((PACKAGE / part).rglob("*.py")) if (PACKAGE / part).is_dir() else [PACKAGE / f"{part}.py"]
+    assert files
+    allowed = set(ORDER[ORDER.index(part) :])
+    wrong = {str(file.relative_to(ROOT)): sorted(_imports(file) - allowed) for file in files}
+    assert {file: names for file, names in wrong.items() if names} == {}
+
+
+def test_every_module_has_a_place_in_the_order() -> None:
+    parts = {path.stem for path in PACKAGE.iterdir() if path.name[0].isalpha()}
+    assert parts <= {*ORDER, "data"}
+
+
+def _commands() -> list[str]:
+    from typer.main import get_command
+
+    from frspec_cli.cli.app import app
+
+    return sorted(get_command(app).commands)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("command", ["", *_commands()])
+def test_help_loads_nothing_heavy(command: str) -> None:
+    """The process that prints help must not have imported torch, transformers or datasets."""
+    script = (
+        "import sys\nfrom frspec_cli.cli.app import main\n"
+        f"sys.argv = {['frspec', *([command] if command else []), '--help']!r}\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'pyarrow', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "Usage" in run.stdout
+
+
+def test_wrong_option_is_usage(cli) -> None:
+    code, _, err = cli("generate", "--no-such-option")
+    assert code == 2
+    assert "--no-such-option" in err
+
+
+def test_version(cli) -> None:
+    code, out, _ = cli("--version")
+    assert (code, out) == (0, "frspec 0.1.0\n")
+
+
+def test_public_names_resolve() -> None:
+    import frspec_cli
+
+    assert all(getattr(frspec_cli, name) is not None for name in frspec_cli.__all__)
+
+
+def test_readme_names_real_commands_and_targets() -> None:
+    readme = (ROOT / "README.md").read_text()
+    used = {line.split()[1] for line in readme.splitlines() if line.startswith("    frspec ")}
+    assert used
+    assert used <= {*_commands(), "--help"}
+    makefile = (ROOT / "Makefile").read_text()
+    targets = {line.split()[1] for line in readme.splitlines() if line.strip().startswith("make ")}
+    assert {"demo", "test"} <= targets
+    assert all(f"\n{target}:" in makefile for target in targets)
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+    assert "\n    make test" in (ROOT / "README.md").read_text()

@@ -1,0 +1,254 @@
+"""A run from answers to a head: it learns, it resumes to the bit, it refuses what changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import zstandard
+from safetensors.torch import load_file
+
+from frspec_cli.answers import records as recorded
+from frspec_cli.decoding.tree import TreeConfig
+from frspec_cli.errors import FrspecError
+from frspec_cli.heads.checkpoint import load_head
+from frspec_cli.models.target import Target
+from frspec_cli.training import run as session_module
+from frspec_cli.training.run import RunSettings, Session
+from frspec_cli.training.trainer import TrainOptions
+
+OPTIONS = TrainOptions(epochs=3, batch_tokens=32, steps=3, sampled_rows=16, learning_rate=3e-3)
+SETTINGS = RunSettings(taps=(1, 2), validate_every=10, tree=TreeConfig(depth=3, beam=2, nodes=6))
+
+
+@pytest.fixture(scope="module")
+def answers_file(answers, tmp_path_factory):
+    path = tmp_path_factory.mktemp("answers") / "answers.jsonl"
+    with open(path, "w") as file:
+        for answer in answers:
+            prompt, response = answer.ids[: answer.prompt_length], answer.ids[answer.prompt_length :]
+            record = {"prompt_token_ids": prompt.tolist(), "response_token_ids": response.tolist(), "finish": "length"}
+            file.write(json.dumps(record) + "\n")
+    return path
+
+
+@pytest.fixture
+def start(target, answers_file, tmp_path):
+    def make(
+        name="head", options=OPTIONS, settings=SETTINGS, path=answers_file, initial=None, checkpoint_seconds=60.0
+    ) -> Session:
+        loaded = Target(name="tiny", folder=tmp_path, model=target, processor=None)
+        said: list[str] = []
+        made = Session(
+            loaded,
+            path,
+            tmp_path / name,
+            options,
+            settings,
+            initial=initial,
+            features=tmp_path / "features",
+            command="frspec train-draft answers.jsonl",
+            say=said.append,
+            checkpoint_seconds=checkpoint_seconds,
+        )
+        made.said = said
+        return made
+
+    return make
+
+
+def kill_never(record, total):
+    pass
+
+
+class Killed(Exception):
+    pass
+
+
+def kill_at(step):
+    def on_step(record, total):
+        if record.step == step:
+            raise Killed
+
+    return on_step
+
+
+def state(session) -> dict[str, torch.Tensor]:
+    return load_file(session.run.folder / "checkpoint.safetensors")
+
+
+def test_a_killed_and_resumed_run_equals_an_undisturbed_one_to_the_last_bit(start):
+    undisturbed = start("undisturbed", checkpoint_seconds=-1.0)
+    undisturbed.train(lambda record, total: None)
+    for step in (4, 17):
+        with pytest.raises(Killed):
+            start("killed", checkpoint_seconds=-1.0).train(
+                kill_at(step)
+            )  # the step was logged, but no checkpoint holds it
+    resumed = start("killed")
+    assert resumed.trainer.step == 16
+    resumed.train(lambda record, total: None)
+
+    assert state(resumed).keys() == state(undisturbed).keys()
+    assert all(torch.equal(tensor, state(resumed)[name]) for name, tensor in state(undisturbed).items())
+    assert resumed.best == undisturbed.best
+    for name in ("model.safetensors", "config.json", "README.md"):
+        assert (resumed.out / name).read_bytes() == (undisturbed.out / name).read_bytes()
+    assert (resumed.run.folder / "metrics.jsonl").read_text() == (undisturbed.run.folder / "metrics.jsonl").read_text()
+    # 3 passes over 39 answers; fewer steps than answers, more than one a pass
+    assert 3 < undisturbed.trainer.total_steps < 3 * 39
+
+
+def test_ctrl_c_ends_the_step_and_leaves_a_checkpoint_of_it(start):
+    session, before = start(), signal.getsignal(signal.SIGINT)
+    take_step = session.trainer.optimizer.step
+
+    def interrupted(rate):
+        if session.trainer.step == 4:
+            os.kill(os.getpid(), signal.SIGINT)  # in the middle of the fifth step
+        take_step(rate)
+
+    session.trainer.optimizer.step = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        session.train(lambda record, total: None)
+    assert session.said[-2:] == [
+        "stopping after this step; Ctrl-C again stops at once",
+        "stopped at step 5; the same command goes on from there",
+    ]
+    assert signal.getsignal(signal.SIGINT) is before
+    session.run.close()
+    resumed = start()
+    assert resumed.trainer.step == 5
+    assert all(
+        torch.equal(p, dict(resumed.trainer.head.named_parameters())[n])
+        for n, p in session.trainer.head.named_parameters()
+    )
+
+
+def test_two_runs_on_one_head_do_not_meet(start):
+    first = start()
+    with pytest.raises(FrspecError, match="another run is training"):
+        start()
+    first.run.close()
+    start()
+
+
+def test_what_a_killed_run_was_about_to_write_is_cleared_away(start, tmp_path):
+    start("head").train(kill_never)
+    (tmp_path / "head").rename(tmp_path / ".head.1-0123abcd.old")  # killed between the two renames
+    (tmp_path / ".head.1-0123abcd.tmp").mkdir()
+    (tmp_path / "head.training" / ".checkpoint.safetensors.1-0123abcd.tmp").write_text("half")
+    start("head")
+    assert (tmp_path / "head" / "model.safetensors").is_file()
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_training_makes_the_head_agree_with_the_target(start):
+    session = start(options=replace(OPTIONS, epochs=20))
+    agreement = []
+    session.train(lambda record, total: agreement.append(record.agreement[0]))
+    assert np.mean(agreement[-20:]) > np.mean(agreement[:20]) + 0.15
+    assert session.best > 1.0
+    loaded = load_head(
+        session.out,
+        target_config=session.target.config,
+        embedding_weight=session.target.embedding,
+        dtype=torch.float32,
+    )
+    assert json.loads((session.out / "config.json").read_text())["target"] == "tiny"
+    assert loaded.taps == (1, 2)
+    assert "39 answers" in (session.out / "README.md").read_text().replace("**", "")
+
+
+def test_tokens_off_by_one_teach_less(start, monkeypatch):
+    """The alignment: were the draft fed the token that the feature already knows, it would agree less."""
+    right, wrong = [], []
+    options = replace(OPTIONS, epochs=12)
+    start("right", options).train(lambda record, total: right.append(record.agreement[0]))
+    make_batch = session_module.Trainer._take_step.__globals__["make_batch"]
+
+    def unshifted(answers, features, *, device):
+        batch = make_batch(answers, features, device=device)
+        for row, answer in enumerate(answers):
+            batch.tokens[row, : len(answer.ids) - 2] = torch.from_numpy(answer.ids[:-2])
+        return batch
+
+    monkeypatch.setattr("frspec_cli.training.trainer.make_batch", unshifted)
+    start("wrong", options).train(lambda record, total: wrong.append(record.agreement[0]))
+    assert np.mean(right[-15:]) > np.mean(wrong[-15:]) + 0.1
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"learning_rate": 1e-4}, "learning_rate"), ({"epochs": 4}, "epochs"), ({"sampled_rows": None}, "sampled_rows")],
+)
+def test_resuming_with_another_option_is_refused_by_its_name(start, change, named):
+    start()
+    with pytest.raises(FrspecError, match=f"another {named}"):
+        start(options=replace(OPTIONS, **change))
+
+
+def test_resuming_on_other_answers_is_refused(start, answers_file, tmp_path):
+    start()
+    lines = answers_file.read_text().splitlines()
+    changed = json.loads(lines[3])
+    changed["response_token_ids"][0] = 2 if changed["response_token_ids"][0] != 2 else 3
+    other = tmp_path / "other.jsonl"
+    other.write_text("\n".join([*lines[:3], json.dumps(changed), *lines[4:]]) + "\n")
+    with pytest.raises(FrspecError, match="another answers"):
+        start(path=other)
+
+
+def test_a_warm_start_takes_the_weights_of_a_head(start):
+    first = start("first")
+    first.train(lambda record, total: None)
+    second = start("second", initial=first.out)
+    saved = load_file(first.out / "model.safetensors")
+    assert all(torch.equal(p.bfloat16(), saved[n]) for n, p in second.trainer.head.named_parameters())
+
+
+def test_held_out_answers_are_never_trained_on(answers):
+    train, held_out = recorded.split(answers)
+    assert len(train) + len(held_out) == len(answers)
+    assert not {id(a) for a in train} & {id(a) for a in held_out}
+
+
+@pytest.mark.parametrize(("count", "held_out"), [(1, []), (2, [1]), (4, [2]), (16, [8]), (17, [16]), (64, [16, 48])])
+def test_few_answers_too_leave_one_to_validate_on(answers, count, held_out):
+    some = (answers * 2)[:count]
+    train, kept = recorded.split(some)
+    assert [id(a) for a in kept] == [id(some[i]) for i in held_out]
+    assert [id(a) for a in train] == [id(a) for i, a in enumerate(some) if i not in held_out]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "no record of token ids"),
+        ('{"prompt_token_ids": [1], "response_token_ids": [1, 2]}', "no field 'finish'"),
+        ('{"prompt_token_ids": [1], "response_token_ids": [1, 97], "finish": "stop"}', "token id 97"),
+        ('{"prompt_token_ids": [1], "response_token_ids": [1, 2], "finish": "eos"}', "finish is 'eos'"),
+        ('{"prompt_token_ids": [], "response_token_ids": [1, 2], "finish": "stop"}', "prompt_token_ids is empty"),
+    ],
+)
+def test_a_broken_answer_is_named_with_its_line(tmp_path, line, message):
+    path = tmp_path / "answers.jsonl"
+    path.write_text('{"prompt_token_ids": [1], "response_token_ids": [1, 2], "finish": "stop"}\n' + line + "\n")
+    with pytest.raises(FrspecError, match=f":2: .*{message}"):
+        recorded.read_answers(path, vocab_size=97)
+
+
+def test_missing_and_broken_files_are_one_sentence(tmp_path):
+    with pytest.raises(FrspecError, match="there is no file"):
+        recorded.read_answers(tmp_path / "none.jsonl", vocab_size=97)
+    broken = tmp_path / "broken.jsonl.zst"
+    line = b'{"prompt_token_ids": [1], "response_token_ids": [1, 2], "finish": "stop"}\n'
+    for content in (b"no zstandard at all", zstandard.ZstdCompressor().compress(line * 9000)[:-7]):
+        broken.write_bytes(content)
+        with pytest.raises(FrspecError, match="is broken"):
+            recorded.read_answers(broken, vocab_size=97)

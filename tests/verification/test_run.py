@@ -1,0 +1,205 @@
+"""`verify` finds what it should: nothing on an honest engine, and planted mistakes of every kind."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from frspec_cli.answers.tasks import stratified_sample, tasks
+from frspec_cli.decoding import drafters, engine
+from frspec_cli.decoding.pipeline import Pipeline
+from frspec_cli.decoding.tree import TreeConfig
+from frspec_cli.decoding.walk import Walk, walk
+from frspec_cli.errors import FrspecError
+from frspec_cli.heads.config import head_config_for
+from frspec_cli.heads.head import EagleHead
+from frspec_cli.verification.report import Difference, Outcome, report
+from frspec_cli.verification.rules import Plan, TokenizedPrompt
+from frspec_cli.verification.run import Listener, Verification
+from tests.tiny import tiny_config, tiny_target
+
+PROMPTS = [[5, 17, 20], [9, 9, 3, 1, 30], [2]]
+PLAN = Plan(method="eagle", shape=TreeConfig(4, 3, 12), max_new_tokens=30, stepwise=2, sampled=2)
+
+
+def load(dtype: str) -> Pipeline:
+    """A tiny target and a random head in the dtype that is asked for."""
+    target = tiny_target(dtype=getattr(torch, dtype), config=tiny_config(vocab_size=40))
+    torch.manual_seed(2)
+    head = EagleHead(head_config_for(target.config, taps=(1, 2)), embedding_weight=target.embedding)
+    return Pipeline(target=target, head=head.to(target.dtype).eval().requires_grad_(False))
+
+
+def verify(dtype: str, plan: Plan = PLAN, **more: Any) -> dict[str, Any]:
+    """The result over the three prompts, `a` of one task and `b`, `c` of another."""
+    questions = [
+        TokenizedPrompt(name, tuple(ids), task) for name, ids, task in zip("abc", PROMPTS, ("x", "y", "y"), strict=True)
+    ]
+    run = Verification(load, dtype, questions, plan, {"dtype": dtype, "stepwise": plan.stepwise})
+    return run.run(**({"out": None} | more))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+def test_an_honest_engine_passes(dtype: str) -> None:
+    found = verify(dtype)
+    assert found["passed"]
+    assert found["prompts"] == 3
+    if dtype != "bfloat16":
+        assert found["identical"] == 3
+        assert found["sampling"] == {"prompts": 2, "identical": 2, "share": 1.0, "differences": []}
+    assert sum(check["accepted"] for check in found["checks"]) > 0
+
+
+def test_reduced_precision_brings_the_float32_rule_along() -> None:
+    names = [check["name"] for check in verify("bfloat16")["checks"]]
+    assert names == ["greedy, bfloat16", "greedy, re-scored", "greedy, step by step", "seeded sampling"]
+
+
+def _accept_one_too_many(tree, chosen, depth):
+    step = walk(tree, chosen, depth)
+    child = int(torch.where(tree.parents == step.path[step.accepted], torch.arange(tree.nodes), 0).max())
+    if child == 0 or int(step.accepted) == depth:
+        return step
+    path, emitted = step.path.clone(), step.emitted.clone()
+    at = int(step.accepted) + 1
+    path[at], emitted[at - 1], emitted[at] = child, tree.tokens[child], chosen[child]
+    return Walk(path=path, emitted=emitted, accepted=step.accepted + 1)
+
+
+def _bonus_from_the_parent(tree, chosen, depth):
+    step = walk(tree, chosen, depth)
+    emitted = step.emitted.clone()
+    if int(step.accepted):
+        emitted[step.accepted] = emitted[step.accepted - 1]
+    return Walk(path=step.path, emitted=emitted, accepted=step.accepted)
+
+
+@pytest.mark.parametrize("mutant", [_accept_one_too_many, _bonus_from_the_parent])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+def test_a_wrong_walk_is_found(mutant, dtype: str, monkeypatch) -> None:
+    monkeypatch.setattr(engine, "walk", mutant)
+    found = verify(dtype)
+    assert not found["passed"]
+    assert any(not each["explained"] for each in found["differences"])
+
+
+def test_noise_by_node_instead_of_position_is_found(monkeypatch) -> None:
+    """The law would stay right, but the same seed would give other ids than plain decoding."""
+    honest = engine.scores
+
+    def by_node(logits, noise, levels):
+        rows = levels if noise is None or len(levels) == 1 else torch.arange(len(levels)).flip(0) % len(noise)
+        return honest(logits, noise, rows)
+
+    monkeypatch.setattr(engine, "scores", by_node)
+    found = verify("float64")
+    assert not found["passed"]
+    assert found["sampling"]["identical"] < 2
+
+
+def test_a_padded_reference_is_plain_decoding() -> None:
+    target = load("float64").target
+    plain = engine.Engine(target).complete(PROMPTS[0], max_new_tokens=20)
+    padded = engine.Engine(target, drafters.PaddedDrafter(12)).complete(PROMPTS[0], max_new_tokens=20)
+    assert padded.token_ids == plain.token_ids
+    assert padded.accepted == [0] * 19
+
+
+class Killed(Exception):
+    """Stands for a process that dies between two prompts."""
+
+
+def die_after(count: int) -> Listener:
+    left = [count]
+
+    def done() -> None:
+        left[0] -= 1
+        if not left[0]:
+            raise Killed
+
+    return Listener(done=done)
+
+
+@pytest.mark.parametrize("after", range(1, 8))
+def test_a_killed_run_goes_on_to_the_same_result(after: int, tmp_path: Path) -> None:
+    """Seven outcomes in all; the run dies after each of them and what follows is run, once."""
+    verify("float32", out=tmp_path / "whole.json")
+    out, ran = tmp_path / "result.json", []
+    with pytest.raises(Killed):
+        verify("float32", out=out, listener=die_after(after))
+    assert not out.exists()
+    verify("float32", out=out, listener=Listener(done=lambda: ran.append(1)))
+    assert len(ran) == 7 - after
+    assert out.read_bytes() == (tmp_path / "whole.json").read_bytes()
+    assert [path.name for path in tmp_path.iterdir() if "ledger" in path.name] == []
+
+
+def test_other_options_do_not_go_on(tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    with pytest.raises(Killed):
+        verify("float32", out=out, listener=die_after(1))
+    other = dataclasses.replace(PLAN, stepwise=3)
+    with pytest.raises(FrspecError, match="--stepwise was 2, now it is 3"):
+        verify("float32", other, out=out)
+    assert verify("float32", other, out=out, restart=True)["passed"]
+    assert [check["prompts"] for check in json.loads(out.read_text())["checks"]] == [3, 3, 2]
+
+
+def test_a_check_of_no_prompts_is_not_run() -> None:
+    plan = dataclasses.replace(PLAN, rescored=0, sampled=0, stepwise=2)
+    found = verify("bfloat16", plan)
+    assert [(check["name"], check["prompts"]) for check in found["checks"]] == [
+        ("greedy, bfloat16", 3),
+        ("greedy, step by step", 2),
+    ]
+    assert found["sampling"] is None
+    with pytest.raises(FrspecError, match="no check"):
+        verify("float32", dataclasses.replace(plan, stepwise=0))
+
+
+def test_a_report_counts_by_task_and_lists_every_difference() -> None:
+    far, near = Difference(3, 0.5, 9.0, explained=False), Difference(7, 1e-5, 1.0, explained=True)
+    outcomes = [
+        Outcome("greedy, re-scored", "81", "x", 5, 20, cycles=10, accepted=9),
+        Outcome("greedy, re-scored", "82", "x", 5, 20, cycles=10, accepted=9, differences=(near,)),
+        Outcome("greedy, re-scored", "90", "y", 5, 20, cycles=10, accepted=9, differences=(far, near)),
+    ]
+    found = report({"greedy, re-scored": outcomes})
+    assert (found["passed"], found["prompts"], found["identical"]) == (False, 3, 1)
+    assert [(each["prompt"], each["position"], each["ulps"]) for each in found["differences"]] == [
+        ("82", 7, 1.0), ("90", 3, 9.0), ("90", 7, 1.0),
+    ]  # fmt: skip
+    assert found["checks"][0]["tasks"]["x"] == {"prompts": 2, "identical": 1, "share": 0.5}
+    assert found["checks"][0]["acceptance_length"] == 1.9
+    assert report({"greedy, re-scored": outcomes[:2]})["passed"]
+    assert [Outcome.read(dataclasses.asdict(outcome)) for outcome in outcomes] == outcomes
+
+
+SPEC_BENCH = ["writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities"]
+
+
+def test_mt_bench_is_one_task_where_all_of_it_is_there() -> None:
+    categories = [*SPEC_BENCH, "qa", "rag"]
+    assert tasks(categories) == ["mt_bench"] * 8 + ["qa", "rag"]
+    assert tasks(["math", "coding", "qa"]) == ["math", "coding", "qa"]
+
+
+@pytest.mark.parametrize("count", [1, 5, 6, 24, 48, 96, 479, 480, 500])
+def test_a_choice_is_spread_over_the_tasks_and_within_them(count: int) -> None:
+    labels = tasks([name for name in SPEC_BENCH for _ in range(10)] + [name for name in "pqrst" for _ in range(80)])
+    chosen = stratified_sample(labels, count)
+    shares = [sum(labels[index] == label for index in chosen) for label in dict.fromkeys(labels)]
+    assert len(chosen) == len(set(chosen)) == min(count, 480)
+    assert max(shares) - min(shares) <= 1
+    if count == 48:  # eight of MT-bench: one of each of its categories
+        assert [index // 10 for index in chosen if index < 80] == list(range(8))
+
+
+def test_what_a_small_task_lacks_goes_to_the_others() -> None:
+    assert stratified_sample(["a", "b", "b", "b", "b", "b"], 5) == [0, 1, 2, 3, 4]
+    assert stratified_sample(["", "", "", ""], 2) == [0, 2]
