@@ -36,7 +36,7 @@ from frspec_cli.errors import FrspecError
 from frspec_cli.models.identity import weights_identity
 from frspec_cli.models.target import Target, load_target
 from frspec_cli.replay.cycles import replay
-from frspec_cli.resume import RunFolder
+from frspec_cli.resume import RunFolder, run_folder
 from frspec_cli.statistics import difference, ratio
 from frspec_cli.subsets.build import Builder, Recipe
 from frspec_cli.subsets.mix import NamedTable
@@ -249,7 +249,8 @@ def main() -> None:
         if parts.head is None:
             raise FrspecError(f"no draft head ships for {given.model}.", hint="Name one with --draft.")
         study = Study(parts, given.answers, given.web, settings)
-        with RunFolder.opened(given.out, study.inputs(), restart=False, verb="studying") as folder:
+        with RunFolder.opened(run_folder(given.out)) as folder:
+            folder.resume(study.inputs())
             rows = study.run(folder)
             result = {"inputs": study.inputs(), "rows": rows, "spearman": correlations(rows)}
             storage.write_json(given.out, result)

@@ -2,18 +2,44 @@
 
 Raise a `FrspecError` where the bad value is used: one plain sentence that says what is wrong and where, and a hint that
 says what to do. `cli.app.main` is the only place that catches it. Anything else is a bug and keeps its traceback.
+
+The library knows fields, not flags: a message names a parameter as `option("max_new_tokens")`, which a Python user reads as
+`max_new_tokens` and a user of the command line as `--max-new-tokens`.
 """
 
 from __future__ import annotations
 
+import re
+
+_OPEN, _CLOSE = "\ue000", "\ue001"  # private-use characters, which no message holds otherwise
+_OPTION = re.compile(f"{_OPEN}(\\w+){_CLOSE}")
+
+
+def option(name: str) -> str:
+    """A parameter's name inside a message, spelled later for whoever reads it."""
+    return f"{_OPEN}{name}{_CLOSE}"
+
+
+def as_fields(text: str) -> str:
+    """The text as Python users read it: `max_new_tokens`."""
+    return _OPTION.sub(r"\1", text)
+
+
+def as_flags(text: str) -> str:
+    """The text as users of the command line read it: `--max-new-tokens`."""
+    return _OPTION.sub(lambda match: "--" + match[1].replace("_", "-"), text)
+
 
 class FrspecError(Exception):
-    """A known failure: exit code 1, shown as one sentence (and a hint), never as a traceback."""
+    """A known failure: exit code 1, shown as one sentence (and a hint), never as a traceback.
+
+    message, hint: as raised, options not yet spelled; `str(error)` spells them as fields.
+    """
 
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
+        super().__init__(as_fields(message))
         self.message = message
         self.hint = hint
 

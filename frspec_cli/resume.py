@@ -1,69 +1,99 @@
-"""The folder in which a run keeps what is finished, so that a killed one can go on: `OUT.ledger/` beside the output.
+"""Runs that resume: a folder beside the output keeps what is finished and what the run depends on.
 
-`inputs.json` says what the run depends on; it may be gone on with under equal inputs only, and by one process at a time.
+One process at a time may have the folder. A killed run resumes only under equal inputs; otherwise the first difference is
+named. Parts appear in it whole or not at all (`storage`), so whatever is there is finished.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from frspec_cli import storage
-from frspec_cli.errors import FrspecError
+from frspec_cli.errors import FrspecError, option
 
-_INPUTS = "inputs.json"
+LEDGER, TRAINING = ".ledger", ".training"
+"""Suffixes of the folder's name after the output's."""
+
+
+def run_folder(out: Path | str, suffix: str = LEDGER) -> Path:
+    """The folder of the output `out`."""
+    out = Path(out)
+    return out.with_name(out.name + suffix)
 
 
 class RunFolder:
-    """The open folder of one run; `opened` makes one."""
+    """The folder of one run, held by this process; `opened` makes one."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @staticmethod
     @contextmanager
-    def opened(out: Path, inputs: dict[str, Any], *, restart: bool, verb: str) -> Iterator[RunFolder]:
-        """The folder of the output `out`, new or gone on with. inputs: what the run depends on, by the user's names.
+    def opened(folder: Path) -> Iterator[RunFolder]:
+        """Takes `folder` for this process, made if need be, and removes what a killed run left half-written.
 
-        Raises `FrspecError` where another process holds it, or where the inputs differ, naming the first difference.
+        Raises `FrspecError` if another process holds it, or if it cannot be written.
         """
-        folder = out.with_name(out.name + ".ledger")
-        with storage.claim_folder(folder, f"another run is {verb} into {out} at this moment."):
-            made = RunFolder(folder)
-            made._begin(inputs, restart=restart)
-            yield made
+        with storage.claim_folder(folder, f"another process is writing to {folder}."):
+            for leftover in folder.rglob(".*.tmp"):
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+            yield RunFolder(folder)
+
+    def resume(
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        restart: bool = False,
+        record: str = "inputs.json",
+        defaults: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Whether an earlier run with equal inputs is resumed; otherwise the folder is emptied and the inputs recorded.
+
+        inputs: everything that the result depends on, JSON values by the names that the user knows them by.
+        record: the file that keeps them.
+        defaults: what a record that lacks a name had, for names that older versions did not write.
+        Raises `FrspecError` if the inputs differ, naming the first difference.
+        """
+        path = self.path(record)
+        if restart or not path.is_file():
+            self.clear()
+            storage.write_json(path, dict(inputs))
+            return False
+        before = {**(defaults or {}), **storage.read_json(path)}
+        if (name := first_difference(before, inputs)) is not None:
+            was, now = (shown(values.get(name)) for values in (before, inputs))
+            raise FrspecError(
+                f"{self.folder} was begun with other inputs: {name} was {was}, now it is {now}.",
+                hint=f"Use the same inputs to resume, {option('restart')} to start over, or another {option('out')}.",
+            )
+        return True
 
     def path(self, name: str) -> Path:
-        """Where the finished part `name` lies, or will."""
+        """Where the finished part `name` is, or will be."""
         return self.folder / name
 
+    def clear(self) -> None:
+        """Removes everything but the lock."""
+        for part in self.folder.iterdir():
+            if part.name != storage.LOCK:
+                shutil.rmtree(part) if part.is_dir() else part.unlink()
+
     def remove(self) -> None:
-        """Removes the folder: the output is there."""
+        """Removes the folder: the output is complete."""
         shutil.rmtree(self.folder)
 
-    def _begin(self, inputs: dict[str, Any], *, restart: bool) -> None:
-        for leftover in self.folder.glob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
-        path = self.folder / _INPUTS
-        if restart or not path.is_file():
-            for part in self.folder.iterdir():
-                if part.name != storage.LOCK:
-                    part.unlink()
-            storage.write_json(path, inputs)
-            return
-        before = storage.read_json(path)
-        for name in [*inputs, *sorted(before.keys() - inputs.keys())]:
-            if inputs.get(name) != before.get(name):
-                was, now = (_shown(values.get(name)) for values in (before, inputs))
-                raise FrspecError(
-                    f"{self.folder} was begun with other inputs: {name} was {was}, now it is {now}.",
-                    hint="Give the old ones to go on, or --restart to begin anew.",
-                )
+
+def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """The first name whose values differ (missing is None), in the order of `now`; None if there is none."""
+    names = [*now, *sorted(before.keys() - now.keys())]
+    return next((name for name in names if before.get(name) != now.get(name)), None)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value short enough for a sentence."""
     text = "not given" if value is None else str(value)
     return text if len(text) <= 40 else text[:12]

@@ -24,7 +24,7 @@ from frspec_cli.decoding.text import decode
 from frspec_cli.errors import FrspecError
 from frspec_cli.models.identity import weights_identity
 from frspec_cli.models.target import Target
-from frspec_cli.resume import RunFolder
+from frspec_cli.resume import RunFolder, run_folder
 from frspec_cli.tokens.tokenizer import load_tokenizer
 
 _VERSION = 1
@@ -95,7 +95,8 @@ def collect(
     plan = make_batches(questions, options.batch_size)
     tokenizer = None if soft_counts is None else load_tokenizer(target.name)
     inputs = _inputs(target, questions, options) | {"--soft-counts": soft_counts and soft_counts.name}
-    with RunFolder.opened(out, inputs, restart=restart, verb="collecting") as folder:
+    with RunFolder.opened(run_folder(out)) as folder:
+        folder.resume(inputs, restart=restart)
         finished = [folder.path(f"batch-{number:06d}.jsonl") for number in range(len(plan))]
         missing = [number for number, path in enumerate(finished) if not path.is_file()]
         if len(missing) < len(plan):

@@ -31,7 +31,7 @@ from frspec_cli.cli import (
     train_draft,
     verify,
 )
-from frspec_cli.errors import FrspecError
+from frspec_cli.errors import FrspecError, as_flags
 
 app = typer.Typer(
     name="frspec",
@@ -104,6 +104,6 @@ def _show(error: FrspecError) -> None:
     from rich.text import Text
 
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    console.print(Text.assemble(("error: ", "bold red"), error.message))
+    console.print(Text.assemble(("error: ", "bold red"), as_flags(error.message)))
     if error.hint:
-        console.print(Text(error.hint))
+        console.print(Text(as_flags(error.hint)))

@@ -56,7 +56,7 @@ def command(
     With --profile: where the time of one cycle goes, and how EAGLE-2's compares with FR-Spec's at the same tree.
     With --replay nothing is timed: what is accepted, and why no more, by the draft alone.
     """
-    sink = Output(as_json=as_json, quiet=quiet)
+    output = Output(as_json=as_json, quiet=quiet)
     if replayed:
         others = {"--context-slots": context_slots > 0, "--profile": profiled, "--compile": compiled}
         for name, asked_for in others.items():
@@ -79,7 +79,7 @@ def command(
             seed=seed,
             device=device,
             dtype=dtype,
-            sink=sink,
+            output=output,
         )
         return
     for given, words in ((tree, "--tree goes"), (held_out, "--held-out goes"), ((draft or [])[1:], "several heads go")):
@@ -116,7 +116,7 @@ def command(
         vocab=named,
         k=max(asked.ks, default=None),
         compiler=compiler_for(target.device) if compiled else None,
-        warn=sink.warn,
+        warn=output.warn,
     )
     if untrained:
         if not profiled:
@@ -126,17 +126,17 @@ def command(
         parts = with_untrained_head(parts, k=max(asked.ks, default=DEFAULT_K), seed=seed)
     bench = Bench(parts, asked)
     if profiled:
-        profile.command(bench, prompts, out, sink)
+        profile.command(bench, prompts, out, output)
         return
-    with sink.progress() as progress:
+    with output.progress() as progress:
         task = progress.add_task("measuring", total=len(prompts) * len(bench.arms()))
         result = bench.run(prompts, done=lambda: progress.advance(task))
     storage.write_json(out, result)
-    _show(result, len(prompts), sink)
-    sink.result({"out": str(out), "summary": result["summary"]}, f"wrote {out}")
+    _show(result, len(prompts), output)
+    output.result({"out": str(out), "summary": result["summary"]}, f"wrote {out}")
 
 
-def _show(result: dict[str, Any], prompts: int, sink: Output) -> None:
+def _show(result: dict[str, Any], prompts: int, output: Output) -> None:
     rows = []
     for name, figures in result["summary"].items():
         seconds, ratio, identical = figures["seconds"], figures["speedup"], figures["identical"]
@@ -153,7 +153,7 @@ def _show(result: dict[str, Any], prompts: int, sink: Output) -> None:
             ]
         )
     chosen = result["options"]
-    sink.table(
+    output.table(
         f"{prompts} prompts, {chosen['max_new_tokens']} new tokens, {chosen['dtype']} on {chosen['device']}, tree of depth "
         f"{chosen['depth']}, beam {chosen['beam']}, {chosen['nodes']} nodes",
         ["method", "k", "tokens/s", "speed-up (95 %)", "acceptance", "draft", "verify", "equal ids"],

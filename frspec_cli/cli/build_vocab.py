@@ -66,10 +66,10 @@ def command(
     _check(k or [], coverage, forced, formats or [], model, tokenizer)
     recipe = _recipe(mix or [], script_budget or [], forced, force_id or [], pad, vocab_rows)
     check_out(out, counts)
-    sink = Output(as_json=as_json, quiet=quiet)
-    builder = _builder(counts, model or tokenizer, recipe, sink)
+    output = Output(as_json=as_json, quiet=quiet)
+    builder = _builder(counts, model or tokenizer, recipe, output)
     wanted = sorted(set(k)) if k else [builder.smallest_covering(coverage or 1.0)]
-    _write(builder, wanted, out, formats or [], sink)
+    _write(builder, wanted, out, formats or [], output)
 
 
 def check_out(out: str, inputs: list[Path]) -> None:
@@ -114,18 +114,18 @@ def _recipe(
     )
 
 
-def _builder(counts: list[Path], tokenizer: str | None, recipe: Recipe, sink: Output) -> Builder:
+def _builder(counts: list[Path], tokenizer: str | None, recipe: Recipe, output: Output) -> Builder:
     from frspec_cli.subsets.build import Builder
     from frspec_cli.subsets.mix import NamedTable
 
     tables = [NamedTable.read(path) for path in counts]
-    builder = Builder(tables, _tokenizer(tables, tokenizer), recipe, warn=sink.warn)
+    builder = Builder(tables, _tokenizer(tables, tokenizer), recipe, warn=output.warn)
     if builder.evidence.left_out:
-        sink.say(f"left out, since --mix gives them no weight: {', '.join(builder.evidence.left_out)}")
+        output.say(f"left out, since --mix gives them no weight: {', '.join(builder.evidence.left_out)}")
     return builder
 
 
-def _write(builder: Builder, wanted: list[int], out: str, formats: list[str], sink: Output) -> None:
+def _write(builder: Builder, wanted: list[int], out: str, formats: list[str], output: Output) -> None:
     from frspec_cli.subsets.build import output_paths
     from frspec_cli.subsets.foreign_write import WRITERS, export_subset
 
@@ -147,30 +147,30 @@ def _write(builder: Builder, wanted: list[int], out: str, formats: list[str], si
             exports = [export_subset(subset, name, stem + WRITERS[name].suffix) for name in formats]
             row["exports"] = [export.out for export in exports]
             for warning in dict.fromkeys(text for export in exports for text in export.warnings):
-                sink.warn(warning)
+                output.warn(warning)
         rows.append(row)
         if subset.metadata["padded"]:
-            sink.warn(f"{subset.metadata['padded']} of the {each} tokens were never seen; they fill up by id.")
-    _show(sink, builder, rows)
+            output.warn(f"{subset.metadata['padded']} of the {each} tokens were never seen; they fill up by id.")
+    _show(output, builder, rows)
 
 
-def _show(sink: Output, builder: Builder, rows: list[dict]) -> None:
+def _show(output: Output, builder: Builder, rows: list[dict]) -> None:
     kinds = list(builder.forced.values())
     named = ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds))) or "none"
-    sink.say(f"forced in: {named}" + (f" (ids {', '.join(map(str, _few(builder)))})" if kinds else ""))
+    output.say(f"forced in: {named}" + (f" (ids {', '.join(map(str, _few(builder)))})" if kinds else ""))
     table = []
     for row in rows:
         interval = row["held_out"]
         held_out = f"{interval['value']:.2%} ({interval['low']:.2%} to {interval['high']:.2%})" if interval else "-"
         numbers = [f"{row[name]:,}" for name in ("k", "forced", "padded")]
         table.append([row["out"], *numbers, f"{row['coverage']:.2%}", held_out])
-    sink.table("", ["subset", "k", "forced", "padded", "covers", "held out by fold (95 %)"], table)
+    output.table("", ["subset", "k", "forced", "padded", "covers", "held out by fold (95 %)"], table)
     effects = [[f"{row['k']:,}", *_effect(each)] for row in rows for each in row.get("budgets", [])]
     if effects:
         columns = ["k", "script", "budget", "its tokens counted", "covered with it", "by frequency alone"]
-        sink.table("Script budgets, held out by fold", columns, effects, left=2)
+        output.table("Script budgets, held out by fold", columns, effects, left=2)
     written = [path for row in rows for path in (row["out"], *row.get("exports", []))]
-    sink.result({"subsets": rows}, f"wrote {', '.join(written)}")
+    output.result({"subsets": rows}, f"wrote {', '.join(written)}")
 
 
 def _effect(effect: dict) -> list[str]:

@@ -62,7 +62,7 @@ def command(
     from frspec_cli.decoding.sampling import Sampling
 
     sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)
-    sink = Output(as_json=as_json, quiet=quiet)
+    output = Output(as_json=as_json, quiet=quiet)
 
     from frspec_cli.answers.collect import CollectOptions, collect
     from frspec_cli.answers.prompts import read_prompts
@@ -81,10 +81,10 @@ def command(
         limit=limit,
         max_prompt_tokens=max_prompt_tokens,
     )
-    with _Bar(sink) as bar:
+    with _Bar(output) as bar:
         done = collect(target, prompts, out, chosen, soft_counts=soft_counts, listener=bar.listener(), restart=restart)
     rate = done.made / max(done.seconds, 1e-9)
-    sink.result(
+    output.result(
         {
             "out": str(out),
             "answers": done.answers,
@@ -103,9 +103,9 @@ def command(
 class _Bar:
     """Answers, tokens/s and the time left; where there is no terminal, a line a minute."""
 
-    def __init__(self, sink: Output) -> None:
-        self.sink = sink
-        self.progress = sink.long_progress("answering", whole_numbers=True)
+    def __init__(self, output: Output) -> None:
+        self.output = output
+        self.progress = output.long_progress("answering", whole_numbers=True)
         self.answers = self.total = self.tokens = 0
         self.began = self.told = time.monotonic()
 
@@ -120,7 +120,7 @@ class _Bar:
     def listener(self) -> Any:
         from frspec_cli.answers.collect import Listener
 
-        return Listener(say=self.sink.say, begin=self._begin, made=self._made, finished=self._finished)
+        return Listener(say=self.output.say, begin=self._begin, made=self._made, finished=self._finished)
 
     def _begin(self, answers: int) -> None:
         self.total, self.began = answers, time.monotonic()
@@ -135,7 +135,7 @@ class _Bar:
         self.progress.advance(self.task, answers)
         if self.progress.disable and time.monotonic() - self.told > _TALK_SECONDS:
             self.told = time.monotonic()
-            self.sink.say(f"{self.answers:,} of {self.total:,} answers, {self._rate()}")
+            self.output.say(f"{self.answers:,} of {self.total:,} answers, {self._rate()}")
 
     def _rate(self) -> str:
         return f"{self.tokens / max(time.monotonic() - self.began, 1e-3):,.0f} tokens/s"

@@ -133,7 +133,7 @@ def command(
     from frspec_cli.counting.count import count_corpus
     from frspec_cli.counting.options import CountOptions, RunOptions
 
-    sink = Output(as_json=as_json, quiet=quiet)
+    output = Output(as_json=as_json, quiet=quiet)
     how = RunOptions(encoder, workers, engine, _share(max_bad), _shard(shard), restart)
     options = CountOptions(
         text_field=text_field,
@@ -148,14 +148,16 @@ def command(
         skip_broken_files=skip_broken_files,
     )
     selection = Selection(glob=glob, lines=lines, name=source_name, split=split, config=config)
-    shards = find_shards(sources, selection, say=sink.say)
-    with _Bar(sink) as bar:
+    shards = find_shards(sources, selection, say=output.say)
+    with _Bar(output) as bar:
         try:
             result = count_corpus(shards, tokenizer, out, options=options, how=how, listener=bar.listener())
         except KeyboardInterrupt:
-            sink.say(f"interrupted: what is counted is kept in {out}.ledger, and the same command goes on from there.")
+            output.say(
+                f"interrupted: what is counted is kept in {out}.ledger, and the same command goes on from there."
+            )
             raise
-    _show(sink, result)
+    _show(output, result)
 
 
 def _share(text: str) -> float:
@@ -175,9 +177,9 @@ def _shard(text: str) -> tuple[int, int]:
 class _Bar:
     """The progress bar: documents, MB/s, tokens/s, the share of the files that is read, time left."""
 
-    def __init__(self, sink: Output) -> None:
-        self.sink = sink
-        self.progress = sink.long_progress("counting")
+    def __init__(self, output: Output) -> None:
+        self.output = output
+        self.progress = output.long_progress("counting")
         self.sums = [0, 0, 0]
         self.began = 0.0
 
@@ -191,7 +193,7 @@ class _Bar:
     def listener(self) -> Listener:
         from frspec_cli.counting.options import Listener
 
-        return Listener(say=self.sink.say, begin=self._begin, progress=self._more)
+        return Listener(say=self.output.say, begin=self._begin, progress=self._more)
 
     def _begin(self, size: int) -> None:
         self.began = time.monotonic()
@@ -206,32 +208,32 @@ class _Bar:
         self.progress.update(self.task, advance=read, talk=f"{documents:,} documents, {rates}")
 
 
-def _show(sink: Output, result: CountResult) -> None:
+def _show(output: Output, result: CountResult) -> None:
     metadata = result.table.metadata
     if result.stopped:
-        sink.say(f"stopped by {result.stopped} after {metadata['documents']:,} documents.")
-    show_skipped(sink, result.table, result.examples)
+        output.say(f"stopped by {result.stopped} after {metadata['documents']:,} documents.")
+    show_skipped(output, result.table, result.examples)
     if not metadata["documents"]:
-        sink.warn("no text was found, so the table is empty.")
-    show_table(sink, result.out, result.table, result.seconds)
+        output.warn("no text was found, so the table is empty.")
+    show_table(output, result.out, result.table, result.seconds)
 
 
-def show_skipped(sink: Output, table: FrequencyTable, examples: list[tuple[str, int, str, str]]) -> None:
+def show_skipped(output: Output, table: FrequencyTable, examples: list[tuple[str, int, str, str]]) -> None:
     """Says what was skipped, why and where."""
     from frspec_cli.counting.run import in_words
 
     skipped = table.metadata["skipped"]
     if total := sum(skipped.values()):
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in skipped.items())
-        sink.say(f"skipped {total:,} of {table.metadata['lines']:,} records: {reasons}.")
+        output.say(f"skipped {total:,} of {table.metadata['lines']:,} records: {reasons}.")
         for example in sorted(examples, key=lambda example: example[2] == "empty")[:8]:
-            sink.say(f"  {in_words(example)}")
+            output.say(f"  {in_words(example)}")
     for shard in table.metadata["shards"]:
         if "broken" in shard:
-            sink.warn(f"left out: {shard['broken']}")
+            output.warn(f"left out: {shard['broken']}")
 
 
-def show_table(sink: Output, out: Path, table: FrequencyTable, seconds: float) -> None:
+def show_table(output: Output, out: Path, table: FrequencyTable, seconds: float) -> None:
     """The figures of a table that was written: stability for people, one object for programs."""
     metadata = table.metadata
     rows = [
@@ -245,13 +247,13 @@ def show_table(sink: Output, out: Path, table: FrequencyTable, seconds: float) -
         for k, row in metadata["stability"].items()
     ]
     if rows:
-        sink.table("", ("top k", "held-out coverage", "95 %", "expected loss", "kept by other text"), rows)
+        output.table("", ("top k", "held-out coverage", "95 %", "expected loss", "kept by other text"), rows)
     value: dict[str, Any] = {"out": str(out), "tokenizer": metadata["tokenizer"]["reference"]}
     value |= {"encoder": metadata["encoder"]["name"]}
     value |= {name: metadata[name] for name in ("lines", "documents", "skipped", "tokens", "bytes")}
     value |= {"seconds": round(seconds, 3), "stability": metadata["stability"]}
     rate = metadata["bytes"] / 1e6 / max(seconds, 1e-9)
-    sink.result(
+    output.result(
         value,
         f"{metadata['documents']:,} documents, {metadata['tokens']:,} tokens, {metadata['bytes'] / 1e6:,.1f} MB "
         f"in {seconds:.1f} s ({rate:,.1f} MB/s, encoder: {metadata['encoder']['name']}) -> {out}",

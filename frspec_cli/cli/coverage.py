@@ -43,8 +43,8 @@ def command(
 
     if plot is not None:
         check_picture(plot)  # told before anything is measured
-    sink = Output(as_json=as_json, quiet=quiet)
-    session = CoverageSession(tokenizer=tokenizer, mass=mass, say=sink.say, warn=sink.warn)
+    output = Output(as_json=as_json, quiet=quiet)
+    session = CoverageSession(tokenizer=tokenizer, mass=mass, say=output.say, warn=output.warn)
     corpora = session.open(on, subsets)
     measured = [session.measure(path, corpus, corpora) for path in subsets for corpus in corpora]
     value: dict[str, Any] = {"rows": [], "tokens": []}
@@ -54,17 +54,17 @@ def command(
         value["rows"] += [
             {"subset": each.name, "on": each.corpus.name, "how": each.how, **row.as_json()} for row in rows
         ]
-        _show_rows(sink, each, ks, rows)
+        _show_rows(output, each, ks, rows)
         if show:
-            value["tokens"].append(_show_tokens(sink, session, each, ks[-1], show))
+            value["tokens"].append(_show_tokens(output, session, each, ks[-1], show))
     if plot is not None:
         unit = "probability mass" if measured[0].corpus.soft else "tokens"
         plot_curves(plot, curves(measured), unit=unit, marks=sorted(set(k or [])))
         value["plot"] = str(plot)
-    sink.result(value, f"wrote {plot}" if plot else f"{len(value['rows'])} rows")
+    output.result(value, f"wrote {plot}" if plot else f"{len(value['rows'])} rows")
 
 
-def _show_rows(sink: Output, measured: CoverageTarget, ks: list[int], rows: list[Row]) -> None:
+def _show_rows(output: Output, measured: CoverageTarget, ks: list[int], rows: list[Row]) -> None:
     """One table: sources and scripts down, sizes across."""
     cells = {(row.k, row.source, row.script): row for row in rows}
     total = cells[ks[0], "all", "all"].tokens
@@ -80,7 +80,7 @@ def _show_rows(sink: Output, measured: CoverageTarget, ks: list[int], rows: list
     title = (
         f"{measured.name} on {measured.corpus.name} ({measured.how}): {'mass' if measured.corpus.soft else 'coverage'}"
     )
-    sink.table(title, ["", unit, "share", *(f"k = {size:,}" for size in ks)], lines)
+    output.table(title, ["", unit, "share", *(f"k = {size:,}" for size in ks)], lines)
 
 
 def _share(row: Row | None) -> str:
@@ -90,7 +90,9 @@ def _share(row: Row | None) -> str:
     return f"{row.coverage:.2%} ±{half * 100:.2f}"
 
 
-def _show_tokens(sink: Output, session: CoverageSession, measured: CoverageTarget, k: int, most: int) -> dict[str, Any]:
+def _show_tokens(
+    output: Output, session: CoverageSession, measured: CoverageTarget, k: int, most: int
+) -> dict[str, Any]:
     from frspec_cli.subsets.coverage import most_frequent_lost, rarest_kept
 
     ids = measured.subset.prefix(k).token_ids.astype("int64")
@@ -107,5 +109,5 @@ def _show_tokens(sink: Output, session: CoverageSession, measured: CoverageTarge
     }
     for kind, title in (("rarest_kept", "rarest kept"), ("lost", "most frequent lost")):
         text = ", ".join(f"{each['token']} {each['count']:,.6g}" for each in named[kind])
-        sink.say(f"{title} (k = {k:,}): {text or 'none'}")
+        output.say(f"{title} (k = {k:,}): {text or 'none'}")
     return {"subset": measured.name, "on": measured.corpus.name, "k": k, **named}

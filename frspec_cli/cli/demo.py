@@ -24,13 +24,13 @@ def command(
     """
     from frspec_cli.bench import demo
 
-    sink = Output(as_json=as_json, quiet=quiet)
+    output = Output(as_json=as_json, quiet=quiet)
     arms = 3 + (local is not None)
-    with sink.progress() as progress:
+    with output.progress() as progress:
         task = progress.add_task("decoding", total=len(demo.PROMPTS) * arms)
         summary = demo.demo(local=local, out=out, done=lambda item: progress.advance(task))
-    _show(summary, sink)
-    sink.result(summary, f"wrote {out / 'summary.json'}")
+    _show(summary, output)
+    output.result(summary, f"wrote {out / 'summary.json'}")
     if not summary["identical"]:
         first = summary["differences"][0]
         raise VerificationError(
@@ -39,7 +39,7 @@ def command(
         )
 
 
-def _show(summary: dict[str, Any], sink: Output) -> None:
+def _show(summary: dict[str, Any], output: Output) -> None:
     plain = summary["methods"]["ar"]
     rows = []
     for name, figures in summary["methods"].items():
@@ -58,7 +58,7 @@ def _show(summary: dict[str, Any], sink: Output) -> None:
             ]
         )
     tree = summary["tree"]
-    sink.table(
+    output.table(
         f"{summary['prompts']} prompts, {summary['max_new_tokens']} new tokens each, {summary['dtype']}, tree of depth "
         f"{tree['depth']}, beam {tree['beam']}, {tree['nodes']} nodes",
         ["method", "k", "tokens/s", "vs ar", "acceptance", "draft", "verify", "draft ms/cycle", "identical ids"],

@@ -10,10 +10,10 @@ def command(as_json: options.AsJson = False) -> None:
     """Show versions, devices and folders, for a bug report."""
     from frspec_cli.environment import environment
 
-    sink = Output(as_json=as_json)
+    output = Output(as_json=as_json)
     found = environment()
     if as_json:
-        sink.json(found)
+        output.json(found)
         return
     for key, value in found.items():
-        sink.data(f"{key:<14} {value}")
+        output.data(f"{key:<14} {value}")

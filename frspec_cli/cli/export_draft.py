@@ -44,7 +44,7 @@ def command(
         raise UsageError("--k takes a prefix of --vocab, which is not given.")
     if out.exists() and out.resolve() == Path(head).expanduser().resolve():
         raise FrspecError(f"--out {out} is the head itself.", hint="Choose another --out.")
-    sink = Output(as_json=as_json, quiet=quiet)
+    output = Output(as_json=as_json, quiet=quiet)
 
     from frspec_cli.heads.export import export_head
     from frspec_cli.heads.files import check_out, locate_head
@@ -52,14 +52,14 @@ def command(
 
     check_out(out)
     folder = None if model is None else locate_model(model)
-    subset = None if vocab is None else _subset(vocab, k, locate_head(head), folder, sink)
+    subset = None if vocab is None else _subset(vocab, k, locate_head(head), folder, output)
     layers = None if folder is None else _layers(folder)
     peer: Any = to
     done = export_head(head, peer, out, subset=subset, layers=layers, target=model)
     for warning in done.warnings:
-        sink.warn(warning)
+        output.warn(warning)
     rows = f", {done.k:,} draft tokens" if done.k else ""
-    sink.result(
+    output.result(
         {"out": str(out), "format": to, "k": done.k, "sha256": done.sha256, "warnings": list(done.warnings)},
         f"wrote {out} for {to}{rows}",
     )
@@ -72,7 +72,7 @@ def _layers(folder: Path) -> int:
     return int(config.get_text_config().num_hidden_layers)
 
 
-def _subset(vocab: Path, k: int | None, head: Path, target: Path | None, sink: Output) -> torch.Tensor:
+def _subset(vocab: Path, k: int | None, head: Path, target: Path | None, output: Output) -> torch.Tensor:
     """int64 [K], by rank. Its tokenizer must be that of the head's target: given by --model, else as the head records it."""
     import torch
 
@@ -81,10 +81,10 @@ def _subset(vocab: Path, k: int | None, head: Path, target: Path | None, sink: O
     from frspec_cli.tokens.tokenizer import load_tokenizer
 
     tokenizer = None if target is None else load_tokenizer(str(target))
-    subset = load_subset(vocab, tokenizer=tokenizer, k=k, warn=sink.warn)
+    subset = load_subset(vocab, tokenizer=tokenizer, k=k, warn=output.warn)
     known = read_config(head).get("tokenizer_fingerprint")
     if tokenizer is None and known is None:
-        sink.warn(
+        output.warn(
             f"{head} does not say which tokenizer its tokens are of: name its target with --model to have {vocab} checked."
         )
     elif tokenizer is None and known is not None and known != subset.fingerprint:

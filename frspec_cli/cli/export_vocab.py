@@ -51,18 +51,18 @@ def command(
             NO_VLLM, hint="EAGLE-3 heads carry their own vocabulary: frspec export-draft --to speculators."
         )
     check_out(out, [subset])
-    sink = Output(as_json=as_json, quiet=quiet)
+    output = Output(as_json=as_json, quiet=quiet)
     loaded = load_subset(subset, k=k)
     done = export_subset(loaded, to, out, order=order, vocabulary_rows=vocab_rows)
     for warning in done.warnings:
-        sink.warn(warning)
+        output.warn(warning)
     value = {"out": out, "format": to, "k": loaded.k, "sha256": done.sha256, "warnings": list(done.warnings)}
     usage = how_to_use(loaded, done)
     if usage:
         value["command"] = usage
         if not as_json:
-            sink.data(usage)
-    sink.result(value, f"wrote {out} ({loaded.k:,} ids) and its manifest")
+            output.data(usage)
+    output.result(value, f"wrote {out} ({loaded.k:,} ids) and its manifest")
 
 
 def how_to_use(subset: VocabularySubset, done: Export) -> str:

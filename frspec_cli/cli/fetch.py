@@ -20,17 +20,17 @@ def command(
     from frspec_cli.models.embedded import EMBEDDED
     from frspec_cli.models.locate import locate_model
 
-    sink = Output(as_json=as_json, quiet=quiet)
+    output = Output(as_json=as_json, quiet=quiet)
     if name is None:
-        _list(sink)
+        _list(output)
         return
     if name not in EMBEDDED:
         raise FrspecError(f"{name!r} is no short name.", hint=f"Short names: {', '.join(EMBEDDED)}.")
-    folder = locate_model(name, say=sink.say)
-    sink.result({"name": name, "folder": str(folder)}, f"{name} is in {folder}")
+    folder = locate_model(name, say=output.say)
+    output.result({"name": name, "folder": str(folder)}, f"{name} is in {folder}")
 
 
-def _list(sink: Output) -> None:
+def _list(output: Output) -> None:
     from frspec_cli.models.convert import converted_folder
     from frspec_cli.models.embedded import EMBEDDED
 
@@ -44,10 +44,10 @@ def _list(sink: Output) -> None:
         }
         for model in EMBEDDED.values()
     ]
-    if sink.as_json:
-        sink.json({"models": models})
+    if output.as_json:
+        output.json({"models": models})
         return
     rows = [
         [m["name"], m["title"], m["licence"], f"{m['megabytes']} MB", "yes" if m["cached"] else "no"] for m in models
     ]
-    sink.table("Embedded models", ["name", "model", "licence", "download", "in the cache"], rows, left=3)
+    output.table("Embedded models", ["name", "model", "licence", "download", "in the cache"], rows, left=3)

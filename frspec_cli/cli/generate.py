@@ -73,20 +73,20 @@ def command(
     if method is not None and method not in METHODS:
         raise UsageError(f"--method {method} is not one of {', '.join(METHODS)}.")
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
-    sink = Output(as_json=as_json, quiet=quiet)
+    output = Output(as_json=as_json, quiet=quiet)
     if prompts is not None:
         asked = read_prompts(prompts, limit=limit)
     else:
         asked = [Prompt(text=sys.stdin.read() if prompt == "-" else str(prompt), id="1")]
-    parts = _load(model, draft, vocab, k, method, device=device, dtype=dtype, compiled=compiled, sink=sink)
+    parts = _load(model, draft, vocab, k, method, device=device, dtype=dtype, compiled=compiled, output=output)
     chosen: Any = method or parts.default_method()
     if method is None and chosen != "frspec":
-        sink.say(f"no {'draft head' if parts.head is None else 'subset'} at hand for {model}: --method {chosen}")
+        output.say(f"no {'draft head' if parts.head is None else 'subset'} at hand for {model}: --method {chosen}")
     engine = parts.engine(chosen, shape=TreeConfig(depth=depth, beam=beam, nodes=nodes), context_slots=context_slots)
-    run = _Run(engine, parts, chosen, sampling, max_new_tokens, ignore_eos, tuple(stop or ()), sink)
+    run = _Run(engine, parts, chosen, sampling, max_new_tokens, ignore_eos, tuple(stop or ()), output)
     for number, item in enumerate(asked):
         if number and not as_json:
-            sink.data("")
+            output.data("")
         run.decode(parts.target.prompt_ids(item.text, raw=raw))
 
 
@@ -100,7 +100,7 @@ def _load(
     device: str | None,
     dtype: str,
     compiled: bool,
-    sink: Output,
+    output: Output,
 ) -> Pipeline:
     from frspec_cli.decoding.compiling import compiler_for
     from frspec_cli.decoding.pipeline import Pipeline, load_pipeline
@@ -111,7 +111,7 @@ def _load(
     if method in ("ar", "lookup"):
         return Pipeline(target=target, compiler=compiler)
     named = None if vocab is None else str(vocab)
-    return load_pipeline(target, draft=draft, vocab=named, k=k, compiler=compiler, warn=sink.warn)
+    return load_pipeline(target, draft=draft, vocab=named, k=k, compiler=compiler, warn=output.warn)
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class _Run:
     max_new_tokens: int
     ignore_eos: bool
     stop: tuple[str, ...]
-    sink: Output
+    output: Output
 
     def decode(self, ids: list[int]) -> None:
         """Text as it comes and a line of statistics, or one JSON object."""
@@ -143,14 +143,14 @@ class _Run:
             stop=StopStrings(self.stop, processor, ids) if self.stop else None,
         ):
             generation.add(cycle)
-            if not self.sink.as_json:
-                self.sink.data(stream.push(cycle.tokens), end="")
+            if not self.output.as_json:
+                self.output.data(stream.push(cycle.tokens), end="")
         generation.seconds = self.engine.stopwatch.seconds()
-        if self.sink.as_json:
-            self.sink.json(self._record(generation))
+        if self.output.as_json:
+            self.output.json(self._record(generation))
             return
-        self.sink.data(stream.rest())
-        self.sink.say(self._summary(generation))
+        self.output.data(stream.rest())
+        self.output.say(self._summary(generation))
 
     def _record(self, generation: Generation) -> dict[str, Any]:
         from frspec_cli.decoding.text import decode

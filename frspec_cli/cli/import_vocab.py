@@ -41,7 +41,7 @@ def command(
     if read_as not in (None, AS_IDS, AS_OFFSETS):
         raise UsageError(f"--as {read_as} is neither ids nor offsets.")
     check_out(out, [file])
-    sink = Output(as_json=as_json, quiet=quiet)
+    output = Output(as_json=as_json, quiet=quiet)
     found = read_foreign(file, read_as=read_as)
     loaded = load_tokenizer(tokenizer)
     totals = None
@@ -52,11 +52,11 @@ def command(
         totals = table.totals()
     done = import_list(found, loaded, vocabulary_rows=vocab_rows, dedupe=dedupe, counts=totals)
     for warning in done.warnings:
-        sink.warn(warning)
+        output.warn(warning)
     subset = done.subset
     subset.write(out)
     first = " ".join(show_token(content) for content in subset.tokens[:8])
-    sink.say(f"read as {found.format}: {subset.k:,} ids of {subset.metadata['vocabulary_rows']:,}, first {first}")
+    output.say(f"read as {found.format}: {subset.k:,} ids of {subset.metadata['vocabulary_rows']:,}, first {first}")
     value = {
         "out": out,
         "format": found.format,
@@ -64,4 +64,4 @@ def command(
         "sha256": subset.metadata["sha256"],
         "warnings": list(done.warnings),
     }
-    sink.result(value, f"wrote {out}")
+    output.result(value, f"wrote {out}")

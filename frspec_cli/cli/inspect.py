@@ -20,36 +20,36 @@ def command(
     """Say what a file or folder is: any artifact of frspec or of its peers, told by what it holds."""
     from frspec_cli.subsets.describe import describe
 
-    sink = Output(as_json=as_json)
+    output = Output(as_json=as_json)
     value = describe(path)
     if as_json:
-        sink.json(value)
+        output.json(value)
         return
-    sink.data(f"{path}: {value['kind']}")
+    output.data(f"{path}: {value['kind']}")
     for name, each in value.items():
         if name != "kind":
-            _show(sink, name, each, 1)
+            _show(output, name, each, 1)
 
 
-def _show(sink: Output, name: str, value: Any, depth: int) -> None:
+def _show(output: Output, name: str, value: Any, depth: int) -> None:
     indent, most = "  " * depth, 40
     if isinstance(value, dict) and {"shape", "dtype"} == value.keys():
-        sink.data(f"{indent}{name}: {' x '.join(map(str, value['shape']))} {value['dtype']}")
+        output.data(f"{indent}{name}: {' x '.join(map(str, value['shape']))} {value['dtype']}")
     elif isinstance(value, dict) and value:
-        sink.data(f"{indent}{name}:")
+        output.data(f"{indent}{name}:")
         for key, each in list(value.items())[:most]:
-            _show(sink, str(key), each, depth + 1)
+            _show(output, str(key), each, depth + 1)
         if len(value) > most:
-            sink.data(f"{indent}  ... and {len(value) - most} more")
+            output.data(f"{indent}  ... and {len(value) - most} more")
     elif isinstance(value, list) and value and isinstance(value[0], dict):
         if {"id", "token"} == value[0].keys():
             named = ", ".join(f"{each['id']} {each['token']!r}" for each in value)
-            sink.data(f"{indent}{name}: {named}")
+            output.data(f"{indent}{name}: {named}")
         else:
             for index, each in enumerate(value[:most]):
-                _show(sink, f"{name} {index + 1}", each, depth)
+                _show(output, f"{name} {index + 1}", each, depth)
     else:
-        sink.data(f"{indent}{name}: {_plain(value)}")
+        output.data(f"{indent}{name}: {_plain(value)}")
 
 
 def _plain(value: Any) -> str:

@@ -29,7 +29,7 @@ def command(
     from frspec_cli.counting.merge import counted_twice, merge
     from frspec_cli.counting.table import FrequencyTable
 
-    sink = Output(as_json=as_json, quiet=quiet)
+    output = Output(as_json=as_json, quiet=quiet)
     began = time.monotonic()
     check_writable(out)
     check_out(str(out), tables)
@@ -37,6 +37,6 @@ def command(
     parts = [FrequencyTable.read(path) for path in tables]
     merged = merge(parts, names)
     for sentence in counted_twice(parts, names)[:8]:
-        sink.warn(sentence)
+        output.warn(sentence)
     merged.write(out)
-    show_table(sink, out, merged, time.monotonic() - began)
+    show_table(output, out, merged, time.monotonic() - began)

@@ -26,6 +26,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from frspec_cli.errors import as_flags
+
 
 class Output:
     """One command's output. `as_json`: one object on stdout and no bars. `quiet`: no talk on stderr either."""
@@ -39,11 +41,11 @@ class Output:
     def say(self, text: str) -> None:
         """Talk: a line on stderr, unless quiet."""
         if not self.quiet:
-            self.err.print(Text(text))
+            self.err.print(Text(as_flags(text)))
 
     def warn(self, text: str) -> None:
         """A warning on stderr, also when quiet: it says that a result is not quite what was asked for."""
-        self.err.print(Text.assemble(("warning: ", "yellow"), text))
+        self.err.print(Text.assemble(("warning: ", "yellow"), as_flags(text)))
 
     def data(self, text: str, end: str = "\n") -> None:
         """Data: written to stdout as it is, at once."""

@@ -22,20 +22,20 @@ Profile = Annotated[
 ]
 
 
-def command(bench: Bench, prompts: Sequence[Prompt], out: Path, sink: Output) -> None:
+def command(bench: Bench, prompts: Sequence[Prompt], out: Path, output: Output) -> None:
     """Profiles the methods that `bench` was asked for, writes the result and shows it."""
     from frspec_cli import storage
     from frspec_cli.bench.profile import texts
 
-    with sink.progress() as progress:
+    with output.progress() as progress:
         task = progress.add_task("profiling", total=texts(len(bench.arms()), len(prompts)))
         result = bench.profile(prompts, done=lambda: progress.advance(task))
     storage.write_json(out, result)
-    _show(result, len(prompts), sink)
-    sink.result({"out": str(out), "profile": result["profile"]}, f"wrote {out}")
+    _show(result, len(prompts), output)
+    output.result({"out": str(out), "profile": result["profile"]}, f"wrote {out}")
 
 
-def _show(result: dict[str, Any], prompts: int, sink: Output) -> None:
+def _show(result: dict[str, Any], prompts: int, output: Output) -> None:
     chosen, found = result["options"], result["profile"]
     rows = [
         [
@@ -49,14 +49,14 @@ def _show(result: dict[str, Any], prompts: int, sink: Output) -> None:
         for name, figures in found["methods"].items()
     ]
     parts = next(iter(found["methods"].values()))["shares"]
-    sink.table(
+    output.table(
         f"ms a cycle, medians (95 %): {prompts} prompts, {chosen['dtype']} on {chosen['device']}, tree of depth "
         f"{chosen['depth']}, beam {chosen['beam']}, {chosen['nodes']} nodes; parts from a second, instrumented pass",
         ["method", "k", "cycles", "cycle", "of it draft", *parts],
         rows,
     )
     for name, ratio in found["ratios"].items():
-        sink.say(f"{name}: cycle {_with_interval(ratio['cycle'])}, draft {_with_interval(ratio['draft'])}")
+        output.say(f"{name}: cycle {_with_interval(ratio['cycle'])}, draft {_with_interval(ratio['draft'])}")
 
 
 def _with_interval(figures: dict[str, float]) -> str:

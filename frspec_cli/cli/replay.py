@@ -67,7 +67,7 @@ def command(
     seed: int,
     device: str | None,
     dtype: str,
-    sink: Output,
+    output: Output,
 ) -> None:
     """Replays, writes the result, shows it. shape: depth, beam and nodes where there is no `trees`."""
     from frspec_cli import storage
@@ -91,7 +91,7 @@ def command(
     largest = max(options.ks, default=None)
     heads: list[str | None] = [*drafts] if drafts else [None]
     parts = [
-        load_pipeline(target, draft=draft, vocab=None if vocab is None else str(vocab), k=largest, warn=sink.warn)
+        load_pipeline(target, draft=draft, vocab=None if vocab is None else str(vocab), k=largest, warn=output.warn)
         for draft in heads
     ]
     bench = ReplayBench(parts, options)
@@ -100,15 +100,15 @@ def command(
         answers = _recorded(suite, target.rows, limit, held_out=held_out)
     else:
         # As far as the last cycle may look.
-        answers = _made(target, suite, limit, (options.max_new_tokens or 0) + deepest + 1, ignore_eos, sink)
-    with sink.progress() as progress:
+        answers = _made(target, suite, limit, (options.max_new_tokens or 0) + deepest + 1, ignore_eos, output)
+    with output.progress() as progress:
         task = progress.add_task("replaying", total=len(answers))
         result = bench.run(answers, done=lambda count: progress.advance(task, count))
     result["options"] |= {"suite": suite.name, "recorded": recorded, "held_out": held_out}
     storage.write_json(out, result)
-    _show(result, sink)
+    _show(result, output)
     shown = {"answers": result["answers"], "summary": result["summary"]}
-    sink.result({"out": str(out), **shown}, f"wrote {out}")
+    output.result({"out": str(out), **shown}, f"wrote {out}")
 
 
 def _shape(text: str) -> TreeConfig:
@@ -142,13 +142,13 @@ def _recorded(suite: Path, vocab_size: int, limit: int | None, *, held_out: bool
     return kept[:limit]
 
 
-def _made(target: Target, suite: Path, limit: int | None, count: int, ignore_eos: bool, sink: Output) -> list[Answer]:
+def _made(target: Target, suite: Path, limit: int | None, count: int, ignore_eos: bool, output: Output) -> list[Answer]:
     """The target's own answers to prompts, `count` tokens each (fewer where it ends by itself and may)."""
     from frspec_cli.answers.answer_prompts import answer_prompts
     from frspec_cli.answers.prompts import read_prompts
 
     prompts = read_prompts(suite, limit=limit)
-    with sink.progress() as progress:
+    with output.progress() as progress:
         task = progress.add_task("answering", total=len(prompts))
         made = answer_prompts(
             target,
@@ -162,7 +162,7 @@ def _made(target: Target, suite: Path, limit: int | None, count: int, ignore_eos
     return made
 
 
-def _show(result: dict[str, Any], sink: Output) -> None:
+def _show(result: dict[str, Any], output: Output) -> None:
     answers, chosen, summary = result["answers"], result["options"], result["summary"]
     arms = {name: each for name, each in summary.items() if not (name == "frspec" and _stands_twice(summary))}
     rows = [
@@ -171,7 +171,7 @@ def _show(result: dict[str, Any], sink: Output) -> None:
         for name, each in arms.items()
     ]
     trees = "; ".join("depth {}, beam {}, {} nodes".format(*tree) for tree in chosen["trees"])
-    sink.table(
+    output.table(
         f"{answers['answers']:,} answers, {answers['tokens']:,} tokens, {answers['repeated_4grams']:.0%} repeated 4-grams, "
         f"{chosen['dtype']} on {chosen['device']}, {trees}; why cycles ended:",
         ["method", "k", "cycles", "acceptance (95 %)", "first 32 tokens", *next(iter(arms.values()))["misses"]],
@@ -190,7 +190,7 @@ def _show(result: dict[str, Any], sink: Output) -> None:
         ]
         for name, each in categories.items()
     ]
-    sink.table("acceptance by category", ["", "answers", "prompt tokens", "repeated 4-grams", *arms], rows)
+    output.table("acceptance by category", ["", "answers", "prompt tokens", "repeated 4-grams", *arms], rows)
 
 
 def _stands_twice(summary: dict[str, Any]) -> bool:

@@ -123,7 +123,7 @@ def command(
     target = load_target(model, device=_device_of_rank(device), dtype=dtype)
     tokenizer = load_tokenizer(str(target.folder))
     ranks = Ranks(target.device)
-    sink = Output(as_json=as_json, quiet=quiet or not ranks.main)
+    output = Output(as_json=as_json, quiet=quiet or not ranks.main)
     session = Session(
         target,
         answers,
@@ -148,24 +148,24 @@ def command(
         initial=init,
         features=features,
         command=command_line(sys.argv[1:]),
-        say=sink.say,
-        warn=sink.warn,
+        say=output.say,
+        warn=output.warn,
         checkpoint_seconds=checkpoint_seconds,
-        draft_ids=None if vocab is None else _draft_ids(vocab, k, tokenizer, target.config.vocab_size, sink),
+        draft_ids=None if vocab is None else _draft_ids(vocab, k, tokenizer, target.config.vocab_size, output),
         noted={"tokenizer_fingerprint": tokenizer.fingerprint},
         ranks=ranks,
     )
     trainer = session.trainer
-    sink.say(
+    output.say(
         f"{len(session.train_answers):,} answers, {trainer.total_steps:,} steps, {torch.get_num_threads()} threads"
         f"{f', {ranks.count} processes' * (ranks.count > 1)}"
     )
-    with sink.progress() as bar:
+    with output.progress() as bar:
         task = bar.add_task("training", total=trainer.total_steps, completed=trainer.step)
         best = session.train(lambda record, _: bar.update(task, completed=record.step))
     if not ranks.main:
         return
-    sink.result(
+    output.result(
         {"out": str(out), "acceptance_length": round(best, 4), "steps": trainer.step},
         f"best acceptance length {best:.3f} on held-out answers; wrote {out}",
     )
@@ -214,13 +214,13 @@ def _device_of_rank(device: str | None) -> str | None:
     return f"cuda:{rank}"
 
 
-def _draft_ids(vocab: Path, k: int | None, tokenizer: LoadedTokenizer, rows: int, sink: Output) -> torch.Tensor:
+def _draft_ids(vocab: Path, k: int | None, tokenizer: LoadedTokenizer, rows: int, output: Output) -> torch.Tensor:
     """int64 [K], ascending."""
     import torch
 
     from frspec_cli.subsets.load import load_subset
 
-    subset = load_subset(vocab, tokenizer=tokenizer, model_rows=rows, k=k, warn=sink.warn)
+    subset = load_subset(vocab, tokenizer=tokenizer, model_rows=rows, k=k, warn=output.warn)
     return torch.from_numpy(subset.token_ids.astype("int64")).sort().values
 
 

@@ -73,15 +73,15 @@ def command(
     from frspec_cli.verification.rules import Plan
     from frspec_cli.verification.run import Listener, Verification, select_prompts
 
-    sink = Output(as_json=as_json, quiet=quiet)
+    output = Output(as_json=as_json, quiet=quiet)
     texts = [Prompt(text=text, id=str(number)) for number, text in enumerate(demo.PROMPTS, start=1)]
-    load = _loader(model, draft, vocab, k, device, compiled, sink)
+    load = _loader(model, draft, vocab, k, device, compiled, output)
     parts = load(dtype)
     asked = read_prompts(prompts) if prompts else texts
     questions, left_out = select_prompts(parts.target, asked, max_new_tokens=max_new_tokens, limit=limit)
     if left_out:
         named = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
-        sink.warn(f"{len(left_out):,} prompts do not fit into the model's context and are left out: {named}.")
+        output.warn(f"{len(left_out):,} prompts do not fit into the model's context and are left out: {named}.")
     plan = Plan(
         method=method,  # type: ignore[arg-type]
         shape=TreeConfig(depth=depth, beam=beam, nodes=nodes),
@@ -113,19 +113,19 @@ def command(
         "compiled": compiled,
     }
     run = Verification(load, dtype, questions, plan, chosen, tuple(left_out))
-    with sink.progress() as progress:
+    with output.progress() as progress:
         task = progress.add_task("verifying", total=None)
         listener = Listener(
-            say=sink.say,
+            say=output.say,
             begin=lambda count: progress.update(task, total=count),
             done=lambda: progress.advance(task),
         )
         found = run.run(out=out, restart=restart, listener=listener)
-    _show(found, out, sink)
+    _show(found, out, output)
 
 
 def _loader(
-    model: str, draft: str | None, vocab: Path | None, k: int | None, device: str | None, compiled: bool, sink: Output
+    model: str, draft: str | None, vocab: Path | None, k: int | None, device: str | None, compiled: bool, output: Output
 ) -> Any:
     from functools import cache
 
@@ -138,12 +138,12 @@ def _loader(
         target = load_target(model, device=device, dtype=dtype)
         compiler = compiler_for(target.device) if compiled else None
         named = None if vocab is None else str(vocab)
-        return load_pipeline(target, draft=draft, vocab=named, k=k, compiler=compiler, warn=sink.warn)
+        return load_pipeline(target, draft=draft, vocab=named, k=k, compiler=compiler, warn=output.warn)
 
     return load
 
 
-def _show(found: dict[str, Any], out: Path | None, sink: Output) -> None:
+def _show(found: dict[str, Any], out: Path | None, output: Output) -> None:
     sampling = found["sampling"] or {"differences": []}
     differences = [*found["differences"], *sampling["differences"]]
     rows = []
@@ -164,17 +164,17 @@ def _show(found: dict[str, Any], out: Path | None, sink: Output) -> None:
                 ]
             )
     columns = ["check", "prompts", "identical", "share", "near ties", "unexplained", "drafts accepted"]
-    sink.table("", columns, rows)
+    output.table("", columns, rows)
     for each in differences:
         kind = "near tie" if each["explained"] else "DIFFERENCE"
         margin = "" if each["margin"] is None else f", margin {each['margin']:.3g}"
         ulps = "" if each["ulps"] is None else f" ({each['ulps']:.1f} units in the last place)"
-        sink.say(f"{kind}: {each['check']}, prompt {each['prompt']}, token {each['position']}{margin}{ulps}")
+        output.say(f"{kind}: {each['check']}, prompt {each['prompt']}, token {each['position']}{margin}{ulps}")
     if not any(check["accepted"] for check in found["checks"]):
-        sink.warn("no draft was accepted, so this shows little: try another head, or more prompts.")
+        output.warn("no draft was accepted, so this shows little: try another head, or more prompts.")
     verdict = "lossless on these prompts" if found["passed"] else "not lossless"
     shown = {name: value for name, value in found.items() if name not in ("outcomes", "environment")}
-    sink.result(shown | {"out": None if out is None else str(out)}, verdict + (f": wrote {out}" if out else ""))
+    output.result(shown | {"out": None if out is None else str(out)}, verdict + (f": wrote {out}" if out else ""))
     if not found["passed"]:
         raise _failure(differences, found["options"]["dtype"])
 

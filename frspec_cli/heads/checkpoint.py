@@ -15,10 +15,11 @@ from frspec_cli import storage
 from frspec_cli.errors import FrspecError
 from frspec_cli.heads.config import HeadConfig
 from frspec_cli.heads.export import config_for, tensors_for
-from frspec_cli.heads.files import WEIGHTS, locate_head, read_config, read_tensors, write_tensors
+from frspec_cli.heads.files import WEIGHTS, locate_head, read_config, read_tensors
 from frspec_cli.heads.head import EagleHead
 from frspec_cli.heads.layouts import ParsedHead, Tensors, parse_head
 from frspec_cli.models.lm_head import LmHead
+from frspec_cli.tensor_files import write_safetensors
 
 _ROWS_AT_ONCE = 8192
 
@@ -45,7 +46,7 @@ def save_head(
         )
         tensors, config = tensors_for(parsed, "eagle"), config_for(parsed, {}, "eagle")
     with storage.atomic_folder(folder) as temporary:
-        write_tensors(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
+        write_safetensors(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
         storage.write_json(
             temporary / "config.json", config | {"dtype": str(dtype).removeprefix("torch.")} | (extra or {})
         )

@@ -15,8 +15,9 @@ import torch
 from frspec_cli import storage
 from frspec_cli.errors import FrspecError
 from frspec_cli.heads.config import HeadConfig
-from frspec_cli.heads.files import WEIGHTS, locate_head, read_config, read_tensors, write_tensors
+from frspec_cli.heads.files import WEIGHTS, locate_head, read_config, read_tensors
 from frspec_cli.heads.layouts import ParsedHead, Tensors, default_taps, parse_head
+from frspec_cli.tensor_files import write_safetensors
 
 Peer = Literal["eagle", "sglang", "speculators"]
 PEERS: tuple[Peer, ...] = get_args(Peer)
@@ -57,7 +58,7 @@ def export_head(
     if head.config.layout == "eagle3" and not head.config.taps:
         warnings.append("the head records no taps: its reader takes the default (2, n // 2, n - 3).")
     with storage.atomic_folder(out) as temporary:
-        write_tensors(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
+        write_safetensors(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
         storage.write_json(temporary / "config.json", config)
         digest = storage.sha256_file(temporary / WEIGHTS)
     return ExportedHead(head.config.draft_vocab_size, digest, tuple(warnings))

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 
 from frspec_cli import storage
 from frspec_cli.errors import FrspecError
 from frspec_cli.models.locate import download_snapshot
+from frspec_cli.tensor_files import load_torch, read_safetensors
 
 WEIGHTS = "model.safetensors"
 _BIN = "pytorch_model.bin"
@@ -71,35 +69,12 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     raise FrspecError(f"{folder} holds neither {WEIGHTS} nor {_BIN}.")
 
 
-def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a .safetensors file. Raises `FrspecError` where it is missing or broken."""
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise FrspecError(f"there is no file {path}.") from None
-    except (SafetensorError, OSError) as error:
-        raise FrspecError(f"{path} is no readable safetensors file: {error}.") from None
-
-
 def read_bin(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a file that `torch.save` wrote. Raises `FrspecError` for one that holds anything else."""
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise FrspecError(
-            f"{path} holds more than tensors, and frspec never runs the code in a pickle.",
-            hint="Have its makers save it as safetensors.",
-        ) from None
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise FrspecError(f"{path} is no readable torch file: {str(error).splitlines()[0]}.") from None
+    found = load_torch(path)
     if not isinstance(found, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in found.values()):
         raise FrspecError(f"{path} holds no mapping of names to tensors.")
     return found
-
-
-def write_tensors(tensors: dict[str, torch.Tensor], path: Path, *, metadata: dict[str, str]) -> None:
-    """Writes a .safetensors file with the permissions that the user's umask gives (`save_file` would make it 0600)."""
-    path.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
 
 
 def _read_shards(index: Path, read: Any) -> dict[str, torch.Tensor]:

@@ -13,9 +13,9 @@ import numpy as np
 from frspec_cli import storage
 from frspec_cli.counting.table import FOLDS
 from frspec_cli.errors import FrspecError
+from frspec_cli.statistics import Interval, jackknife
 from frspec_cli.subsets import choose, mix
 from frspec_cli.subsets.choose import Budget, Choice, Ranking
-from frspec_cli.subsets.coverage import Interval, jackknife
 from frspec_cli.subsets.load import first_difference
 from frspec_cli.subsets.scripts import Scripts
 from frspec_cli.subsets.subset import VocabularySubset, show_token

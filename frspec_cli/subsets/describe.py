@@ -15,8 +15,9 @@ from frspec_cli import storage
 from frspec_cli.counting.parquet import open_parquet
 from frspec_cli.counting.table import FrequencyTable
 from frspec_cli.errors import FrspecError
-from frspec_cli.subsets.foreign_read import container, load_torch, read_foreign
+from frspec_cli.subsets.foreign_read import container, read_foreign
 from frspec_cli.subsets.subset import VocabularySubset
+from frspec_cli.tensor_files import load_torch
 
 _LONGEST_LINE = 64 << 20
 

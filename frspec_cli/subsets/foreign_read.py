@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import numpy as np
 from frspec_cli.errors import FrspecError
 from frspec_cli.subsets import foreign
 from frspec_cli.subsets.foreign import ForeignList
+from frspec_cli.tensor_files import load_torch
 
 _LARGEST_TEXT = 200_000_000  # bytes; ten million ids as text
 
@@ -113,30 +112,6 @@ def _array(name: str, value: Any) -> np.ndarray:
         kinds = {type(each) for each in value}
         return np.array(value, dtype=bool if kinds == {bool} else object)
     raise FrspecError(f"{name} holds a {type(value).__name__} where an array should be.")
-
-
-def load_torch(path: Path) -> Any:
-    """What a .pt holds: plain data and tensors only. Raises `FrspecError` where it asks for more, or is damaged."""
-    import pickle
-
-    import torch
-
-    mapped = zipfile.is_zipfile(path)  # a head's weights stay on the disk where only its map is wanted
-    try:
-        with warnings.catch_warnings(
-            action="ignore", category=UserWarning
-        ):  # about pickle protocols, nothing to act on
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)|Unsupported (?:class|operand) (\S+)", str(error))
-        code = f" ({found.group(1) or found.group(2)})" if found else ""
-        raise FrspecError(
-            f"{path} is refused: it is a pickle that asks for more than plain data{code}. Nothing in it was run.",
-            hint="Ask its maker for a list of ids, or safetensors.",
-        ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise FrspecError(f"{path} is no file that torch can read: {reason}") from None
 
 
 def _from_numpy(path: Path, read_as: str | None) -> ForeignList:

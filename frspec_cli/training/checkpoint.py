@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from frspec_cli import storage
 from frspec_cli.errors import FrspecError
-from frspec_cli.heads.files import write_tensors
+from frspec_cli.tensor_files import write_safetensors
 from frspec_cli.training.trainer import Trainer
 
 _WEIGHT = "weight."
@@ -59,7 +59,7 @@ class SavedRun:
         tensors |= trainer.optimizer.state()
         metadata = {"step": str(trainer.step), "best": repr(best)}
         with storage.atomic_path(self.checkpoint) as temporary:
-            write_tensors({name: tensor.cpu() for name, tensor in tensors.items()}, temporary, metadata=metadata)
+            write_safetensors({name: tensor.cpu() for name, tensor in tensors.items()}, temporary, metadata=metadata)
 
     def load(self, trainer: Trainer) -> float:
         """Puts `trainer` where the checkpoint was; the best acceptance length until then. 0 where there is none."""

@@ -23,7 +23,7 @@ from frspec_cli.environment import environment
 from frspec_cli.errors import FrspecError
 from frspec_cli.models.identity import weights_identity
 from frspec_cli.models.target import Target
-from frspec_cli.resume import RunFolder
+from frspec_cli.resume import RunFolder, run_folder
 from frspec_cli.verification.report import Outcome, report
 from frspec_cli.verification.rules import Check, Load, Plan, TokenizedPrompt, Verifier, checks
 
@@ -85,10 +85,9 @@ class Verification:
         planned = checks(self.dtype, self.questions, self.plan)
         if not planned:
             raise FrspecError("no check takes a prompt.", hint="Raise --rescored, --stepwise or --sampled.")
-        opened = (
-            nullcontext() if out is None else RunFolder.opened(out, self._inputs(), restart=restart, verb="writing")
-        )
-        with opened as folder:
+        with nullcontext() if out is None else RunFolder.opened(run_folder(out)) as folder:
+            if folder is not None:
+                folder.resume(self._inputs(), restart=restart)
             found = self._outcomes(planned, folder, listener)
             result = self._result(found)
             if out is not None and folder is not None:

@@ -15,7 +15,7 @@ from frspec_cli.answers.records import read_answers
 from frspec_cli.decoding.sampling import Sampling
 from frspec_cli.errors import FrspecError
 from frspec_cli.models.target import load_target
-from frspec_cli.resume import RunFolder
+from frspec_cli.resume import RunFolder, run_folder
 from tests.tiny import tiny_config, tiny_target
 
 PROMPTS = [
@@ -194,8 +194,8 @@ def test_changed_prompts_are_refused(target, prompts, tmp_path, monkeypatch):
 
 def test_two_runs_into_one_file_do_not_meet(target, prompts, tmp_path):
     with (
-        RunFolder.opened(tmp_path / "a.jsonl", {}, restart=False, verb="collecting"),
-        pytest.raises(FrspecError, match="another run is collecting into"),
+        RunFolder.opened(run_folder(tmp_path / "a.jsonl")),
+        pytest.raises(FrspecError, match="another process is writing to"),
     ):
         collect(target, prompts, tmp_path / "a.jsonl", OPTIONS)
 

@@ -52,14 +52,14 @@ def test_a_person_reads_what_was_counted_and_where_it_is(cli, tmp_path: Path, co
 
 
 def test_the_bar_says_how_fast_and_how_far() -> None:
-    sink = Output()
-    sink.err = Console(file=io.StringIO(), force_terminal=True, width=140)
-    with _Bar(sink) as bar:
+    output = Output()
+    output.err = Console(file=io.StringIO(), force_terminal=True, width=140)
+    with _Bar(output) as bar:
         listener = bar.listener()
         listener.begin(1000)
         listener.progress(1234, 5_000_000, 1_200_000, 250)
         bar.progress.refresh()
-    shown = sink.err.file.getvalue()
+    shown = output.err.file.getvalue()
     assert "25%" in shown
     assert "1,234 documents" in shown
     assert "MB/s" in shown

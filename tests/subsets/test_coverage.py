@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from frspec_cli.counting.table import FOLDS
 from frspec_cli.errors import FrspecError, UsageError
+from frspec_cli.statistics import jackknife
 from frspec_cli.subsets import scripts
 from frspec_cli.subsets.build import Builder, Recipe
-from frspec_cli.subsets.coverage import coverage_rows, curve, jackknife, most_frequent_lost, rarest_kept
+from frspec_cli.subsets.coverage import coverage_rows, curve, most_frequent_lost, rarest_kept
 from frspec_cli.subsets.eval_table import Corpus, measure_on
 from frspec_cli.subsets.mix import NamedTable
 from frspec_cli.subsets.plot import plot_curves

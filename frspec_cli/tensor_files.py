@@ -1,0 +1,56 @@
+"""Tensor files, read without ever running code: safetensors, and `torch.save` files with `weights_only=True`."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from frspec_cli.errors import FrspecError
+
+
+def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a .safetensors file. Raises `FrspecError` if it is missing or broken."""
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise FrspecError(f"there is no file {path}.") from None
+    except (SafetensorError, OSError) as error:
+        raise FrspecError(f"{path} is not a readable safetensors file: {error}.") from None
+
+
+def load_torch(path: Path) -> Any:
+    """What `torch.save` wrote: plain data and tensors only, on the CPU; weights stay on the disk until they are read.
+
+    Raises `FrspecError` if the file asks for code to be run, or cannot be read.
+    """
+    mapped = zipfile.is_zipfile(path)
+    try:
+        with warnings.catch_warnings(
+            action="ignore", category=UserWarning
+        ):  # about pickle protocols: nothing to act on
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        match = re.search(r"GLOBAL (\S+)|Unsupported (?:class|operand) (\S+)", str(error))
+        code = f" ({match[1] or match[2]})" if match else ""
+        raise FrspecError(
+            f"{path} is refused: it is a pickle that asks for more than plain data{code}. Nothing in it was run.",
+            hint="Ask its authors for safetensors, or for a plain list of ids.",
+        ) from None
+    except FileNotFoundError:
+        raise FrspecError(f"there is no file {path}.") from None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise FrspecError(f"{path} is not a file that torch can read: {reason}") from None
+
+
+def write_safetensors(tensors: dict[str, torch.Tensor], path: Path, *, metadata: dict[str, str]) -> None:
+    """Writes a .safetensors file with the permissions that the user's umask gives (`save_file` would make it 0600)."""
+    path.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
