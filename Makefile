@@ -14,10 +14,10 @@ WORK := out/$(RECIPE)
 
 help:
 	@echo 'make demo        plain decoding, EAGLE-2 and FR-Spec side by side on a real model'
-	@echo 'make test        the quick tests            make test-slow   the slow ones'
-	@echo 'make check       lint, format, types        make bench-count counting against the published loop'
+	@echo 'make test        the quick tests            make test-slow   the slow ones, Ray included'
+	@echo 'make check       lint, format, types, imports   make bench-count   counting against the published loop'
 	@echo 'make bench-cycle one step of plain decoding, FR-Spec and transformers at three lengths of context'
-	@echo 'make study-subsets WEB="files..."   which counts make the best subset: web text, own answers, soft counts'
+	@echo 'make study-subsets WEB="files..."   which counts make the best subset: web text or the model'\''s own answers'
 	@echo 'make study-loss    full and subset head, each with a head trained by --loss sampled and one by --loss subset'
 	@echo 'make setup       .venv with frspec in it'
 	@echo 'make counts | subset | answers | head   one model step by step: RECIPE=NAME of recipes/NAME.mk'
@@ -32,7 +32,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/frspec fetch smollm2-135m
 	@touch $@
 
-# Text that is on any machine: Python's own documentation and the sources of installed packages (nearly all code).
+# Text that every machine has: Python's own documentation and the sources of installed packages (nearly all code).
 demo: setup
 	$(BIN)/frspec count-freq --tokenizer smollm2-135m --glob '**/*.py' --out out/demo/counts.parquet \
 		"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')/pydoc_data" \
@@ -46,13 +46,14 @@ test: setup
 	$(BIN)/python -m pytest -q -m 'not slow'
 
 test-slow: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'
 	$(BIN)/python -m pytest -q -m slow
 
 check: setup
 	$(BIN)/ruff check frspec_cli benchmarks tests
 	$(BIN)/ruff format --check frspec_cli benchmarks tests
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/test_architecture.py
+	$(BIN)/lint-imports --no-cache
 
 bench-count: setup
 	$(BIN)/python -m benchmarks.counting $(ARGS)
@@ -90,11 +91,11 @@ $(WORK)/web.parquet: | $(READY)
 	@test -n '$(WEB)' || { echo 'name the text to count: make study-subsets WEB="folder or files"' >&2; exit 1; }
 	$(BIN)/frspec count-freq $(WEB) --tokenizer $(MODEL) --out $@
 
-# Is the loss fair? Two heads that differ in nothing but --loss, each replayed with the full LM head and with a subset, on
-# the answers that no training saw. `subset` trains over the 2,048 most frequent answered tokens and the teacher's.
+# Is the loss fair? Two heads that differ only in --loss, each replayed with the full LM head and with a subset, on
+# answers that no training saw. `subset` trains over the 2,048 most frequent answered tokens and the teacher's.
 LOSS := $(WORK)/loss
 study-loss: $(LOSS)/sampled/config.json $(LOSS)/subset/config.json $(LOSS)/subset.parquet
-	$(BIN)/frspec bench --replay --held-out --suite $(ANSWERS) --model $(MODEL) --methods eagle,frspec --k 2048 --k 8192 \
+	$(BIN)/frspec replay $(ANSWERS) --held-out --model $(MODEL) --methods eagle,frspec --k 2048 --k 8192 \
 		--vocab $(LOSS)/subset.parquet --draft $(LOSS)/sampled --draft $(LOSS)/subset --out $(LOSS)/replay.json $(ARGS)
 
 $(LOSS)/%/config.json: $(ANSWERS) | $(READY)
