@@ -112,7 +112,7 @@ def test_broken_files_are_one_sentence(tmp_path):
         load(tmp_path / "none")
     save_head(random_head(), tmp_path / "head", card="", dtype=torch.float32)
     (tmp_path / "head" / "model.safetensors").write_bytes(b"\x00" * 20)
-    with pytest.raises(FrspecError, match="no readable safetensors file"):
+    with pytest.raises(FrspecError, match="is not a readable safetensors file"):
         load(tmp_path / "head")
     save_head(random_head(), tmp_path / "head", card="", dtype=torch.float32)
     config = json.loads((tmp_path / "head" / "config.json").read_text())
