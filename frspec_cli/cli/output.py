@@ -18,6 +18,7 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     SpinnerColumn,
+    Task,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -27,6 +28,14 @@ from rich.table import Table
 from rich.text import Text
 
 from frspec_cli.errors import as_flags
+
+
+class _Amount(ProgressColumn):
+    """How much is done of how much; the total may not be known yet."""
+
+    def render(self, task: Task) -> Text:
+        total = "?" if task.total is None else f"{task.total:,.0f}"
+        return Text(f"{task.completed:,.0f}/{total}")
 
 
 class Output:
@@ -77,9 +86,8 @@ class Output:
 
     def progress(self) -> Progress:
         """A progress display on stderr; silent when a program reads, when quiet, or where stderr is no terminal."""
-        number = TextColumn("{task.completed:,.0f}/{task.total:,.0f}")
         return self._progress(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), number, TimeElapsedColumn()
+            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), _Amount(), TimeElapsedColumn()
         )
 
     def long_progress(self, verb: str, *, whole_numbers: bool = False) -> Progress:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import signal
 import subprocess
 import sys
@@ -22,6 +25,22 @@ def test_a_lossless_run_says_so(cli, model) -> None:
     assert "greedy, re-scored" in out
     assert "seeded sampling" in out
     assert "lossless on these prompts" in err
+
+
+def test_a_run_in_a_terminal(model) -> None:
+    """Bars are drawn in a terminal only: this is the one test in which `verify` draws them, before it knows the total."""
+    arguments = [sys.executable, "-m", "frspec_cli", "verify", *model, "--limit", "2"]
+    main, terminal = pty.openpty()
+    run = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=terminal, stdin=subprocess.DEVNULL)
+    os.close(terminal)
+    shown = b""
+    with contextlib.suppress(OSError):  # Linux's way of saying that the terminal's other end is closed
+        while chunk := os.read(main, 4096):
+            shown += chunk
+    os.close(main)
+    assert run.wait() == 0, shown.decode()
+    assert b"verifying" in shown
+    assert b"lossless on these prompts" in shown
 
 
 def test_json_is_one_object(cli, model) -> None:
