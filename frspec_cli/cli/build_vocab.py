@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from frspec_cli.cli import options as shared
+from frspec_cli.cli import options
 from frspec_cli.cli.output import Output
 from frspec_cli.errors import FrspecError, UsageError
 
@@ -56,8 +56,8 @@ def command(
     formats: Annotated[
         list[str] | None, typer.Option("--format", help="Also write it as sglang, eagle3, ... (see export-vocab).")
     ] = None,
-    as_json: shared.AsJson = False,
-    quiet: shared.Quiet = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Cut vocabulary subsets: the k most frequent tokens, forced ones first, ties by id.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from frspec_cli.cli import options as shared
+from frspec_cli.cli import options
 from frspec_cli.cli.output import Output
 from frspec_cli.errors import UsageError
 
@@ -121,8 +121,8 @@ def command(
     restart: Annotated[
         bool, typer.Option("--restart", help="Forget what a stopped run has counted.", rich_help_panel=_RUN)
     ] = False,
-    as_json: shared.AsJson = False,
-    quiet: shared.Quiet = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Count how often each token occurs in a corpus, into a frequency table.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from frspec_cli.cli import options as shared
+from frspec_cli.cli import options
 from frspec_cli.cli.output import Output
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ def command(
     ] = False,
     show: Annotated[int, typer.Option(min=0, help="How many of the rarest kept and most frequent lost tokens.")] = 10,
     plot: Annotated[Path | None, typer.Option(help="Draw coverage against k: x.png, x.pdf or x.svg.")] = None,
-    as_json: shared.AsJson = False,
-    quiet: shared.Quiet = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Measure what subsets cover, by size, source and script, with 95 % intervals (jackknife over folds).
 

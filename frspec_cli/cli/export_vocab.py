@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from frspec_cli.cli import options as shared
+from frspec_cli.cli import options
 from frspec_cli.cli.build_vocab import check_out
 from frspec_cli.cli.output import Output
 from frspec_cli.errors import UsageError
@@ -35,8 +35,8 @@ def command(
     k: Annotated[int | None, typer.Option("--k", help="Only the first k tokens.")] = None,
     order: Annotated[str | None, typer.Option(help="rank or id, where the format leaves the choice.")] = None,
     vocab_rows: Annotated[int | None, typer.Option(help="Rows of the target's embedding: the length of t2d.")] = None,
-    as_json: shared.AsJson = False,
-    quiet: shared.Quiet = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Write a subset for SGLang, FR-Spec, EAGLE-3, SpecForge, speculators and others.
 

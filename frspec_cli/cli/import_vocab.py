@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from frspec_cli.cli import options as shared
+from frspec_cli.cli import options
 from frspec_cli.cli.build_vocab import check_out
 from frspec_cli.cli.output import Output
 from frspec_cli.errors import FrspecError, UsageError
@@ -23,8 +23,8 @@ def command(
     read_as: Annotated[str | None, typer.Option("--as", help="ids or offsets, where a file could hold either.")] = None,
     counts: Annotated[Path | None, typer.Option(help="A frequency table: rank the ids by it.")] = None,
     dedupe: Annotated[bool, typer.Option("--dedupe", help="Keep the first of repeated ids.")] = False,
-    as_json: shared.AsJson = False,
-    quiet: shared.Quiet = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Read a draft vocabulary of FR-Spec, SGLang, EAGLE-3, SpecForge, speculators or a plain list of ids.
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from frspec_cli.cli import options as shared
+from frspec_cli.cli import options
 from frspec_cli.cli.output import Output
 
 
@@ -15,7 +15,7 @@ def command(
     path: Annotated[
         Path, typer.Argument(metavar="PATH", help="A table, subset, head, answers, result, or a peer's vocabulary.")
     ],
-    as_json: shared.AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Say what a file or folder is: any artifact of frspec or of its peers, told by what it holds."""
     from frspec_cli.subsets.describe import describe

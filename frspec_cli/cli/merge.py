@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from frspec_cli.cli import options as shared
+from frspec_cli.cli import options
 from frspec_cli.cli.build_vocab import check_out
 from frspec_cli.cli.count_freq import show_table
 from frspec_cli.cli.output import Output
@@ -16,8 +16,8 @@ from frspec_cli.cli.output import Output
 def command(
     tables: Annotated[list[Path], typer.Argument(metavar="TABLE...", help="Frequency tables of one tokenizer.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The table to write.")],
-    as_json: shared.AsJson = False,
-    quiet: shared.Quiet = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Add frequency tables of one tokenizer, such as the parts of count-freq --shard I/N.
 

@@ -18,24 +18,27 @@ Draft = Annotated[
 ]
 Vocab = Annotated[Path | None, typer.Option("--vocab", help="Vocabulary subset. Default: what ships for the model.")]
 K = Annotated[int | None, typer.Option("--k", min=1, help="Use the subset's first K tokens.")]
-Depth = Annotated[int, typer.Option("--depth", min=1, help="Draft levels: draft forward passes a cycle.")]
-Beam = Annotated[int, typer.Option("--beam", min=1, help="Candidates kept per level.")]
-Nodes = Annotated[int, typer.Option("--nodes", min=2, help="Rows that the target verifies a cycle, root included.")]
+Depth = Annotated[int, typer.Option("--depth", min=1, help="Draft levels: forward passes of the draft per cycle.")]
+Beam = Annotated[int, typer.Option("--beam", min=1, help="Candidates kept at each level.")]
+Nodes = Annotated[int, typer.Option("--nodes", min=2, help="Rows that the target verifies per cycle, root included.")]
 ContextSlots = Annotated[
-    int, typer.Option("--context-slots", min=0, help="Spare draft rows for tokens of the text that the subset lacks.")
+    int,
+    typer.Option("--context-slots", min=0, help="Spare draft rows for tokens of the text that are not in the subset."),
 ]
-MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", "-n", min=1, help="Stop after so many tokens.")]
+MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", "-n", min=1, help="Maximum new tokens.")]
 Temperature = Annotated[float, typer.Option("--temperature", help="0 is greedy.")]
-TopP = Annotated[float, typer.Option("--top-p", help="Sample from the likeliest tokens of this mass.")]
-Raw = Annotated[bool, typer.Option("--raw", help="Go on from the prompt as it is, without the chat template.")]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:0. Default: CUDA if there is one.")]
+TopP = Annotated[
+    float, typer.Option("--top-p", help="Sample from the most likely tokens that hold this probability mass.")
+]
+Raw = Annotated[bool, typer.Option("--raw", help="Continue the prompt as it is, without the chat template.")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:0. Default: CUDA if available.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="bfloat16, float16, float32 or float64.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Fixes every random choice.")]
 Compile = Annotated[
-    bool, typer.Option("--compile", help="Compile the steps of target and draft: slow to start, then faster.")
+    bool, typer.Option("--compile", help="Compile the target's and the draft's steps: slow to start, then faster.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, no bars.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and no progress bars.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors on stderr.")]
 
 __all__ = [
     "DEFAULT_MODEL",
