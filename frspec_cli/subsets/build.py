@@ -16,10 +16,10 @@ from frspec_cli.errors import FrspecError
 from frspec_cli.statistics import Interval, jackknife
 from frspec_cli.subsets import choose, mix
 from frspec_cli.subsets.choose import Budget, Choice, Ranking
-from frspec_cli.subsets.load import first_difference
 from frspec_cli.subsets.scripts import Scripts
-from frspec_cli.subsets.subset import VocabularySubset, show_token
-from frspec_cli.tokens.tokenizer import LoadedTokenizer, load_tokenizer
+from frspec_cli.subsets.subset import VocabularySubset
+from frspec_cli.subsets.tokenizer_check import check_table
+from frspec_cli.tokens.tokenizer import LoadedTokenizer
 
 FORCED_KINDS = {"all": ("eos", "template", "byte"), "eos": ("eos",), "none": ()}
 
@@ -77,7 +77,7 @@ class Builder:
         """Raises `FrspecError` for tables that don't belong together or to the tokenizer, and for ids out of range."""
         self.tables, self.tokenizer, self.recipe = tables, tokenizer, recipe
         self.evidence = mix.gather(tables, recipe.weights)
-        _check_tokenizer(tables[0], tokenizer, warn)
+        check_table(tables[0].table, tokenizer, name=tables[0].name, warn=warn)
         self.rows, self.rows_from = self._vocabulary_rows()
         by_fold = self.evidence.by_fold()
         self.counted_by_fold = by_fold.sum(axis=1)
@@ -219,44 +219,6 @@ class Builder:
         ]
         unit = f"1/{mix.MIX_UNITS} of the mix" if self.evidence.weights else "tokens"
         return {"tables": tables, "recipe": self.recipe.as_json(), "count_unit": unit}
-
-
-def _check_tokenizer(named: mix.NamedTable, tokenizer: LoadedTokenizer, warn: Callable[[str], None]) -> None:
-    """Another tokenizer than the one that counted is accepted where every counted id means the same bytes in both.
-
-    A table holds ids and no bytes, so the tokenizer that counted must be at hand to tell.
-    """
-    recorded = named.table.metadata["tokenizer"]
-    if recorded["fingerprint"] == tokenizer.fingerprint:
-        return
-    both = (
-        f"{recorded['reference']} ({recorded['fingerprint'][:12]}) and {tokenizer.reference} "
-        f"({tokenizer.fingerprint[:12]})"
-    )
-    theirs = _recorded_tokenizer(recorded)
-    if theirs is None:
-        raise FrspecError(
-            f"{named.name} was counted with another tokenizer: {both}.",
-            hint="Name the tokenizer that counted, or count again with this one.",
-        )
-    counted = np.flatnonzero(named.table.totals() > 0).tolist()
-    index = first_difference([(each, theirs.token_bytes(each)) for each in counted], tokenizer)
-    if index is not None:
-        raise FrspecError(
-            f"{named.name} was counted with another tokenizer: {both} differ, first at id {index}, which is "
-            f"{show_token(theirs.token_bytes(index))} there.",
-            hint="Count again with this one.",
-        )
-    warn(f"{named.name}: the tokenizers {both} differ, but all {len(counted)} counted ids mean the same bytes in both.")
-
-
-def _recorded_tokenizer(recorded: Mapping[str, Any]) -> LoadedTokenizer | None:
-    """The tokenizer that counted; None where it cannot be loaded or has changed since."""
-    try:
-        theirs = load_tokenizer(recorded["reference"])
-    except FrspecError:
-        return None
-    return theirs if theirs.fingerprint == recorded["fingerprint"] else None
 
 
 def _fit(counts: np.ndarray, rows: int) -> np.ndarray:

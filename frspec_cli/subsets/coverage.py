@@ -6,7 +6,7 @@ chosen from: coverage would be flattered, so every fold is covered by ids chosen
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,13 +16,25 @@ from frspec_cli.counting.table import FOLDS, FrequencyTable
 from frspec_cli.statistics import Interval, jackknife
 from frspec_cli.subsets.scripts import CJK, Scripts
 from frspec_cli.subsets.subset import VocabularySubset
+from frspec_cli.subsets.tokenizer_check import check_subset_against_table
 
 ALL = "all"
 
 
-def coverage(subset: VocabularySubset, table: FrequencyTable, *, k: int | None = None) -> Interval | None:
-    """How much of the table's tokens the subset (its first k ids) holds, for text that it was not chosen from; None where
-    the table holds no tokens. Raises `FrspecError` as `VocabularySubset.prefix` does."""
+def coverage(
+    subset: VocabularySubset,
+    table: FrequencyTable,
+    *,
+    k: int | None = None,
+    warn: Callable[[str], None] = lambda text: None,
+) -> Interval | None:
+    """How much of the table's tokens the subset holds, for text that it was not chosen from; None if there are none.
+
+    k: use its first k ids only.
+    warn: called with a sentence if the tokenizers' fingerprints differ and every id means the same bytes in both.
+    Raises `FrspecError` if the table was counted with another tokenizer, and as `VocabularySubset.prefix` does.
+    """
+    check_subset_against_table(subset, table, name="the subset", warn=warn)
     ids = subset.prefix(subset.k if k is None else k).token_ids
     by_fold = sum(table.counts.values(), np.zeros((FOLDS, table.rows), dtype=np.int64))
     return jackknife(by_fold[:, ids[ids < table.rows]].sum(axis=1), by_fold.sum(axis=1))

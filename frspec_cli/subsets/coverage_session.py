@@ -9,9 +9,10 @@ from pathlib import Path
 from frspec_cli.errors import FrspecError, UsageError
 from frspec_cli.subsets.coverage import Curve, Row, coverage_rows, curve
 from frspec_cli.subsets.eval_table import Corpus, CoverageTarget, load_eval_table, measure_on, missing_tables
-from frspec_cli.subsets.load import check_tokenizer, load_subset
+from frspec_cli.subsets.load import load_subset
 from frspec_cli.subsets.scripts import Scripts
 from frspec_cli.subsets.subset import show_token
+from frspec_cli.subsets.tokenizer_check import check_subset
 from frspec_cli.tokens.tokenizer import LoadedTokenizer, load_tokenizer
 
 
@@ -55,7 +56,7 @@ class CoverageSession:
         theirs = self._of(corpus)
         subset = load_subset(path, tokenizer=theirs, warn=self.warn)
         if theirs is None and subset.fingerprint != corpus.table.fingerprint:
-            check_tokenizer(subset, self.load(self._recorded(corpus)), name=str(path), warn=self.warn)
+            check_subset(subset, self.load(self._recorded(corpus)), name=str(path), warn=self.warn)
         measured = measure_on(path.stem, subset, corpus, corpora, theirs)
         if measured.how == "in sample":
             missing = missing_tables(subset, corpora)

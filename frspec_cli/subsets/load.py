@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-
-import numpy as np
 
 from frspec_cli.errors import FrspecError
 from frspec_cli.subsets.foreign_read import container, read_foreign
 from frspec_cli.subsets.importing import import_list
-from frspec_cli.subsets.subset import VocabularySubset, show_token
+from frspec_cli.subsets.subset import VocabularySubset
+from frspec_cli.subsets.tokenizer_check import check_subset
 from frspec_cli.tokens.tokenizer import LoadedTokenizer
 
 
@@ -33,7 +32,7 @@ def load_subset(
     if k is not None:
         subset = subset.prefix(k)
     if tokenizer is not None:
-        check_tokenizer(subset, tokenizer, name=str(path), warn=warn)
+        check_subset(subset, tokenizer, name=str(path), warn=warn)
     if model_rows is not None and (highest := int(subset.token_ids.max())) >= model_rows:
         raise FrspecError(
             f"{path} holds the token id {highest}, but the model has only {model_rows} rows.",
@@ -57,40 +56,3 @@ def _read(
     for warning in done.warnings:
         warn(warning)
     return done.subset
-
-
-def check_tokenizer(
-    subset: VocabularySubset, tokenizer: LoadedTokenizer, *, name: str, warn: Callable[[str], None]
-) -> None:
-    """Raises `FrspecError` unless every id of the subset means the same bytes in `tokenizer`.
-
-    Equal fingerprints settle it. One model's tokenizer comes in several files (a GGUF's lacks Gemma's image token), so
-    different ones are compared id by id.
-    """
-    if subset.fingerprint == tokenizer.fingerprint:
-        return
-    recorded = subset.metadata["tokenizer"]
-    both = (
-        f"{recorded['reference']} ({subset.fingerprint[:12]}) and {tokenizer.reference} ({tokenizer.fingerprint[:12]})"
-    )
-    index = first_difference(zip(subset.token_ids.tolist(), subset.tokens, strict=True), tokenizer)
-    if index is not None:
-        mine = subset.tokens[int(np.flatnonzero(subset.token_ids == index)[0])]
-        raise FrspecError(
-            f"{name} was made for another tokenizer: {both} differ, first at id {index}, which is {show_token(mine)} "
-            f"there and {_theirs(tokenizer, index)} here.",
-            hint="Build a subset for this model: frspec build-vocab COUNTS --model MODEL --k K --out PATH",
-        )
-    warn(f"{name}: the tokenizers {both} differ, but all {subset.k} ids of the subset mean the same bytes in both.")
-
-
-def first_difference(tokens: Iterable[tuple[int, bytes]], tokenizer: LoadedTokenizer) -> int | None:
-    """The lowest id whose bytes are not those that `tokenizer` has for it; None where all agree."""
-    for index, content in sorted(tokens):
-        if index not in tokenizer.vocabulary or tokenizer.token_bytes(index) != content:
-            return index
-    return None
-
-
-def _theirs(tokenizer: LoadedTokenizer, index: int) -> str:
-    return show_token(tokenizer.token_bytes(index)) if index in tokenizer.vocabulary else "no token"

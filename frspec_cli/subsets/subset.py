@@ -75,7 +75,15 @@ class VocabularySubset:
         if k < max(1, self.forced):
             raise FrspecError(f"--k {k} is less than the {self.forced} tokens that this subset forces in.")
         ids = self.token_ids[:k]
-        metadata = self.metadata | {"sha256": storage.sha256_ids(ids), "coverage": None}
+        # Unseen tokens come last, so cutting takes them first. Shares were measured for the larger k: none are known here.
+        padded = max(0, self.metadata.get("padded", 0) - (self.k - k))
+        metadata = self.metadata | {
+            "k": k,
+            "coverage": None,
+            "held_out": None,
+            "padded": padded,
+            "sha256": storage.sha256_ids(ids),
+        }
         return VocabularySubset(ids, self.tokens[:k], self.counts[:k], self.reasons[:k], metadata)
 
     def _not_nested(self, k: int) -> FrspecError:

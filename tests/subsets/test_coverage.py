@@ -17,11 +17,12 @@ from frspec_cli.errors import FrspecError, UsageError
 from frspec_cli.statistics import jackknife
 from frspec_cli.subsets import scripts
 from frspec_cli.subsets.build import Builder, Recipe
-from frspec_cli.subsets.coverage import coverage_rows, curve, most_frequent_lost, rarest_kept
+from frspec_cli.subsets.coverage import coverage, coverage_rows, curve, most_frequent_lost, rarest_kept
 from frspec_cli.subsets.eval_table import Corpus, measure_on
 from frspec_cli.subsets.mix import NamedTable
 from frspec_cli.subsets.plot import plot_curves
 from frspec_cli.subsets.scripts import Scripts, script_of
+from frspec_cli.tokens.tokenizer import load_tokenizer
 from tests.conftest import ROOT
 
 README = ROOT / "README.md"
@@ -216,8 +217,6 @@ def test_curves_rise_to_what_the_subset_covers_and_can_be_drawn(byte_level, make
 
 
 def test_a_table_of_another_file_of_the_same_tokenizer_is_accepted(byte_level, make_table, tmp_path) -> None:
-    from frspec_cli.tokens.tokenizer import load_tokenizer
-
     text = byte_level.path.read_text()
     (tmp_path / "tokenizer.json").write_text(text.replace("<|reserved_0|>", "<|reserved_1|>"))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|end|>"}))
@@ -230,3 +229,27 @@ def test_a_table_of_another_file_of_the_same_tokenizer_is_accepted(byte_level, m
     seen = NamedTable("counts", make_table(byte_level, {"web": {reserved: 5}}), "a" * 64)
     with pytest.raises(FrspecError, match=f"first at id {reserved}"):
         Builder([seen], other, Recipe())
+
+
+def test_coverage_refuses_a_table_of_another_tokenizer(byte_level, sentencepiece, make_table, tmp_path) -> None:
+    table = make_table(byte_level, {"web": {65: 50, 66: 40, 67: 30}})
+    subset = Builder([NamedTable("counts", table, "a" * 64)], byte_level, Recipe(forced="none")).subset(2)
+    other = make_table(sentencepiece, {"web": {65: 5, 300: 5}})
+    with pytest.raises(FrspecError, match=r"the subset was made for another tokenizer: .* differ, first at id 65"):
+        coverage(subset, other)
+    other.metadata["tokenizer"]["reference"] = str(tmp_path / "gone")
+    with pytest.raises(FrspecError, match=r"another tokenizer than the table's: .*gone .*, which cannot be loaded"):
+        coverage(subset, other)
+
+
+def test_coverage_accepts_another_file_of_the_same_tokenizer_and_says_so(byte_level, make_table, tmp_path) -> None:
+    text = byte_level.path.read_text()
+    (tmp_path / "tokenizer.json").write_text(text.replace("<|reserved_0|>", "<|reserved_1|>"))
+    other = load_tokenizer(str(tmp_path))
+    table = make_table(byte_level, {"web": {65: 50, 66: 40, 67: 30}})
+    subset = Builder([NamedTable("counts", table, "a" * 64)], byte_level, Recipe(forced="none")).subset(2)
+    said: list[str] = []
+    interval = coverage(subset, make_table(other, {"web": {65: 30, 67: 10}}), warn=said.append)
+    assert interval is not None
+    assert interval.value == 0.75
+    assert "mean the same bytes in both" in said[0]

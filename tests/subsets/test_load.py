@@ -8,6 +8,7 @@ from frspec_cli.errors import FrspecError
 from frspec_cli.subsets.build import Builder, Recipe
 from frspec_cli.subsets.load import load_subset
 from frspec_cli.subsets.mix import NamedTable
+from frspec_cli.subsets.subset import VocabularySubset
 from frspec_cli.tokens.tokenizer import load_tokenizer
 
 
@@ -61,3 +62,16 @@ def test_another_tokenizer_is_refused_with_both_names_and_the_first_id_that_diff
 def test_ids_past_the_models_rows_are_refused(saved) -> None:
     with pytest.raises(FrspecError, match="the model has only 300 rows"):
         load_subset(saved, model_rows=300)
+
+
+def test_a_prefix_describes_itself_and_not_the_larger_file(byte_level, make_table, tmp_path) -> None:
+    table = make_table(byte_level, {"web": {65: 75, 66: 30, 67: 8, 300: 6}})
+    builder = Builder([NamedTable("counts", table, "0" * 64)], byte_level, Recipe(pad=True))
+    builder.subset(10).write(tmp_path / "large")
+    for k in (9, 7, 5):
+        load_subset(tmp_path / "large", k=k).write(tmp_path / "small")
+        metadata = VocabularySubset.read(tmp_path / "small").metadata
+        own = builder.subset(k).metadata
+        assert (metadata["k"], metadata["padded"], metadata["sha256"]) == (k, own["padded"], own["sha256"])
+        assert metadata["held_out"] is None
+        assert metadata["coverage"] is None

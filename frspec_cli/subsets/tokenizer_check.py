@@ -1,0 +1,106 @@
+"""Do two files mean the same tokens? Equal fingerprints settle it; different ones are compared id by id.
+
+One model's tokenizer comes in several files (a GGUF's lacks Gemma's image token), so another fingerprint alone is not a
+reason to refuse: what counts is whether every id that is used stands for the same bytes in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from frspec_cli.counting.table import FrequencyTable
+from frspec_cli.errors import FrspecError
+from frspec_cli.subsets.subset import VocabularySubset, show_token
+from frspec_cli.tokens.tokenizer import LoadedTokenizer, load_tokenizer
+
+
+def check_subset(
+    subset: VocabularySubset, tokenizer: LoadedTokenizer, *, name: str, warn: Callable[[str], None]
+) -> None:
+    """Raises `FrspecError` unless every id of the subset means the same bytes in `tokenizer`.
+
+    name: what messages call the subset.
+    warn: called with a sentence if the fingerprints differ and the bytes do not.
+    """
+    if subset.fingerprint == tokenizer.fingerprint:
+        return
+    both = _both(subset.metadata["tokenizer"], tokenizer)
+    index = _first_difference(zip(subset.token_ids.tolist(), subset.tokens, strict=True), tokenizer)
+    if index is not None:
+        ours = show_token(subset.tokens[int(np.flatnonzero(subset.token_ids == index)[0])])
+        theirs = show_token(tokenizer.token_bytes(index)) if index in tokenizer.vocabulary else "no token"
+        raise FrspecError(
+            f"{name} was made for another tokenizer: {both} differ, first at id {index}, which is {ours} there and "
+            f"{theirs} here.",
+            hint="Build a subset for this model: frspec build-vocab COUNTS --model MODEL --k K --out PATH",
+        )
+    warn(f"{name}: the tokenizers {both} differ, but all {subset.k} ids of the subset mean the same bytes in both.")
+
+
+def check_table(table: FrequencyTable, tokenizer: LoadedTokenizer, *, name: str, warn: Callable[[str], None]) -> None:
+    """Raises `FrspecError` unless every counted id means the same bytes in `tokenizer`.
+
+    A table holds ids and no bytes, so the tokenizer that counted must be available to compare them.
+    """
+    record = table.metadata["tokenizer"]
+    if table.fingerprint == tokenizer.fingerprint:
+        return
+    both = _both(record, tokenizer)
+    theirs = recorded_tokenizer(record)
+    if theirs is None:
+        raise FrspecError(
+            f"{name} was counted with another tokenizer: {both}.",
+            hint="Name the tokenizer that counted, or count again with this one.",
+        )
+    counted = np.flatnonzero(table.totals() > 0).tolist()
+    index = _first_difference([(each, theirs.token_bytes(each)) for each in counted], tokenizer)
+    if index is not None:
+        raise FrspecError(
+            f"{name} was counted with another tokenizer: {both} differ, first at id {index}, which is "
+            f"{show_token(theirs.token_bytes(index))} there.",
+            hint="Count again with this one.",
+        )
+    warn(f"{name}: the tokenizers {both} differ, but all {len(counted)} counted ids mean the same bytes in both.")
+
+
+def check_subset_against_table(
+    subset: VocabularySubset, table: FrequencyTable, *, name: str, warn: Callable[[str], None]
+) -> None:
+    """Raises `FrspecError` unless every id of the subset means the same bytes in the tokenizer that counted the table."""
+    if subset.fingerprint == table.fingerprint:
+        return
+    record = table.metadata["tokenizer"]
+    counted_by = recorded_tokenizer(record)
+    if counted_by is None:
+        raise FrspecError(
+            f"{name} was made for another tokenizer than the table's: {subset.metadata['tokenizer']['reference']} "
+            f"({subset.fingerprint[:12]}) and {record['reference']} ({table.fingerprint[:12]}), which cannot be loaded.",
+            hint="Count the text again with the subset's tokenizer.",
+        )
+    check_subset(subset, counted_by, name=name, warn=warn)
+
+
+def recorded_tokenizer(record: Mapping[str, Any]) -> LoadedTokenizer | None:
+    """The tokenizer that metadata names; None if it cannot be loaded or has changed since."""
+    try:
+        tokenizer = load_tokenizer(record["reference"])
+    except FrspecError:
+        return None
+    return tokenizer if tokenizer.fingerprint == record["fingerprint"] else None
+
+
+def _first_difference(tokens: Iterable[tuple[int, bytes]], tokenizer: LoadedTokenizer) -> int | None:
+    """The lowest id whose bytes differ from those that `tokenizer` has for it; None if all agree."""
+    for index, content in sorted(tokens):
+        if index not in tokenizer.vocabulary or tokenizer.token_bytes(index) != content:
+            return index
+    return None
+
+
+def _both(record: Mapping[str, Any], tokenizer: LoadedTokenizer) -> str:
+    return (
+        f"{record['reference']} ({record['fingerprint'][:12]}) and {tokenizer.reference} ({tokenizer.fingerprint[:12]})"
+    )
