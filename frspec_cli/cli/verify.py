@@ -44,10 +44,6 @@ def command(
     ] = 8,
     sampled: Annotated[int, typer.Option("--sampled", min=0, help="So many at temperature 1 with --seed.")] = 4,
     seed: options.Seed = 1,
-    reference: Annotated[
-        str,
-        typer.Option("--reference", help="plain, or padded: plain decoding through the step that verifies a tree."),
-    ] = "plain",
     device: options.Device = None,
     dtype: options.Dtype = "float32",
     compiled: options.Compile = False,
@@ -60,12 +56,10 @@ def command(
     bfloat16 at most 2 units in the last place of the top logit. Below float32 all prompts are compared step by step, and
     the float32 checks follow. A prompt that does not fit into the model's context is left out, and named.
     """
-    if reference not in ("plain", "padded"):
-        raise UsageError(f"--reference {reference} is neither plain nor padded.")
     if method not in ("eagle", "frspec", "lookup"):
         raise UsageError(f"--method {method} is not one of eagle, frspec, lookup.")
     if restart and out is None:
-        raise UsageError("--restart means nothing without --out.")
+        raise UsageError("--restart has no effect without --out.")
     from frspec_cli.answers.prompts import Prompt, read_prompts
     from frspec_cli.bench import demo
     from frspec_cli.decoding.sampling import Sampling
@@ -90,7 +84,6 @@ def command(
         stepwise=stepwise,
         sampled=sampled,
         sampling=Sampling(temperature=1.0, seed=seed),
-        padded=reference == "padded",
     )
     chosen = {
         "model": model,
@@ -107,7 +100,6 @@ def command(
         "stepwise": stepwise,
         "sampled": sampled,
         "seed": seed,
-        "reference": reference,
         "dtype": dtype,
         "device": str(parts.target.device),
         "compiled": compiled,

@@ -66,27 +66,6 @@ class NoDrafter:
         return Tree(tokens=root, parents=self._zero, levels=self._zero, ancestors=yes[None], valid=yes)
 
 
-class PaddedDrafter(NoDrafter):
-    """Plain decoding through the step that verifies `nodes` rows: all but the root are padding, never accepted.
-
-    The same kernels and shapes as speculative decoding: a reference without the rounding between one row and many. It
-    is for checking, never for timing.
-    """
-
-    def __init__(self, nodes: int) -> None:
-        self.nodes = nodes
-
-    def propose(self, root: torch.Tensor, position: torch.Tensor, valid: torch.Tensor) -> Tree:
-        at = torch.arange(self.nodes, device=root.device)
-        return Tree(
-            tokens=root.expand(self.nodes),
-            parents=torch.zeros_like(at),
-            levels=torch.zeros_like(at),
-            ancestors=(at[:, None] == at[None, :]) | (at[None, :] == 0),
-            valid=at == 0,
-        )
-
-
 class EagleDrafter:
     """EAGLE-2 over an EAGLE head: the same code for the full LM head and for a subset's rows (FR-Spec).
 

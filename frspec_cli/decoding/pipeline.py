@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 
@@ -12,7 +11,7 @@ from frspec_cli.decoding.compiling import Compiler
 from frspec_cli.decoding.context_slots import ContextSlots
 from frspec_cli.decoding.drafters import Drafter, EagleDrafter, LookupDrafter, NoDrafter
 from frspec_cli.decoding.engine import Engine
-from frspec_cli.decoding.tree import TreeConfig
+from frspec_cli.decoding.options import METHODS, Method, TreeConfig
 from frspec_cli.errors import FrspecError, UsageError
 from frspec_cli.heads.checkpoint import load_head
 from frspec_cli.heads.head import EagleHead
@@ -22,9 +21,6 @@ from frspec_cli.models.target import Target
 from frspec_cli.subsets.load import load_subset
 from frspec_cli.subsets.subset import VocabularySubset
 from frspec_cli.tokens.tokenizer import load_tokenizer
-
-Method = Literal["ar", "eagle", "frspec", "lookup"]
-METHODS: tuple[Method, ...] = get_args(Method)
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ level stand at one absolute position. Nodes that no candidate fills are marked i
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+
+from frspec_cli.decoding.options import TreeConfig
 
 
 class Tree(NamedTuple):
@@ -52,29 +53,6 @@ def chain(root: torch.Tensor, tokens: torch.Tensor, valid: torch.Tensor) -> Tree
         ancestors=levels[:, None] >= levels[None, :],
         valid=torch.cat((torch.ones_like(root, dtype=torch.bool), valid)),
     )
-
-
-@dataclass(frozen=True)
-class TreeConfig:
-    """What a tree may grow to.
-
-    depth: draft levels = draft forward passes a cycle. beam: candidates kept per level. nodes: rows that the target
-    verifies, root included. EAGLE's published (depth 5, top-k 10, total-token 60) is (6, 10, 60) here.
-    """
-
-    depth: int = 5
-    beam: int = 4
-    nodes: int = 16
-
-    def __post_init__(self) -> None:
-        if min(self.depth, self.beam) < 1 or self.nodes < 2:
-            raise ValueError(f"a tree has depth >= 1, beam >= 1 and nodes >= 2, not {self}")
-
-    def within(self, candidates: int) -> TreeConfig:
-        """The shape that a draft of so many candidate tokens can fill: beam <= candidates, nodes <= pool + root."""
-        beam = min(self.beam, candidates)
-        pool = beam + (self.depth - 1) * beam * beam
-        return TreeConfig(depth=self.depth, beam=beam, nodes=min(self.nodes, pool + 1))
 
 
 Step = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]

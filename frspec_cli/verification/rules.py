@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from frspec_cli.answers.tasks import stratified_sample
-from frspec_cli.decoding.drafters import PaddedDrafter
 from frspec_cli.decoding.engine import Engine
 from frspec_cli.decoding.generation import Generation
 from frspec_cli.decoding.pipeline import Method, Pipeline
@@ -47,7 +46,6 @@ class Plan:
     stepwise: int | None = 8
     sampled: int | None = 4
     sampling: Sampling = field(default_factory=lambda: Sampling(temperature=1.0, seed=1))
-    padded: bool = False
 
 
 @dataclass(frozen=True)
@@ -171,6 +169,5 @@ class Verifier:
         if dtype not in self._engines:
             parts = self.load(dtype)
             speculative = parts.engine(self.plan.method, shape=self.plan.shape)
-            plain = PaddedDrafter(speculative.drafter.nodes) if self.plan.padded else None
-            self._engines[dtype] = speculative, Engine(parts.target, plain, compiler=parts.compiler)
+            self._engines[dtype] = speculative, Engine(parts.target, compiler=parts.compiler)
         return self._engines[dtype]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from frspec_cli.answers.tasks import stratified_sample, tasks
-from frspec_cli.decoding import drafters, engine
+from frspec_cli.decoding import engine
 from frspec_cli.decoding.pipeline import Pipeline
 from frspec_cli.decoding.tree import TreeConfig
 from frspec_cli.decoding.walk import Walk, walk
@@ -100,14 +100,6 @@ def test_noise_by_node_instead_of_position_is_found(monkeypatch) -> None:
     found = verify("float64")
     assert not found["passed"]
     assert found["sampling"]["identical"] < 2
-
-
-def test_a_padded_reference_is_plain_decoding() -> None:
-    target = load("float64").target
-    plain = engine.Engine(target).complete(PROMPTS[0], max_new_tokens=20)
-    padded = engine.Engine(target, drafters.PaddedDrafter(12)).complete(PROMPTS[0], max_new_tokens=20)
-    assert padded.token_ids == plain.token_ids
-    assert padded.accepted == [0] * 19
 
 
 class Killed(Exception):
