@@ -13,13 +13,13 @@ import typer
 from frspec_cli.cli import options
 from frspec_cli.cli.output import Output
 from frspec_cli.errors import UsageError
+from frspec_cli.heads.config import layout_named
 
 if TYPE_CHECKING:
     import torch
 
     from frspec_cli.tokens.tokenizer import LoadedTokenizer
 
-_LAYOUTS = {"frspec": "frspec", "eagle2": "eagle", "eagle3": "eagle3"}
 
 
 def command(
@@ -34,10 +34,10 @@ def command(
     layout: Annotated[
         str,
         typer.Option(
-            help="frspec (input norms and taps; the best), or what other engines run: eagle2 (no norms, the target's LM "
+            help="fused (input norms and taps; the best), or what other engines run: eagle2 (no norms, the target's LM "
             "head), eagle3 (three taps, an LM head of its own over --vocab)."
         ),
-    ] = "frspec",
+    ] = "fused",
     vocab: Annotated[
         Path | None, typer.Option("--vocab", help="The subset that an EAGLE-3 head's own LM head is made for.")
     ] = None,
@@ -102,6 +102,7 @@ def command(
     if dtype not in ("bfloat16", "float32", "float64"):
         raise UsageError(f"--dtype {dtype} is not one of bfloat16, float32, float64.")
     tapped = _parse_taps(taps)
+    layout = layout_named(layout)
     _check_layout(layout, vocab=vocab, k=k, taps=tapped)
 
     from frspec_cli.training.launch import launch, launched
@@ -143,7 +144,7 @@ def command(
             max_tokens=max_tokens,
             taps=tapped,
             validate_every=validate_every,
-            layout=_LAYOUTS[layout],  # type: ignore[arg-type]
+            layout=layout,  # type: ignore[arg-type]
         ),
         initial=init,
         features=features,
@@ -188,8 +189,6 @@ def command_line(arguments: list[str]) -> str:
 
 
 def _check_layout(layout: str, *, vocab: Path | None, k: int | None, taps: tuple[int, ...] | None) -> None:
-    if layout not in _LAYOUTS:
-        raise UsageError(f"--layout {layout} is not one of {', '.join(_LAYOUTS)}.")
     if layout == "eagle3" and vocab is None:
         raise UsageError("--layout eagle3 has an LM head of its own: name its tokens with --vocab SUBSET.")
     if layout != "eagle3" and vocab is not None:

@@ -35,12 +35,12 @@ def save_head(
     """
     tensors = {name: tensor.detach().to("cpu", dtype) for name, tensor in head.state_dict().items()}
     config = head.config.to_json()
-    if head.config.layout != "frspec":
+    if head.config.layout != "fused":
         own = head.own_lm_head
         parsed = ParsedHead(
             head.config,
             tensors,
-            embedding=head.embedding_weight.to("cpu", dtype) if head.config.layout == "eagle" else None,
+            embedding=head.embedding_weight.to("cpu", dtype) if head.config.layout == "eagle2" else None,
             lm_head=None if own is None else own.weight.detach().to("cpu", dtype),
             ids=None if own is None or own.ids is None else own.ids.cpu(),
         )

@@ -1,31 +1,66 @@
-"""What a draft head is made of: one frozen record for all layouts, read from and written to a config.json."""
+"""What a draft head consists of: one frozen record for all layouts, read from and written to a config.json."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from frspec_cli.errors import FrspecError
+from frspec_cli.errors import FrspecError, UsageError, option
 
-Layout = Literal["eagle", "eagle3", "frspec"]
+Layout = Literal["eagle2", "eagle3", "fused"]
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+_OLD_NAMES: dict[str, Layout] = {"frspec": "fused", "eagle": "eagle2"}
 
 OWN_ARCHITECTURE = "FrspecEagle"
 """The `architectures` entry of our own layout."""
 
+LAYER = "layers.0."
+"""The prefix of the one layer's tensors."""
+
+
+def layout_named(name: str) -> Layout:
+    """The layout that an option or a record names; old names are understood. Raises `UsageError` for others."""
+    name = _OLD_NAMES.get(name, name)
+    for layout in LAYOUTS:
+        if name == layout:
+            return layout
+    raise UsageError(f"{option('layout')} {name} is not one of {', '.join(LAYOUTS)}.")
+
+
+def detect_layout(raw: dict[str, Any], names: Iterable[str]) -> Layout | None:
+    """The layout of a checkpoint, from its config.json (`raw`) and its tensors' names; None if it is not a draft head."""
+    if OWN_ARCHITECTURE in (raw.get("architectures") or ()):
+        return "fused"
+    ours = {tensor_name(name) for name in names}
+    if "fc.weight" not in ours:
+        return None
+    return "eagle3" if LAYER + "hidden_norm.weight" in ours or "d2t" in ours else "eagle2"
+
+
+def tensor_name(name: str) -> str:
+    """`EagleHead`'s name of another program's tensor: without `model.` (vLLM), `layers.0.` for `midlayer.` (EAGLE-3)."""
+    name = name.removeprefix("model.")
+    return LAYER + name.removeprefix("midlayer.") if name.startswith("midlayer.") else name
+
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """One transformer layer and what stands before and after it.
+    """One transformer layer and what comes before and after it.
 
-    layout: "eagle" (EAGLE-1/2: fc over embedding and feature, no norms before attention and the LM head), "eagle3"
-    (fc over three taps, attention reads norm(embedding) beside norm(feature), own norm and LM head), "frspec" (ours:
-    EAGLE-2's fc with normalised inputs, pre-norm attention, final norm, taps fused with the last state; the target's
-    LM head).
-    taps: indices into the target's `hidden_states` (0 = embeddings) that features are made of, besides the last one.
+    layout: "eagle2" (EAGLE-1/2: fc over embedding and feature, no norms before attention and the LM head), "eagle3"
+        (fc over three taps, attention reads norm(embedding) beside norm(feature), own norm and LM head), or "fused" (ours:
+        EAGLE-2's fc with normalised inputs, pre-norm attention, final norm, taps fused with the last state; the target's
+        LM head).
+    draft_vocab_size: rows of the head's own LM head; None if it uses the target's.
     rope: transformers' `rope_parameters` (at least rope_theta and rope_type).
-    embedding_scale: what the target multiplies its embeddings by (Gemma: sqrt(H)).
-    Of EAGLE-3's relatives: norm_before_residual (the residual is the normed feature), norm_output (what is fed back is the
-    normed output), tap_norm ("joint": one norm over all taps; "each": one per tap), qk_norm (Qwen3's).
+    taps: indices into the target's `hidden_states` (0 = embeddings) that features are made from, besides the last one.
+    embedding_scale: the factor on the target's embeddings (Gemma: sqrt(H)).
+    qk_norm: norms on queries and keys, as in Qwen3.
+    norm_before_residual: the residual is the normed feature (EAGLE-3's relatives, as the next two).
+    norm_output: the normed output is fed back.
+    tap_norm: "joint": one norm over all taps; "each": one per tap.
+    Raises `FrspecError` if the sizes do not fit together.
     """
 
     layout: Layout
@@ -56,7 +91,7 @@ class HeadConfig:
                 f"a draft head needs num_attention_heads ({self.num_attention_heads}) to be a multiple of "
                 f"num_key_value_heads ({self.num_key_value_heads})."
             )
-        if self.layout == "eagle" and self.taps:
+        if self.layout == "eagle2" and self.taps:
             raise FrspecError("an EAGLE-1/2 head reads the last hidden state only, so it can have no taps.")
 
     def to_json(self) -> dict[str, Any]:
@@ -91,7 +126,7 @@ def own_config(raw: dict[str, Any], *, where: str) -> HeadConfig:
     try:
         extra = raw["frspec"]
         return HeadConfig(
-            layout="frspec",
+            layout="fused",
             **{name: raw[name] for name in _COPIED},
             rope=dict(raw["rope_parameters"]),
             taps=tuple(extra["taps"]),
@@ -119,20 +154,22 @@ def head_config_for(
     target_config: Any,
     *,
     taps: tuple[int, ...] | None = None,
-    layout: Layout = "frspec",
+    layout: Layout = "fused",
     draft_vocab_size: int | None = None,
     qkv_bias: bool = False,
 ) -> HeadConfig:
-    """The config of a new head for a target, whose sizes it takes.
+    """The config of a new head for a target, with the target's sizes.
 
-    taps: default (2, n // 2, n - 3) of the target's n layers (EAGLE-3's choice), for our layout fewer where the target is
-    shallow; EAGLE-2 has none. draft_vocab_size: EAGLE-3's rows. qkv_bias: whether the target's own layers have it.
+    taps: default (2, n // 2, n - 3) of the target's n layers (EAGLE-3's choice), fewer in our layout if the target is
+        shallow; EAGLE-2 has none.
+    draft_vocab_size: rows of an EAGLE-3 head's LM head.
+    qkv_bias: whether the target's own layers have biases on q, k and v.
     """
     n = target_config.num_hidden_layers
     if taps is None:
         default = (2, n // 2, n - 3)
         ours = tuple(sorted({index for index in default if 0 < index < n}))
-        taps = {"frspec": ours, "eagle": (), "eagle3": default}[layout]
+        taps = {"fused": ours, "eagle2": (), "eagle3": default}[layout]
     heads = target_config.num_attention_heads
     head_dim = getattr(target_config, "head_dim", None) or target_config.hidden_size // heads
     return HeadConfig(
@@ -153,12 +190,12 @@ def head_config_for(
         qkv_bias=qkv_bias,
         taps=taps,
         # The published layouts have no place for it: fc, or the norm of the embedding, takes it in.
-        embedding_scale=embedding_scale_of(target_config) if layout == "frspec" else 1.0,
+        embedding_scale=embedding_scale_of(target_config) if layout == "fused" else 1.0,
     )
 
 
 def rope_of(target_config: Any) -> dict[str, Any]:
-    """The target's rotary parameters; of a model with several layer types those of its full attention."""
+    """The target's rotary parameters; for a model with several layer types, those of its full attention."""
     rope = dict(getattr(target_config, "rope_parameters", None) or {"rope_theta": 10000.0, "rope_type": "default"})
     if "full_attention" in rope:
         rope = dict(rope["full_attention"])
@@ -166,7 +203,7 @@ def rope_of(target_config: Any) -> dict[str, Any]:
 
 
 def embedding_scale_of(target_config: Any) -> float:
-    """What the target multiplies its token embeddings by before the first layer (1 for most families)."""
+    """The target's factor on token embeddings before the first layer (1 for most families)."""
     if target_config.model_type.startswith("gemma"):
         return float(target_config.hidden_size) ** 0.5
     return float(getattr(target_config, "embedding_multiplier", 1.0))

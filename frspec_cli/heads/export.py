@@ -95,13 +95,13 @@ def slice_head(head: ParsedHead, subset: torch.Tensor, warnings: list[str], *, w
 
 def _refuse(config: HeadConfig, to: Peer, *, layers: int | None, where: str) -> None:
     """Raises where the peer's code would compute something else than the head does."""
-    if config.layout == "frspec":
+    if config.layout == "fused":
         raise FrspecError(
             f"{where} is a FrspecEagle head: it normalises embedding, feature, attention input and output, and those norms "
             f"depend on the data, so they cannot be folded into a layout that has none; {to} cannot run it.",
             hint="frspec itself runs it; its vocabulary subset goes to any engine with frspec export-vocab.",
         )
-    if config.layout == "eagle" and to == "speculators":
+    if config.layout == "eagle2" and to == "speculators":
         raise FrspecError(
             f"{where} is an EAGLE-1/2 head, and speculators and vLLM's reader of it know EAGLE-3 heads only.",
             hint="Write it --to eagle or --to sglang.",
@@ -151,7 +151,7 @@ def tensors_for(head: ParsedHead, to: Peer) -> Tensors:
         found["d2t"] = ids - torch.arange(len(ids))
         found["t2d"] = torch.zeros(head.config.vocab_size, dtype=torch.bool)
         found["t2d"][ids] = True
-    if to == "sglang" and head.config.layout == "eagle" and not head.config.fc_bias:
+    if to == "sglang" and head.config.layout == "eagle2" and not head.config.fc_bias:
         # SGLang gives fc a bias whatever the config says; without this tensor it stays random.
         found["fc.bias"] = torch.zeros(head.config.hidden_size, dtype=found["fc.weight"].dtype)
     return found

@@ -20,7 +20,7 @@ class EagleHead(nn.Module):
     """The draft head of any layout; the target's embedding is attached, not owned.
 
     embedding_weight: [V, H], the target's, in the dtype that the head computes in.
-    own_lm_head: None where the target's LM head is used (eagle, frspec); else the head's own rows.
+    own_lm_head: None where the target's LM head is used (eagle2, fused); else the head's own rows.
     """
 
     embedding_weight: torch.Tensor
@@ -39,13 +39,13 @@ class EagleHead(nn.Module):
             self.fc = nn.Linear(len(config.taps) * size, size, bias=config.fc_bias)
         else:
             self.fc = nn.Linear(2 * size, size, bias=config.fc_bias)
-        if config.layout != "eagle":
+        if config.layout != "eagle2":
             self.norm = RMSNorm(size, eps)
         if config.tap_norm == "joint":
             self.input_norm = RMSNorm(len(config.taps) * size, eps)
         elif config.tap_norm == "each":
             self.fc_norm = nn.ModuleList(RMSNorm(size, eps) for _ in config.taps)
-        if config.layout == "frspec":
+        if config.layout == "fused":
             self.embedding_norm = RMSNorm(size, eps)
             self.feature_norm = RMSNorm(size, eps)
             self.fuse_proj = nn.Linear((1 + len(config.taps)) * size, size, bias=False)
@@ -71,7 +71,7 @@ class EagleHead(nn.Module):
     def fuse(self, last: torch.Tensor, taps: tuple[torch.Tensor, ...] = ()) -> torch.Tensor:
         """The target's post-norm last state and its taps, each [B, T, H] -> features [B, T, H]."""
         match self.config.layout:
-            case "eagle":
+            case "eagle2":
                 return last
             case "eagle3":
                 return self.fc(self._normed_taps(taps))
@@ -91,7 +91,7 @@ class EagleHead(nn.Module):
     def layer_input(self, embeddings: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         """The residual stream that enters the layer, [B, T, H]."""
         match self.config.layout:
-            case "eagle":
+            case "eagle2":
                 return self.fc(torch.cat((embeddings, features), dim=-1))
             case "eagle3":
                 return self.layer.hidden_norm(features) if self.config.norm_before_residual else features
@@ -124,4 +124,4 @@ class EagleHead(nn.Module):
 
     def lm_input(self, hidden: torch.Tensor) -> torch.Tensor:
         """What the LM head reads: the head's own final norm, or the output itself (EAGLE-1/2, or normed already)."""
-        return hidden if self.config.layout == "eagle" or self.config.norm_output else self.norm(hidden)
+        return hidden if self.config.layout == "eagle2" or self.config.norm_output else self.norm(hidden)

@@ -146,7 +146,7 @@ class Layer(nn.Module):
         self.layout = config.layout
         self.norm_before_residual = config.norm_before_residual
         wide = config.layout == "eagle3"
-        if config.layout != "eagle":
+        if config.layout != "eagle2":
             self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         if wide:
             self.hidden_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -157,7 +157,7 @@ class Layer(nn.Module):
     def attention_input(self, embeddings: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """What q, k and v read: x itself (EAGLE-1/2), its norm (ours), or norm(embedding) beside norm(x) (EAGLE-3)."""
         match self.layout:
-            case "eagle":
+            case "eagle2":
                 return x
             case "eagle3":
                 normed = x if self.norm_before_residual else self.hidden_norm(x)

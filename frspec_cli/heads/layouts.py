@@ -13,11 +13,10 @@ from typing import Any
 import torch
 
 from frspec_cli.errors import FrspecError
-from frspec_cli.heads.config import OWN_ARCHITECTURE, HeadConfig, own_config
+from frspec_cli.heads.config import LAYER, HeadConfig, Layout, detect_layout, own_config, tensor_name
 
 Tensors = dict[str, torch.Tensor]
-_LAYER = "layers.0."
-_ATTENTION = _LAYER + "self_attn."
+_ATTENTION = LAYER + "self_attn."
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,15 +49,15 @@ def default_taps(layers: int) -> tuple[int, int, int]:
 def parse_head(raw: dict[str, Any], tensors: Tensors, *, layers: int | None, where: str) -> ParsedHead:
     """What a head's config.json (`raw`) and tensors say together. layers: the target's, where it is known (to tell the two
     conventions of counting taps apart). Raises `FrspecError` naming the tensor and what was expected."""
-    if raw.get("architectures") == [OWN_ARCHITECTURE]:
+    kind = detect_layout(raw, tensors)
+    if kind is None:
+        raise FrspecError(f"{where} is not a draft head of a layout that frspec knows: it lacks the tensor fc.weight.")
+    if kind == "fused":
         return ParsedHead(own_config(raw, where=where), tensors)
     nested = raw.get("transformer_layer_config")
     flat = {**nested, **raw} if isinstance(nested, dict) else raw
-    named = _by_our_names(tensors)
+    named = {tensor_name(name): tensor for name, tensor in tensors.items()}
     frequencies = named.pop(_ATTENTION + "rotary_emb.inv_freq", None)
-    if "fc.weight" not in named:
-        raise FrspecError(f"{where} is no draft head of a layout that frspec knows: it lacks the tensor fc.weight.")
-    kind = "eagle3" if _LAYER + "hidden_norm.weight" in named or "d2t" in named else "eagle"
     config = _config(kind, flat, named, layers=layers, where=where)
     if frequencies is not None:
         _check_frequencies(config, frequencies, where=where)
@@ -71,7 +70,7 @@ def parse_head(raw: dict[str, Any], tensors: Tensors, *, layers: int | None, whe
         ids = draft_ids(d2t, t2d, rows=len(lm_head), vocab_size=config.vocab_size, where=where)
     if lm_head is not None and lm_head.shape[1:] != (config.hidden_size,):
         raise _wrong_shape("lm_head.weight", lm_head, ["rows", config.hidden_size], where)
-    if lm_head is not None and kind == "eagle" and len(lm_head) != config.vocab_size:
+    if lm_head is not None and kind == "eagle2" and len(lm_head) != config.vocab_size:
         raise _wrong_shape("lm_head.weight", lm_head, [config.vocab_size, config.hidden_size], where)
     return ParsedHead(config, named, embedding, lm_head, ids)
 
@@ -116,16 +115,7 @@ def _check_mask(t2d: torch.Tensor, ids: torch.Tensor, *, vocab_size: int, where:
         )
 
 
-def _by_our_names(tensors: Tensors) -> Tensors:
-    """Prefixes of other programs taken off: `model.` (vLLM's conversions), `midlayer.` (EAGLE-3) is `layers.0.`."""
-    renamed = {}
-    for name, tensor in tensors.items():
-        name = name.removeprefix("model.")
-        renamed[_LAYER + name.removeprefix("midlayer.") if name.startswith("midlayer.") else name] = tensor
-    return renamed
-
-
-def _config(kind: Any, raw: dict[str, Any], tensors: Tensors, *, layers: int | None, where: str) -> HeadConfig:
+def _config(kind: Layout, raw: dict[str, Any], tensors: Tensors, *, layers: int | None, where: str) -> HeadConfig:
     """The `HeadConfig`: sizes from tensors, the rest from config.json."""
     hidden = _shape(tensors, "fc.weight", where)[0]
     speculators = "speculators_model_type" in raw or "transformer_layer_config" in raw
@@ -136,7 +126,7 @@ def _config(kind: Any, raw: dict[str, Any], tensors: Tensors, *, layers: int | N
     return HeadConfig(
         layout=kind,
         hidden_size=hidden,
-        intermediate_size=_shape(tensors, _LAYER + "mlp.gate_proj.weight", where)[0],
+        intermediate_size=_shape(tensors, LAYER + "mlp.gate_proj.weight", where)[0],
         **_attention_sizes(raw, tensors, where),
         vocab_size=_vocab_size(raw, tensors, where),
         draft_vocab_size=len(tensors["lm_head.weight"]) if kind == "eagle3" and "lm_head.weight" in tensors else None,
@@ -178,14 +168,14 @@ def _attention_sizes(raw: dict[str, Any], tensors: Tensors, where: str) -> dict[
 
 
 def _fc_taps(
-    kind: Any, raw: dict[str, Any], tensors: Tensors, *, layers: int | None, speculators: bool, where: str
+    kind: Layout, raw: dict[str, Any], tensors: Tensors, *, layers: int | None, speculators: bool, where: str
 ) -> tuple[int, ...]:
     """The recorded taps, () for EAGLE-1/2 or where none are; what `fc.weight` reads must fit them."""
     hidden, read = _shape(tensors, "fc.weight", where)
     taps: tuple[int, ...] = ()
     if kind == "eagle3":
         taps = _taps(raw, count=read // hidden, layers=layers, speculators=speculators, where=where)
-    count = 2 if kind == "eagle" else len(taps) or 3  # the default taps are three
+    count = 2 if kind == "eagle2" else len(taps) or 3  # the default taps are three
     if read != count * hidden:
         raise _wrong_shape("fc.weight", tensors["fc.weight"], [hidden, count * hidden], where)
     return taps

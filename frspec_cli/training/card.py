@@ -33,11 +33,11 @@ def plain_name(model: str) -> str:
 
 
 _LAYOUTS = {
-    "frspec": (
+    "fused": (
         "in frspec's own layout (`FrspecEagle`)",
         "Embedding and LM head are the target's, so that any vocabulary subset fits.",
     ),
-    "eagle": (
+    "eagle2": (
         "in EAGLE-2's layout",
         "The LM head is the target's, so that any vocabulary subset fits; the file holds a copy of its embedding.",
     ),

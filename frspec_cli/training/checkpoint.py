@@ -18,7 +18,7 @@ from frspec_cli.tensor_files import write_safetensors
 from frspec_cli.training.trainer import Trainer
 
 _WEIGHT = "weight."
-_BEFORE = {"accumulate": 1, "processes": 1, "layout": "frspec", "draft vocabulary": None, "optimizer": "adamw"}
+_BEFORE = {"accumulate": 1, "processes": 1, "layout": "fused", "draft vocabulary": None, "optimizer": "adamw"}
 """What runs were that were begun before they wrote these down."""
 
 

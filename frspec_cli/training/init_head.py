@@ -46,7 +46,7 @@ def start_head(
     last = LastLayer.of(target, answers[:BATCH])
     with torch.no_grad():
         match config.layout:
-            case "eagle":
+            case "eagle2":
                 _start_eagle2(head, target, answers, last)
             case "eagle3":
                 _start_eagle3(head, target, answers, last)

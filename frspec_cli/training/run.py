@@ -58,7 +58,7 @@ class RunSettings:
     validate_every: int = 250
     validation_answers: int = 48
     tree: TreeConfig = field(default_factory=TreeConfig)
-    layout: Layout = "frspec"
+    layout: Layout = "fused"
 
 
 class Session:

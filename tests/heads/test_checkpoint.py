@@ -15,7 +15,7 @@ from frspec_cli.heads.config import HeadConfig
 from frspec_cli.heads.head import EagleHead
 
 CONFIG = HeadConfig(
-    layout="frspec",
+    layout="fused",
     hidden_size=16,
     intermediate_size=24,
     num_attention_heads=4,

@@ -122,7 +122,7 @@ def test_what_a_peer_cannot_compute_is_refused_by_name(tmp_path, extra, config, 
 @pytest.fixture
 def own(tmp_path):
     config = HeadConfig(
-        layout="frspec", hidden_size=H, intermediate_size=24, num_attention_heads=4, num_key_value_heads=2, head_dim=4,
+        layout="fused", hidden_size=H, intermediate_size=24, num_attention_heads=4, num_key_value_heads=2, head_dim=4,
         vocab_size=V, taps=(1, 3),
     )  # fmt: skip
     save_head(EagleHead(config, embedding_weight=draw(V, H, seed=1)), tmp_path / "own", card="", dtype=torch.float32)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from frspec_cli.errors import FrspecError
+from frspec_cli.errors import FrspecError, UsageError
 from frspec_cli.heads.checkpoint import load_head
-from frspec_cli.heads.config import HeadConfig
+from frspec_cli.heads.config import LAYOUTS, HeadConfig, detect_layout, layout_named
 from frspec_cli.heads.head import EagleHead
 from tests.heads.heads import CONFIG, EMBEDDING, IDS, TARGET, D, H, V, draw, eagle2, eagle3, run, write
 
@@ -27,12 +27,31 @@ def usual3(tmp_path):
     return run(load(write(tmp_path / "usual3", eagle3())))
 
 
+# --- which layout
+
+
+def test_a_layout_is_told_from_config_and_names():
+    assert detect_layout(CONFIG, eagle2()) == "eagle2"
+    assert detect_layout(CONFIG, [f"model.{name}" for name in eagle2()]) == "eagle2"
+    assert detect_layout(CONFIG, eagle3()) == detect_layout(CONFIG, eagle3("layers.0.")) == "eagle3"
+    assert detect_layout({"architectures": ["FrspecEagle"]}, []) == "fused"
+    assert detect_layout(CONFIG, ["model.layers.0.mlp.up_proj.weight", "lm_head.weight"]) is None
+    assert detect_layout({"architectures": None}, []) is None
+
+
+def test_a_layout_has_one_name_and_old_ones_are_understood():
+    assert [layout_named(name) for name in LAYOUTS] == list(LAYOUTS) == ["eagle2", "eagle3", "fused"]
+    assert (layout_named("frspec"), layout_named("eagle")) == ("fused", "eagle2")
+    with pytest.raises(UsageError, match="layout medusa is not one of eagle2, eagle3, fused"):
+        layout_named("medusa")
+
+
 # --- EAGLE-1/2
 
 
 def test_an_eagle2_head_loads_and_uses_the_targets_head(tmp_path):
     head = load(write(tmp_path / "a", eagle2() | {"embed_tokens.weight": EMBEDDING.half().float()}))
-    assert (head.config.layout, head.taps, head.own_lm_head, head.config.fc_bias) == ("eagle", (), None, False)
+    assert (head.config.layout, head.taps, head.own_lm_head, head.config.fc_bias) == ("eagle2", (), None, False)
     assert head.config.rope == {"rope_theta": 10000.0, "rope_type": "default"}
     assert torch.equal(head.embedding_weight, EMBEDDING)  # the rounding of a dtype makes no embedding of its own
 
@@ -276,16 +295,16 @@ def test_the_hub_is_asked_for_safetensors_first(tmp_path, monkeypatch, usual2):
 # --- compiled
 
 
-@pytest.mark.parametrize("layout", ["eagle", "eagle3", "frspec"])
+@pytest.mark.parametrize("layout", ["eagle2", "eagle3", "fused"])
 def test_forward_compiles_whole(tmp_path, layout):
-    if layout == "frspec":
+    if layout == "fused":
         config = HeadConfig(
-            layout="frspec", hidden_size=H, intermediate_size=24, num_attention_heads=4, num_key_value_heads=2, head_dim=4,
+            layout="fused", hidden_size=H, intermediate_size=24, num_attention_heads=4, num_key_value_heads=2, head_dim=4,
             vocab_size=V, taps=(1, 3),
         )  # fmt: skip
         head = EagleHead(config, embedding_weight=EMBEDDING).requires_grad_(False).eval()
     else:
-        head = load(write(tmp_path / "a", eagle2() if layout == "eagle" else eagle3()))
+        head = load(write(tmp_path / "a", eagle2() if layout == "eagle2" else eagle3()))
     embeddings, features = draw(1, 5, H, seed=1), draw(1, 5, H, seed=2)
     mask = torch.full((5, 5), torch.finfo(torch.float32).min).triu(1)[None, None]
     arguments = (embeddings, features, torch.arange(5)[None], mask)

@@ -76,7 +76,7 @@ def test_the_file_is_the_published_layout(trained, tiny_folder):
         assert (config["draft_vocab_size"], len(tensors["lm_head.weight"])) == (K, K)
     target = load_target(str(tiny_folder), device="cpu", dtype="float32")
     head = load_head(out, target_config=target.config, embedding_weight=target.embedding, dtype=torch.float32)
-    assert head.config.layout == ("eagle" if layout == "eagle2" else "eagle3")
+    assert head.config.layout == layout
     assert head.taps == (() if layout == "eagle2" else (2, 2, 1))
 
 
