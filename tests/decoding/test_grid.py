@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from frspec_cli.decoding import attention
 from frspec_cli.decoding.cache import SlotBuffer
-from frspec_cli.decoding.drafters import Drafter, EagleDrafter, PaddedDrafter
+from frspec_cli.decoding.drafters import Drafter, EagleDrafter, NoDrafter
 from frspec_cli.decoding.engine import Engine
 from frspec_cli.decoding.generation import Generation
 from frspec_cli.decoding.sampling import Sampling
@@ -122,6 +122,23 @@ class TargetDrafter:
             noise = torch.randn(logits.shape, generator=torch.Generator().manual_seed(seed), dtype=logits.dtype)
             return logits + float(self.how.split("+")[1]) * logits.std() * noise
         return logits
+
+
+class PaddedDrafter(NoDrafter):
+    """Plain decoding through the step that verifies `nodes` rows: all but the root are padding, never accepted."""
+
+    def __init__(self, nodes: int) -> None:
+        self.nodes = nodes
+
+    def propose(self, root: torch.Tensor, position: torch.Tensor, valid: torch.Tensor) -> Tree:
+        rows = torch.arange(self.nodes)
+        return Tree(
+            tokens=root.expand(self.nodes),
+            parents=torch.zeros_like(rows),
+            levels=torch.zeros_like(rows),
+            ancestors=(rows[:, None] == rows[None, :]) | (rows[None, :] == 0),
+            valid=rows == 0,
+        )
 
 
 @cache
