@@ -7,22 +7,32 @@ equal logits its answer is the same in any batch; only rounding (the kernels' ch
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
+from frspec_cli.answers.prompts import Prompt
+from frspec_cli.answers.records import Answer
 from frspec_cli.decoding.sampling import Sampling
 from frspec_cli.decoding.walk import best
 from frspec_cli.models.target import Target
 
 _SAMPLED_ROWS = 8  # sampled at a time: 64 rows of 262,144 float64 are new pages at every step, five times as slow
+_ANSWERED_TOGETHER = 16
 
 
 @dataclass(frozen=True)
 class TokenizedPrompt:
-    """A prompt as the target reads it. text: the user's words. ids: what the target is given. source: '' if unknown."""
+    """A prompt as the target reads it.
+
+    id: unique within its file, for the sampling noise is drawn from it.
+    text: the user's words.
+    ids: the token ids that the target is given.
+    source: '' if unknown.
+    """
 
     id: str
     text: str
@@ -32,33 +42,76 @@ class TokenizedPrompt:
 
 @dataclass(frozen=True)
 class Completion:
-    """Answered ids, the end-of-sequence id included where it was given; stopped: whether it was."""
+    """What the target answered.
+
+    ids: the answered token ids, including the end-of-sequence id if it was generated.
+    stopped: whether it was.
+    """
 
     ids: tuple[int, ...]
     stopped: bool
 
 
+def make_batches(prompts: Sequence[TokenizedPrompt], size: int) -> list[list[int]]:
+    """Indices of the prompts, `size` a batch, of similar length, longest first."""
+    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].ids), i))
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def answer_prompts(
+    target: Target,
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int,
+    ignore_eos: bool,
+    done: Callable[[int], None] = lambda prompts: None,
+) -> list[Answer]:
+    """The target's greedy answers, in the order of the prompts, for replay.
+
+    Answers of a single token, in which no cycle begins, are left out.
+    ignore_eos: every answer is `max_new_tokens` long.
+    done: called with the number of prompts of every finished batch.
+    """
+    tokenized = [
+        TokenizedPrompt(prompt.id, prompt.text, tuple(target.prompt_ids(prompt.text)), prompt.category)
+        for prompt in prompts
+    ]
+    answers: dict[int, Answer] = {}
+    for members in make_batches(tokenized, _ANSWERED_TOGETHER):
+        batch = [tokenized[i] for i in members]
+        completions = decode_batch(
+            target, batch, max_new_tokens=max_new_tokens, sampling=Sampling(), ignore_eos=ignore_eos
+        )
+        for i, prompt, completion in zip(members, batch, completions, strict=True):
+            ids = np.asarray([*prompt.ids, *completion.ids], dtype=np.int64)
+            answers[i] = Answer(ids, len(prompt.ids), completion.stopped, True, prompt.id, prompt.source)
+        done(len(members))
+    return [answers[i] for i in sorted(answers) if answers[i].queries > 0]
+
+
 @torch.no_grad()
 def decode_batch(
     target: Target,
-    questions: list[TokenizedPrompt],
+    prompts: Sequence[TokenizedPrompt],
     *,
     max_new_tokens: int,
     sampling: Sampling,
     ignore_eos: bool = False,
-    made: Callable[[int], None] = lambda tokens: None,
-    see: Callable[[torch.Tensor, list[int]], None] | None = None,
+    on_step: Callable[[int], None] = lambda tokens: None,
 ) -> list[Completion]:
-    """One reply per question, in their order. ignore_eos: go on past the end of sequence, to `max_new_tokens` in all. made:
-    told the number of tokens of every step. see: shown every step's logits [B, V] and the question of each row (-1: none)."""
+    """One completion per prompt, in their order.
+
+    ignore_eos: continue past the end of sequence, to `max_new_tokens` in all.
+    on_step: called after every step with the number of tokens that it generated.
+    """
     from transformers import DynamicCache
 
     device, ends = target.device, set() if ignore_eos else set(target.eos_ids)
-    ids, mask = _left_padded(questions, device)
-    choose = _chooser(questions, sampling, max_new_tokens, device)
+    ids, mask = _left_padded(prompts, device)
+    choose = _chooser(prompts, sampling, max_new_tokens, device)
     cache: Any = DynamicCache(config=target.model.config)
-    replies: list[list[int]] = [[] for _ in questions]
-    rows = list(range(len(questions)))  # the question of each row of the batch; -1 once it is answered
+    completions: list[list[int]] = [[] for _ in prompts]
+    rows = list(range(len(prompts)))  # the prompt of each row of the batch; -1 once it is answered
     lengths = mask.sum(-1, keepdim=True)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     for step in range(max_new_tokens):
@@ -71,50 +124,49 @@ def decode_batch(
             use_cache=True,
             logits_to_keep=torch.tensor([ids.shape[1] - 1], device=device),
         )
-        if see is not None:
-            see(out.logits[:, -1], rows)
-        chosen = choose(out.logits[:, -1], rows, step)
-        rows = _record(chosen.tolist(), rows, replies, ends)
+        tokens = choose(out.logits[:, -1], rows, step)
+        rows = _record(tokens.tolist(), rows, completions, ends)
         left = [place for place, row in enumerate(rows) if row >= 0]
-        made(sum(1 for reply in replies if len(reply) > step))
+        on_step(sum(1 for completion in completions if len(completion) > step))
         if not left:
             break
-        ids, mask = chosen[:, None], torch.cat((mask, torch.ones_like(lengths)), 1)
+        ids, mask = tokens[:, None], torch.cat((mask, torch.ones_like(lengths)), 1)
         positions = lengths + step
         if 2 * len(left) <= len(rows):  # half of the rows are done: copying the cache once pays
             keep = torch.tensor(left, device=device)
             cache.batch_select_indices(keep)
             ids, mask, positions, lengths = ids[keep], mask[keep], positions[keep], lengths[keep]
             rows = [rows[place] for place in left]
-    return [Completion(tuple(reply), stopped=reply[-1] in ends) for reply in replies]
+    return [Completion(tuple(ids), stopped=ids[-1] in ends) for ids in completions]
 
 
-def _record(chosen: list[int], rows: list[int], replies: list[list[int]], ends: set[int]) -> list[int]:
-    """Adds each live row's token to its reply; the rows again, -1 where the reply has ended."""
-    for row, token in zip(rows, chosen, strict=True):
+def _record(tokens: list[int], rows: list[int], completions: list[list[int]], ends: set[int]) -> list[int]:
+    """Adds each live row's token to its completion; returns the rows, -1 for those that have ended."""
+    for row, token in zip(rows, tokens, strict=True):
         if row >= 0:
-            replies[row].append(token)
-    return [-1 if row < 0 or token in ends else row for row, token in zip(rows, chosen, strict=True)]
+            completions[row].append(token)
+    return [-1 if row < 0 or token in ends else row for row, token in zip(rows, tokens, strict=True)]
 
 
-def _left_padded(questions: list[TokenizedPrompt], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def _left_padded(prompts: Sequence[TokenizedPrompt], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """ids and mask, int64 [B, T]."""
-    width = max(len(question.ids) for question in questions)
-    ids = torch.zeros(len(questions), width, dtype=torch.int64)
+    width = max(len(prompt.ids) for prompt in prompts)
+    ids = torch.zeros(len(prompts), width, dtype=torch.int64)
     mask = torch.zeros_like(ids)
-    for row, question in enumerate(questions):
-        ids[row, width - len(question.ids) :] = torch.tensor(question.ids)
-        mask[row, width - len(question.ids) :] = 1
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt.ids) :] = torch.tensor(prompt.ids)
+        mask[row, width - len(prompt.ids) :] = 1
     return ids.to(device), mask.to(device)
 
 
 def _chooser(
-    questions: list[TokenizedPrompt], sampling: Sampling, count: int, device: torch.device
+    prompts: Sequence[TokenizedPrompt], sampling: Sampling, count: int, device: torch.device
 ) -> Callable[[torch.Tensor, list[int], int], torch.Tensor]:
-    """(logits [B, V], the question of each row, step) -> token ids int64 [B]."""
+    """(logits [B, V], the prompt of each row, step) -> token ids int64 [B]."""
     if sampling.greedy:
         return lambda logits, rows, step: best(logits)
-    draws = torch.stack([uniforms(sampling.seed, question.id, count) for question in questions]).to(device)
+    assert len({prompt.id for prompt in prompts}) == len(prompts), "equal ids would get equal noise"
+    draws = torch.stack([uniforms(sampling.seed, prompt.id, count) for prompt in prompts]).to(device)
     warpers = sampling.warpers()
 
     def invert(logits: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
@@ -133,8 +185,8 @@ def _chooser(
     return sample
 
 
-def uniforms(seed: int, question_id: str, count: int) -> torch.Tensor:
+def uniforms(seed: int, prompt_id: str, count: int) -> torch.Tensor:
     """float64 [count] in [0, 1): the draws of one prompt's answer, a function of seed and prompt id alone."""
-    digest = hashlib.sha256(f"{seed}\n{question_id}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}\n{prompt_id}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
     return torch.rand(count, generator=generator, dtype=torch.float64)

@@ -18,7 +18,7 @@ import torch
 from frspec_cli import storage
 from frspec_cli.answers.batched_decode import TokenizedPrompt
 from frspec_cli.answers.records import Answer
-from frspec_cli.answers.states import read_states
+from frspec_cli.answers.states import target_states
 from frspec_cli.counting.count import corpus_record, tokenizer_record, with_stability
 from frspec_cli.counting.table import FOLDS, FrequencyTable
 from frspec_cli.counting.worker import fold_of
@@ -75,7 +75,7 @@ class SoftCounts:
 def sum_over(target: Target, answers: Sequence[Answer]) -> SoftCounts:
     """The sums over recorded answers, one pass of the target over each."""
     soft = SoftCounts([TokenizedPrompt(answer.id, answer.id, (), answer.source) for answer in answers])
-    for i, states in read_states(target.model, answers, taps=()):
+    for i, states in target_states(target.model, answers, layers=()):
         with torch.no_grad():
             for chunk in states.last[answers[i].prompt_length - 1 :].split(_LOGIT_ROWS):
                 soft.see(target.lm_head(chunk.contiguous()), [i] * len(chunk))

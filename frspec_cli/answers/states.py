@@ -17,38 +17,50 @@ _TARGET_TOKENS = 4096  # positions (padding included) in one pass of the target
 class States:
     """What a draft reads of the target over one answer of N ids.
 
-    last: [N-1, H], post-norm states of positions 0..N-2. taps: one [N-1, H] each.
+    last: [N-1, H], post-norm states of positions 0..N-2.
+    taps: one [N-1, H] for each tapped entry of `hidden_states`.
     """
 
     last: torch.Tensor
     taps: tuple[torch.Tensor, ...]
 
 
-def read_states(model: Any, answers: Sequence[Answer], *, taps: tuple[int, ...]) -> Iterator[tuple[int, States]]:
-    """(index, states on the model's device) of every answer, shortest first: one pass of the target over each.
+def target_states(
+    model: Any, answers: Sequence[Answer], *, layers: Sequence[int], whole: bool = False
+) -> Iterator[tuple[int, States]]:
+    """(index, states on the model's device) of every answer, shortest first, from one pass of the target over each.
 
-    model: transformers' causal LM. taps: `hidden_states` indices. Right-padded answers of like length share a pass.
+    model: transformers' causal LM.
+    layers: the `hidden_states` indices that `taps` holds, in this order.
+    whole: include the state of the last id, so that tensors are [N, H]; no draft reads it.
+    Right-padded answers of similar length share a pass.
     """
     batch: list[int] = []
     for index in sorted(range(len(answers)), key=lambda i: len(answers[i].ids)):
         if batch and (len(batch) + 1) * len(answers[index].ids) > _TARGET_TOKENS:
-            yield from _pass(model, answers, batch, taps)
+            yield from _batch_states(model, answers, batch, layers, whole)
             batch = []
         batch.append(index)
-    yield from _pass(model, answers, batch, taps)
+    if batch:
+        yield from _batch_states(model, answers, batch, layers, whole)
 
 
-def _pass(
-    model: Any, answers: Sequence[Answer], batch: list[int], taps: tuple[int, ...]
-) -> Iterator[tuple[int, States]]:
-    ids, mask = pad_ids([answers[i] for i in batch])
-    with torch.no_grad():  # not around a yield: it would reach into the caller
+def padded_pass(model: Any, answers: Sequence[Answer]) -> tuple[Any, torch.Tensor]:
+    """One pass of the target's decoder over right-padded answers: (its output, attention mask int64 [B, T])."""
+    ids, mask = pad_ids(list(answers))
+    mask = mask.to(model.device)
+    with torch.no_grad():
         out = model.base_model(
-            input_ids=ids.to(model.device),
-            attention_mask=mask.to(model.device),
-            use_cache=False,
-            output_hidden_states=True,
+            input_ids=ids.to(model.device), attention_mask=mask, use_cache=False, output_hidden_states=True
         )
+    return out, mask
+
+
+def _batch_states(
+    model: Any, answers: Sequence[Answer], batch: list[int], layers: Sequence[int], whole: bool
+) -> Iterator[tuple[int, States]]:
+    out, _ = padded_pass(model, [answers[i] for i in batch])
     for row, i in enumerate(batch):
-        end = len(answers[i].ids) - 1
-        yield i, States(out.last_hidden_state[row, :end], tuple(out.hidden_states[tap][row, :end] for tap in taps))
+        end = len(answers[i].ids) - (not whole)
+        taps = tuple(out.hidden_states[layer][row, :end] for layer in layers)
+        yield i, States(out.last_hidden_state[row, :end], taps)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from frspec_cli.answers.options import CollectOptions
 from frspec_cli.cli import options
 from frspec_cli.cli.output import Output
+from frspec_cli.progress import Callbacks
 
-_TALK_SECONDS = 60.0
+_REPORT_SECONDS = 60.0
+_DEFAULTS = CollectOptions
 
 
 def command(
@@ -19,36 +22,30 @@ def command(
         Path,
         typer.Argument(
             metavar="PROMPTS",
-            help='JSONL (.jsonl, .gz, .zst) of {"prompt"}, Spec-Bench\'s {"turns"} (first turn), or {"text"} to go on '
-            "with as it stands.",
+            help='JSONL (.jsonl, .gz, .zst) of {"prompt"}, Spec-Bench\'s {"turns"} (first turn), or {"text"} to be '
+            "continued as it is.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The answers: .jsonl or .jsonl.zst.")],
-    soft_counts: Annotated[
-        Path | None,
-        typer.Option(
-            "--soft-counts",
-            metavar="COUNTS.parquet",
-            help="Also sum the model's probabilities over the answered positions into a table to build subsets from.",
-        ),
-    ] = None,
     model: options.Model = options.DEFAULT_MODEL,
-    max_new_tokens: options.MaxNewTokens = 128,
+    max_new_tokens: options.MaxNewTokens = _DEFAULTS.max_new_tokens,
     temperature: options.Temperature = 0.0,
     top_p: options.TopP = 1.0,
     seed: options.Seed = 0,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many prompts.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use the first N prompts.")] = _DEFAULTS.limit,
     max_prompt_tokens: Annotated[
         int | None,
         typer.Option(
             "--max-prompt-tokens",
             min=1,
-            help='Longer prompts are left out; a {"text"} is cut. Default: what fits into the context.',
+            help='Leave out longer prompts; cut a longer {"text"}. Default: what fits into the context.',
         ),
-    ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Prompts answered at once.")] = 32,
-    raw: options.Raw = False,
-    restart: Annotated[bool, typer.Option("--restart", help="Forget what a stopped run has answered.")] = False,
+    ] = _DEFAULTS.max_prompt_tokens,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", min=1, help="Prompts answered at once.")
+    ] = _DEFAULTS.batch_size,
+    raw: options.Raw = _DEFAULTS.raw,
+    restart: Annotated[bool, typer.Option("--restart", help="Start over: drop the answers of a stopped run.")] = False,
     device: options.Device = None,
     dtype: options.Dtype = "bfloat16",
     as_json: options.AsJson = False,
@@ -56,58 +53,53 @@ def command(
 ) -> None:
     """Let the target answer prompts: training data for a draft head, and the best corpus to count.
 
-    The records hold the token ids that the model made, and whether it ended by itself. A run that was stopped goes on
-    when the same command is given again, and writes what an undisturbed run would have written.
+    The records hold the generated token ids, and whether the answer ended by itself. A stopped run resumes when the same
+    command is given again, and writes what an undisturbed run would have written.
     """
     from frspec_cli.decoding.sampling import Sampling
 
-    sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)
-    output = Output(as_json=as_json, quiet=quiet)
-
-    from frspec_cli.answers.collect import CollectOptions, collect
-    from frspec_cli.answers.prompts import read_prompts
-    from frspec_cli.counting.count import check_writable
-    from frspec_cli.models.target import load_target
-
-    if soft_counts is not None:
-        check_writable(soft_counts)
-    read_prompts(prompts, limit=1, texts=True)  # a wrong file is told before the model is loaded
-    target = load_target(model, device=device, dtype=dtype)
-    chosen = CollectOptions(
+    collect_options = CollectOptions(
         max_new_tokens=max_new_tokens,
-        sampling=sampling,
+        sampling=Sampling(temperature=temperature, top_p=top_p, seed=seed),
         batch_size=batch_size,
         raw=raw,
         limit=limit,
         max_prompt_tokens=max_prompt_tokens,
     )
+    output = Output(as_json=as_json, quiet=quiet)
+
+    from frspec_cli.answers.collect import collect
+    from frspec_cli.answers.prompts import read_prompts
+    from frspec_cli.models.target import load_target
+
+    read_prompts(prompts, limit=1, texts=True)  # a wrong file is reported before the model is loaded
+    target = load_target(model, device=device, dtype=dtype)
     with _Bar(output) as bar:
-        done = collect(target, prompts, out, chosen, soft_counts=soft_counts, listener=bar.listener(), restart=restart)
-    rate = done.made / max(done.seconds, 1e-9)
+        result = collect(target, prompts, out, collect_options, callbacks=bar.callbacks(), restart=restart)
+    rate = result.new_tokens / max(result.seconds, 1e-9)
     output.result(
         {
             "out": str(out),
-            "answers": done.answers,
-            "tokens": done.tokens,
-            "stopped": done.stopped,
-            "left_out": done.left_out,
-            "seconds": round(done.seconds, 3),
+            "answers": result.answers,
+            "tokens": result.tokens,
+            "stopped": result.stopped,
+            "left_out": result.left_out,
+            "seconds": round(result.seconds, 3),
             "tokens_per_second": round(rate, 1),
-            **({"soft_counts": str(soft_counts)} if soft_counts else {}),
         },
-        f"{done.answers:,} answers, {done.tokens:,} tokens, {done.stopped / done.answers:.0%} ended by themselves; "
-        f"{rate:,.0f} tokens/s -> {out}" + (f" and {soft_counts}" if soft_counts else ""),
+        f"{result.answers:,} answers, {result.tokens:,} tokens, {result.stopped / result.answers:.0%} ended by themselves; "
+        f"{rate:,.0f} tokens/s -> {out}",
     )
 
 
 class _Bar:
-    """Answers, tokens/s and the time left; where there is no terminal, a line a minute."""
+    """Answers, tokens/s and the time left; off a terminal, a line a minute."""
 
     def __init__(self, output: Output) -> None:
         self.output = output
         self.progress = output.long_progress("answering", whole_numbers=True)
         self.answers = self.total = self.tokens = 0
-        self.began = self.told = time.monotonic()
+        self.began = self.reported = time.monotonic()
 
     def __enter__(self) -> _Bar:
         self.progress.start()
@@ -117,24 +109,22 @@ class _Bar:
     def __exit__(self, *exception: object) -> None:
         self.progress.stop()
 
-    def listener(self) -> Any:
-        from frspec_cli.answers.collect import Listener
-
-        return Listener(say=self.output.say, begin=self._begin, made=self._made, finished=self._finished)
+    def callbacks(self) -> Callbacks:
+        return Callbacks(say=self.output.say, begin=self._begin, advance=self._advance, finished=self._finished)
 
     def _begin(self, answers: int) -> None:
         self.total, self.began = answers, time.monotonic()
         self.progress.update(self.task, total=answers)
 
-    def _made(self, tokens: int) -> None:
-        self.tokens += tokens
+    def _advance(self, **amounts: int) -> None:
+        self.tokens += amounts["tokens"]
         self.progress.update(self.task, talk=self._rate())
 
     def _finished(self, answers: int) -> None:
         self.answers += answers
         self.progress.advance(self.task, answers)
-        if self.progress.disable and time.monotonic() - self.told > _TALK_SECONDS:
-            self.told = time.monotonic()
+        if self.progress.disable and time.monotonic() - self.reported > _REPORT_SECONDS:
+            self.reported = time.monotonic()
             self.output.say(f"{self.answers:,} of {self.total:,} answers, {self._rate()}")
 
     def _rate(self) -> str:

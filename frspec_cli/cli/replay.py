@@ -144,7 +144,7 @@ def _recorded(suite: Path, vocab_size: int, limit: int | None, *, held_out: bool
 
 def _made(target: Target, suite: Path, limit: int | None, count: int, ignore_eos: bool, output: Output) -> list[Answer]:
     """The target's own answers to prompts, `count` tokens each (fewer where it ends by itself and may)."""
-    from frspec_cli.answers.answer_prompts import answer_prompts
+    from frspec_cli.answers.batched_decode import answer_prompts
     from frspec_cli.answers.prompts import read_prompts
 
     prompts = read_prompts(suite, limit=limit)

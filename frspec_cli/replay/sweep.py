@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from frspec_cli.answers.records import Answer
-from frspec_cli.answers.states import States, read_states
+from frspec_cli.answers.states import States, target_states
 from frspec_cli.decoding.drafters import EagleDrafter
 from frspec_cli.decoding.pipeline import Method, Pipeline
 from frspec_cli.decoding.tree import TreeConfig
@@ -96,7 +96,7 @@ class ReplayBench:
         arms, target = self.arms(), self.parts[0].target
         by_arm: dict[str, dict[int, ReplayedAnswer]] = {arm.name: {} for arm in arms}
         taps = tuple(sorted({tap for arm in arms for tap in arm.drafter.taps}))
-        for group in _held(read_states(target.model, answers, taps=taps), answers):
+        for group in _held(target_states(target.model, answers, layers=taps), answers):
             for arm in arms:
                 own = [taps.index(tap) for tap in arm.drafter.taps]
                 texts = [(answers[i], States(states.last, tuple(states.taps[t] for t in own))) for i, states in group]

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from frspec_cli import storage
 from frspec_cli.answers.records import Answer, fingerprint
-from frspec_cli.answers.states import States, read_states
+from frspec_cli.answers.states import States, target_states
 from frspec_cli.models.lm_head import lm_head_of
 
 FEATURES_VERSION = 1
@@ -99,7 +99,7 @@ class FeatureStore:
     def _compute(self, number: int) -> dict[str, torch.Tensor]:
         tensors: dict[str, torch.Tensor] = {}
         members = self._members(number)
-        for place, states in read_states(self.model, [self.answers[i] for i in members], taps=self.taps):
+        for place, states in target_states(self.model, [self.answers[i] for i in members], layers=self.taps):
             i, last = members[place], states.last
             teacher_ids, probabilities = self._teacher(last[self.answers[i].prompt_length :])
             taps = torch.stack(states.taps) if states.taps else last.new_zeros(0, *last.shape)

@@ -9,19 +9,24 @@ first gradient step. EAGLE-3's `fc` sees no token; it starts as the regression o
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from frspec_cli.answers.records import Answer
+from frspec_cli.answers.states import target_states
 from frspec_cli.heads.config import HeadConfig
 from frspec_cli.heads.head import EagleHead
 from frspec_cli.models.lm_head import LmHead
 from frspec_cli.training.init_layer import LastLayer, has_output_norms
-from frspec_cli.training.ridge import BATCH, Ridge, states
 
+MEASURED_ANSWERS = 8
+_POSITIONS = 12_000  # about five times the unknowns per output
+_RIDGE = 1e-3  # of the mean diagonal
 _READERS, _WRITERS = 0.2, 0.3
-"""Root mean squares of what reads and what writes the residual stream: those of a trained SmolLM2 head."""
+"""Root mean squares of the matrices that read and that write the residual stream: those of a trained SmolLM2 head."""
 
 
 def start_head(
@@ -35,15 +40,15 @@ def start_head(
 ) -> EagleHead:
     """A float32 head for the transformers causal LM `target`, started from its last layer and `answers`.
 
-    own_lm_head: EAGLE-3's, with first weights. Where the target's last layer is no Llama-like layer, tensors that do not
-    fit stay at their random start.
+    own_lm_head: EAGLE-3's, with first weights.
+    If the target's last layer is not Llama-like, tensors that do not fit stay at their random start.
     """
     embedding = target.get_input_embeddings().weight.detach()
     head = EagleHead(config, embedding_weight=embedding.to(device, torch.float32), own_lm_head=own_lm_head).to(device)
     for parameter in head.parameters():
         if parameter.ndim == 2:
             parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.02)
-    last = LastLayer.of(target, answers[:BATCH])
+    last = LastLayer.of(target, answers[:MEASURED_ANSWERS])
     with torch.no_grad():
         match config.layout:
             case "eagle2":
@@ -64,23 +69,24 @@ def _start_own(head: EagleHead, target: Any, answers: list[Answer], last: LastLa
     head.fuse_proj.weight.zero_()
     head.fuse_proj.weight[:, :size] = torch.diag(inverse(weight))
     if has_output_norms(target):
-        # Weights of about 1, or an optimizer's steps, which know no scale, would undo some at once and never move others.
+        # Weights of about 1: an optimizer's steps have one scale, and would undo small ones at once and never move large ones.
         head.fuse_proj.weight.mul_(weight.abs().mean())
         head.feature_norm.weight.copy_(weight / weight.abs().mean())
     fit = Ridge(2 * size, size)
-    for seen in states(target, answers, device=device):
-        features = head.feature_norm(head.fuse(seen.last, tuple(torch.ones_like(seen.last) for _ in head.taps)))
-        embeddings = head.embedding_norm(head.embed(seen.ids))
-        x = torch.cat((embeddings[seen.start + 1 :], features[seen.start : -1]), -1)
-        fit.add(x, seen.hidden[-2][seen.start + 1 :])
+    for sample in _samples(target, answers, layers=(_layers(target) - 1,), device=device):
+        features = head.feature_norm(head.fuse(sample.last, tuple(torch.ones_like(sample.last) for _ in head.taps)))
+        embeddings = head.embedding_norm(head.embed(sample.ids))
+        x = torch.cat((embeddings[sample.start + 1 :], features[sample.start : -1]), -1)
+        fit.add(x, sample.hidden[0][sample.start + 1 :])
     head.fc.weight.copy_(fit.solve())
     if has_output_norms(target):
         _balance(head)
 
 
 def _balance(head: EagleHead) -> None:
-    """Sets the scales that norms leave free, of the stream and between a norm and what reads it, to those of a Llama-like
-    layer: Gemma's own are up to forty times larger or smaller, and one learning rate is to suit all matrices.
+    """Sets the scales that norms leave free to those of a Llama-like layer: of the stream, and between a norm and its readers.
+
+    Gemma's own are up to forty times larger or smaller, and one learning rate must suit all matrices.
     """
     layer, attention = head.layer, head.layer.self_attn
     writers = [part.weight for part in (head.fc, attention.o_proj, layer.mlp.down_proj)]
@@ -92,7 +98,7 @@ def _balance(head: EagleHead) -> None:
 
 
 def _scale(weights: list[torch.Tensor], size: float) -> float:
-    """Multiplies all by one factor, which is given back, so that the geometric mean of their rms is `size`."""
+    """Multiplies all by one factor so that the geometric mean of their rms is `size`; returns the factor."""
     factor = size / math.exp(sum(math.log(float(rms(weight.flatten()))) for weight in weights) / len(weights))
     for weight in weights:
         weight.mul_(factor)
@@ -102,8 +108,8 @@ def _scale(weights: list[torch.Tensor], size: float) -> float:
 def _start_eagle2(head: EagleHead, target: Any, answers: list[Answer], last: LastLayer) -> None:
     """EAGLE-2's layer has no norm before attention and none after: its stream is the post-norm state itself.
 
-    So the target's residual stream r is carried as g r with g = norm weight / size of r, and the norms that are missing are
-    folded, at their average size, into what reads and writes the stream.
+    So the target's residual stream r is carried as g r with g = norm weight / size of r, and the missing norms are folded,
+    at their average size, into the matrices that read and write the stream.
     """
     size, device = head.config.hidden_size, head.embedding_weight.device
     gain = last.final_norm / last.size("out")
@@ -114,7 +120,7 @@ def _start_eagle2(head: EagleHead, target: Any, answers: list[Answer], last: Las
         tensors[f"self_attn.{name}_proj.weight"] = tensors[f"self_attn.{name}_proj.weight"] * read
     for name in ("self_attn.o_proj.weight", "mlp.down_proj.weight"):
         tensors[name] = tensors[name] * gain[:, None]
-    middle = last.seen["middle"]
+    middle = last.activations["middle"]
     ratio = (rms(middle * gain) / rms(middle)).mean()
     tensors["post_attention_layernorm.weight"] = tensors["post_attention_layernorm.weight"] * back * ratio
     _copy(head, tensors)
@@ -123,14 +129,14 @@ def _start_eagle2(head: EagleHead, target: Any, answers: list[Answer], last: Las
         (head.embedding_weight.square().mean().sqrt().expand(size), last.size("last").expand(size).to(device))
     )
     fit = Ridge(2 * size, size)
-    for seen in states(target, answers, device=device):
-        x = torch.cat((head.embed(seen.ids)[seen.start + 1 :], seen.last[seen.start : -1]), -1)
-        fit.add(x / sizes, seen.hidden[-2][seen.start + 1 :])
+    for sample in _samples(target, answers, layers=(_layers(target) - 1,), device=device):
+        x = torch.cat((head.embed(sample.ids)[sample.start + 1 :], sample.last[sample.start : -1]), -1)
+        fit.add(x / sizes, sample.hidden[0][sample.start + 1 :])
     head.fc.weight.copy_(fit.solve().to(device) / sizes * gain.to(device)[:, None])
 
 
 def _start_eagle3(head: EagleHead, target: Any, answers: list[Answer], last: LastLayer) -> None:
-    """The feature stands for the residual stream at size 1; tokens come in by attention, whose half for them is random."""
+    """The feature is the residual stream at size 1; tokens enter through attention, whose half for them starts random."""
     size, device = head.config.hidden_size, head.embedding_weight.device
     tensors = dict(last.tensors)
     for name in "qkv":
@@ -146,13 +152,67 @@ def _start_eagle3(head: EagleHead, target: Any, answers: list[Answer], last: Las
     back = inverse(last.final_norm).to(device)
     fit = Ridge(len(head.taps) * size, size)
     sizes = torch.zeros(0)
-    for seen in states(target, answers, device=device):
-        taps = torch.cat([seen.hidden[tap] for tap in head.taps], -1).to(device, torch.float32)
+    for sample in _samples(target, answers, layers=head.taps, device=device):
+        taps = torch.cat(sample.hidden, -1).to(device, torch.float32)
         if not len(sizes):
-            parts = taps[seen.start :].unflatten(-1, (len(head.taps), size)).square().mean((0, 2)).sqrt()
+            parts = taps[sample.start :].unflatten(-1, (len(head.taps), size)).square().mean((0, 2)).sqrt()
             sizes = parts[:, None].expand(-1, size).flatten()
-        fit.add(taps[seen.start :] / sizes, seen.last[seen.start :] * back)
+        fit.add(taps[sample.start :] / sizes, sample.last[sample.start :] * back)
     head.fc.weight.copy_(fit.solve().to(device) / sizes)
+
+
+@dataclass(frozen=True, eq=False)
+class _Sample:
+    """The target's states over one answer of N ids.
+
+    ids: int64 [N].
+    last: float32 [N, H], post-norm.
+    hidden: entries of `hidden_states`, each [N, H].
+    start: the first position worth learning from.
+    """
+
+    ids: torch.Tensor
+    last: torch.Tensor
+    hidden: tuple[torch.Tensor, ...]
+    start: int
+
+
+def _samples(
+    target: Any, answers: list[Answer], *, layers: tuple[int, ...], device: torch.device | str
+) -> Iterator[_Sample]:
+    """Samples from the first answers that have about 12,000 positions together; ids and last on `device`."""
+    # Position 0, an attention sink, is not a sample.
+    starts = [max(answer.prompt_length - 1, 1) for answer in answers]
+    count = positions = 0
+    while count < len(answers) and positions < _POSITIONS:
+        positions += len(answers[count].ids) - starts[count] - 1
+        count += 1
+    for index, states in target_states(target, answers[:count], layers=layers, whole=True):
+        ids, last = torch.from_numpy(answers[index].ids).to(device), states.last.to(device, torch.float32)
+        yield _Sample(ids, last, states.taps, starts[index])
+
+
+class Ridge:
+    """argmin_W |W x - y|^2 + ridge |W|^2, from samples that come in parts."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        self.gram = torch.zeros(inputs, inputs, dtype=torch.float64)
+        self.cross = torch.zeros(inputs, outputs, dtype=torch.float64)
+
+    def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        """x [n, inputs], y [n, outputs]."""
+        x, y = x.double().cpu(), y.double().cpu()
+        self.gram += x.T @ x
+        self.cross += x.T @ y
+
+    def solve(self) -> torch.Tensor:
+        """W, float32 [outputs, inputs]."""
+        gram = self.gram + torch.eye(len(self.gram), dtype=torch.float64) * (self.gram.diagonal().mean() * _RIDGE)
+        return torch.linalg.solve(gram, self.cross).T.float()
+
+
+def _layers(target: Any) -> int:
+    return target.config.get_text_config().num_hidden_layers
 
 
 def _copy(head: EagleHead, tensors: dict[str, torch.Tensor]) -> None:
@@ -163,7 +223,7 @@ def _copy(head: EagleHead, tensors: dict[str, torch.Tensor]) -> None:
 
 
 def inverse(weight: torch.Tensor) -> torch.Tensor:
-    """1 / weight, but for the smallest, whose inverses would be all noise."""
+    """1 / weight, except for the smallest, whose inverses would be mere noise."""
     smallest = weight.abs().mean() * 0.05
     return 1.0 / torch.where(weight.abs() < smallest, smallest, weight)
 

@@ -10,11 +10,13 @@ import torch
 
 from frspec_cli.answers import collect as module
 from frspec_cli.answers.batched_decode import TokenizedPrompt, decode_batch, uniforms
-from frspec_cli.answers.collect import CollectOptions, Listener, collect
+from frspec_cli.answers.collect import collect
+from frspec_cli.answers.options import CollectOptions
 from frspec_cli.answers.records import read_answers
 from frspec_cli.decoding.sampling import Sampling
 from frspec_cli.errors import FrspecError
 from frspec_cli.models.target import load_target
+from frspec_cli.progress import Callbacks
 from frspec_cli.resume import RunFolder, run_folder
 from tests.tiny import tiny_config, tiny_target
 
@@ -79,7 +81,7 @@ def test_records_are_plain_greedy_decoding_in_the_order_of_the_prompts(target, p
         named = ["id", "conversations", "prompt_token_ids", "response_token_ids", "finish"]
         assert list(record) == (named if record["id"] == "t" else [*named, "source"])
     assert done.answers == 6
-    assert done.tokens == done.made == sum(len(record["response_token_ids"]) for record in found)
+    assert done.tokens == done.new_tokens == sum(len(record["response_token_ids"]) for record in found)
     assert not (tmp_path / "a.jsonl.ledger").exists()
     assert len(read_answers(tmp_path / "a.jsonl", vocab_size=320)) == 6
 
@@ -143,13 +145,13 @@ def test_a_killed_run_goes_on_to_the_same_bytes(target, prompts, tmp_path):
     for left in (6, 4):
         begun = []
         with pytest.raises(Killed):
-            collect(target, prompts, out, sampled, listener=Listener(begin=begun.append, finished=kill))
+            collect(target, prompts, out, sampled, callbacks=Callbacks(begin=begun.append, finished=kill))
         assert begun == [left]
         assert not out.exists()
     begun, said = [], []
-    done = collect(target, prompts, out, sampled, listener=Listener(begin=begun.append, say=said.append))
+    done = collect(target, prompts, out, sampled, callbacks=Callbacks(begin=begun.append, say=said.append))
     assert begun == [2]
-    assert said == ["going on: 4 of 6 answers are there"]
+    assert said == ["resuming: 4 of 6 answers are there"]
     assert done.answers == 6
     assert out.read_bytes() == (tmp_path / "undisturbed.jsonl").read_bytes()
     assert all(record["temperature"] == 0.9 for record in records(out))
@@ -173,7 +175,7 @@ def test_a_changed_option_is_refused_by_its_name(target, prompts, tmp_path, chan
         raise Killed
 
     with pytest.raises(Killed):
-        collect(target, prompts, out, OPTIONS, listener=Listener(finished=kill))
+        collect(target, prompts, out, OPTIONS, callbacks=Callbacks(finished=kill))
     with pytest.raises(FrspecError, match=named):
         collect(target, prompts, out, replace(OPTIONS, **change))
     collect(target, prompts, out, replace(OPTIONS, **change), restart=True)
@@ -205,9 +207,9 @@ def test_long_prompts_are_left_out_and_long_texts_cut(target, tmp_path):
     long = "the fox " * 400
     path.write_text("\n".join(json.dumps(line) for line in ({"prompt": long}, {"prompt": "hen"}, {"text": long})))
     said: list[str] = []
-    done = collect(target, path, tmp_path / "a.jsonl.zst", OPTIONS, listener=Listener(say=said.append))
+    done = collect(target, path, tmp_path / "a.jsonl.zst", OPTIONS, callbacks=Callbacks(say=said.append))
     assert (done.answers, done.left_out) == (2, 1)
-    assert said == ["left out 1 prompts: with the answer they pass 512 tokens."]
+    assert said == ["left out 1 prompts: with the answer they exceed 512 tokens."]
     answers = read_answers(tmp_path / "a.jsonl.zst", vocab_size=320)
     assert answers[1].prompt_length == 500
     cut = replace(OPTIONS, max_prompt_tokens=16)

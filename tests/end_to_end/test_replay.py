@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from frspec_cli.answers.records import Answer
-from frspec_cli.answers.states import read_states
+from frspec_cli.answers.states import target_states
 from frspec_cli.decoding.pipeline import load_pipeline
 from frspec_cli.decoding.tree import TreeConfig
 from frspec_cli.models.shipped import DEFAULT_MODEL
@@ -57,7 +57,7 @@ def test_cycles_of_24_prompts() -> None:
         texts.append(Answer(np.asarray([*ids, *drafted.token_ids]), len(ids), finished=False, greedy=True))
         begins = np.cumsum([1, *(count + 1 for count in drafted.accepted)])  # tokens there when a cycle begins
         expected.append([count for begin, count in zip(begins, drafted.accepted, strict=False) if begin < NEW])
-    states = dict(read_states(parts.target.model, texts, taps=drafter.taps))
+    states = dict(target_states(parts.target.model, texts, layers=drafter.taps))
     found = replay(
         drafter.head,
         drafter.lm_head,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from frspec_cli.answers.records import Answer
-from frspec_cli.answers.states import read_states
+from frspec_cli.answers.states import target_states
 from frspec_cli.decoding.drafters import EagleDrafter
 from frspec_cli.decoding.engine import Engine
 from frspec_cli.decoding.tree import TreeConfig
@@ -49,7 +49,7 @@ def drafting():
 
 
 def states_of(model, answers, taps=(1, 2)):
-    found = dict(read_states(model, answers, taps=taps))
+    found = dict(target_states(model, answers, layers=taps))
     return [(answer, found[index]) for index, answer in enumerate(answers)]
 
 

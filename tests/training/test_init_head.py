@@ -8,9 +8,8 @@ import torch
 
 from frspec_cli.answers.records import Answer
 from frspec_cli.heads.config import head_config_for
-from frspec_cli.training.init_head import start_head
+from frspec_cli.training.init_head import MEASURED_ANSWERS, start_head
 from frspec_cli.training.init_layer import LastLayer
-from frspec_cli.training.ridge import BATCH
 
 SIZES = {
     "vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4,
@@ -61,7 +60,7 @@ def test_a_start_from_a_gemma_takes_all_four_norms_along():
     norm = target.base_model.layers[-1].post_attention_layernorm.weight + 1
     scales = folded / (source * norm[:, None])  # one number: stream's scale / size of what attention gives
     assert torch.allclose(scales, scales[:1, :1].expand_as(scales), rtol=1e-3)
-    scale = scales[0, 0].detach() * LastLayer.of(target, answers[:BATCH]).size("self_attn.o_proj")
+    scale = scales[0, 0].detach() * LastLayer.of(target, answers[:MEASURED_ANSWERS]).size("self_attn.o_proj")
     assert likeness(target, head, scale=float(scale)) > 0.9
 
 
