@@ -37,6 +37,7 @@ Seed = Annotated[int, typer.Option("--seed", min=0, help="Fixes every random cho
 Compile = Annotated[
     bool, typer.Option("--compile", help="Compile the target's and the draft's steps: slow to start, then faster.")
 ]
+Restart = Annotated[bool, typer.Option("--restart", help="Start over instead of resuming a stopped run.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and no progress bars.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors on stderr.")]
 
@@ -56,6 +57,7 @@ __all__ = [
     "Nodes",
     "Quiet",
     "Raw",
+    "Restart",
     "Seed",
     "Temperature",
     "TopP",

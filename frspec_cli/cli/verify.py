@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,13 +11,16 @@ import typer
 from frspec_cli.cli import options
 from frspec_cli.cli.output import Output
 from frspec_cli.errors import UsageError, VerificationError
+from frspec_cli.verification.options import METHODS, VerifyOptions
 
 if TYPE_CHECKING:
     from frspec_cli.decoding.pipeline import Pipeline
 
+DEFAULTS = VerifyOptions()
+
 
 def command(
-    model: options.Model = options.DEFAULT_MODEL,
+    model: options.Model = DEFAULTS.model,
     draft: options.Draft = None,
     vocab: options.Vocab = None,
     k: options.K = None,
@@ -24,28 +28,36 @@ def command(
         Path | None, typer.Option("--prompts", help="JSONL of prompts. Default: a few built in.")
     ] = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="So many of --prompts, spread evenly over its categories.")
-    ] = None,
+        int | None,
+        typer.Option("--limit", min=1, help="Use N of --prompts, spread evenly over their categories."),
+    ] = DEFAULTS.limit,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="The result to write, such as result.json; a stopped run goes on."),
+        typer.Option("--out", "-o", help="The result to write, such as result.json; a stopped run resumes."),
     ] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Forget what a stopped run had finished.")] = False,
-    method: Annotated[str, typer.Option("--method", help="eagle, frspec or lookup.")] = "frspec",
-    depth: options.Depth = 5,
-    beam: options.Beam = 4,
-    nodes: options.Nodes = 16,
-    max_new_tokens: options.MaxNewTokens = 64,
+    restart: options.Restart = False,
+    method: Annotated[str, typer.Option("--method", help=f"One of {', '.join(METHODS)}.")] = DEFAULTS.method,
+    depth: options.Depth = DEFAULTS.depth,
+    beam: options.Beam = DEFAULTS.beam,
+    nodes: options.Nodes = DEFAULTS.nodes,
+    max_new_tokens: options.MaxNewTokens = DEFAULTS.max_new_tokens,
     rescored: Annotated[
-        int | None, typer.Option("--rescored", min=0, help="So many prompts by re-scoring in float32. Default: all.")
-    ] = None,
+        int | None,
+        typer.Option("--rescored", min=0, help="Number of prompts to check by re-scoring in float32. Default: all."),
+    ] = DEFAULTS.rescored,
     stepwise: Annotated[
-        int, typer.Option("--stepwise", min=0, help="So many step by step against plain decoding (in float64: all).")
-    ] = 8,
-    sampled: Annotated[int, typer.Option("--sampled", min=0, help="So many at temperature 1 with --seed.")] = 4,
-    seed: options.Seed = 1,
+        int | None,
+        typer.Option(
+            "--stepwise", min=0, help="Number of prompts to compare with plain decoding step by step (in float64: all)."
+        ),
+    ] = DEFAULTS.stepwise,
+    sampled: Annotated[
+        int | None,
+        typer.Option("--sampled", min=0, help="Number of prompts to compare at temperature 1 with --seed."),
+    ] = DEFAULTS.sampled,
+    seed: options.Seed = DEFAULTS.seed,
     device: options.Device = None,
-    dtype: options.Dtype = "float32",
+    dtype: options.Dtype = DEFAULTS.dtype,
     compiled: options.Compile = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -56,105 +68,89 @@ def command(
     bfloat16 at most 2 units in the last place of the top logit. Below float32 all prompts are compared step by step, and
     the float32 checks follow. A prompt that does not fit into the model's context is left out, and named.
     """
-    if method not in ("eagle", "frspec", "lookup"):
-        raise UsageError(f"--method {method} is not one of eagle, frspec, lookup.")
     if restart and out is None:
         raise UsageError("--restart has no effect without --out.")
-    from frspec_cli.answers.prompts import Prompt, read_prompts
-    from frspec_cli.bench import demo
-    from frspec_cli.decoding.sampling import Sampling
-    from frspec_cli.decoding.tree import TreeConfig
-    from frspec_cli.verification.rules import Plan
-    from frspec_cli.verification.run import Listener, Verification, select_prompts
-
-    output = Output(as_json=as_json, quiet=quiet)
-    texts = [Prompt(text=text, id=str(number)) for number, text in enumerate(demo.PROMPTS, start=1)]
-    load = _loader(model, draft, vocab, k, device, compiled, output)
-    parts = load(dtype)
-    asked = read_prompts(prompts) if prompts else texts
-    questions, left_out = select_prompts(parts.target, asked, max_new_tokens=max_new_tokens, limit=limit)
-    if left_out:
-        named = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
-        output.warn(f"{len(left_out):,} prompts do not fit into the model's context and are left out: {named}.")
-    plan = Plan(
+    verify_options = VerifyOptions(
+        model=model,
+        draft=draft,
+        vocab=None if vocab is None else str(vocab),
+        k=k,
         method=method,  # type: ignore[arg-type]
-        shape=TreeConfig(depth=depth, beam=beam, nodes=nodes),
+        depth=depth,
+        beam=beam,
+        nodes=nodes,
         max_new_tokens=max_new_tokens,
+        limit=limit,
         rescored=rescored,
         stepwise=stepwise,
         sampled=sampled,
-        sampling=Sampling(temperature=1.0, seed=seed),
+        seed=seed,
+        dtype=dtype,
+        device=device,
+        compiled=compiled,
     )
-    chosen = {
-        "model": model,
-        "draft": parts.draft,
-        "vocab": parts.vocab,
-        "k": k,
-        "method": method,
-        "depth": depth,
-        "beam": beam,
-        "nodes": nodes,
-        "max_new_tokens": max_new_tokens,
-        "limit": limit,
-        "rescored": rescored,
-        "stepwise": stepwise,
-        "sampled": sampled,
-        "seed": seed,
-        "dtype": dtype,
-        "device": str(parts.target.device),
-        "compiled": compiled,
-    }
-    run = Verification(load, dtype, questions, plan, chosen, tuple(left_out))
+    from frspec_cli.answers.prompts import Prompt, read_prompts
+    from frspec_cli.bench.demo import PROMPTS
+    from frspec_cli.counting.count import check_writable
+    from frspec_cli.progress import Callbacks
+    from frspec_cli.verification.run import verify
+
+    if out is not None:
+        check_writable(out)
+    output = Output(as_json=as_json, quiet=quiet)
+    built_in = [Prompt(text=text, id=str(number)) for number, text in enumerate(PROMPTS, start=1)]
+    prompt_list = read_prompts(prompts) if prompts else built_in
     with output.progress() as progress:
         task = progress.add_task("verifying", total=None)
-        listener = Listener(
-            say=output.say,
-            begin=lambda count: progress.update(task, total=count),
-            done=lambda: progress.advance(task),
+        result = verify(
+            _loader(verify_options, output),
+            prompt_list,
+            verify_options,
+            out=out,
+            restart=restart,
+            callbacks=Callbacks(
+                say=output.say,
+                warn=output.warn,
+                begin=lambda total: progress.update(task, total=total),
+                finished=lambda count: progress.advance(task, count),
+            ),
         )
-        found = run.run(out=out, restart=restart, listener=listener)
-    _show(found, out, output)
+    _show(result, out, output)
 
 
-def _loader(
-    model: str, draft: str | None, vocab: Path | None, k: int | None, device: str | None, compiled: bool, output: Output
-) -> Any:
-    from functools import cache
-
+def _loader(verify_options: VerifyOptions, output: Output) -> Callable[[str], Pipeline]:
     from frspec_cli.decoding.compiling import compiler_for
-    from frspec_cli.decoding.pipeline import load_pipeline
+    from frspec_cli.decoding.pipeline import Pipeline, load_pipeline
     from frspec_cli.models.target import load_target
 
-    @cache
     def load(dtype: str) -> Pipeline:
-        target = load_target(model, device=device, dtype=dtype)
-        compiler = compiler_for(target.device) if compiled else None
-        named = None if vocab is None else str(vocab)
-        return load_pipeline(target, draft=draft, vocab=named, k=k, compiler=compiler, warn=output.warn)
+        target = load_target(verify_options.model, device=verify_options.device, dtype=dtype)
+        compiler = compiler_for(target.device) if verify_options.compiled else None
+        if verify_options.method == "lookup":
+            return Pipeline(target=target, compiler=compiler)
+        return load_pipeline(
+            target,
+            draft=verify_options.draft,
+            vocab=verify_options.vocab,
+            k=verify_options.k,
+            compiler=compiler,
+            warn=output.warn,
+        )
 
     return load
 
 
-def _show(found: dict[str, Any], out: Path | None, output: Output) -> None:
-    sampling = found["sampling"] or {"differences": []}
-    differences = [*found["differences"], *sampling["differences"]]
+def _show(result: dict[str, Any], out: Path | None, output: Output) -> None:
+    sampling = result["sampling"] or {"differences": []}
+    differences = [*result["differences"], *sampling["differences"]]
     rows = []
-    for check in found["checks"]:
-        mine = [each for each in differences if each["check"] == check["name"]]
-        explained = sum(each["explained"] for each in mine)
-        for task, counts in [("all", check), *(check["tasks"].items() if len(check["tasks"]) > 1 else ())]:
-            own = task == "all"
-            rows.append(
-                [
-                    check["name"] if own else f"  {task or 'none'}",
-                    counts["prompts"],
-                    counts["identical"],
-                    f"{counts['share']:.1%}",
-                    explained if own else "",
-                    len(mine) - explained if own else "",
-                    f"{check['accepted']:,}" if own else "",
-                ]
-            )
+    for check in result["checks"]:
+        in_check = [each for each in differences if each["check"] == check["name"]]
+        explained = sum(each["explained"] for each in in_check)
+        accepted = f"{check['accepted']:,}"
+        rows.append([check["name"], *_counts(check), explained, len(in_check) - explained, accepted])
+        if len(check["tasks"]) > 1:
+            rows += [[f"  {task}", *_counts(counts), "", "", ""] for task, counts in check["tasks"].items()]
     columns = ["check", "prompts", "identical", "share", "near ties", "unexplained", "drafts accepted"]
     output.table("", columns, rows)
     for each in differences:
@@ -162,17 +158,21 @@ def _show(found: dict[str, Any], out: Path | None, output: Output) -> None:
         margin = "" if each["margin"] is None else f", margin {each['margin']:.3g}"
         ulps = "" if each["ulps"] is None else f" ({each['ulps']:.1f} units in the last place)"
         output.say(f"{kind}: {each['check']}, prompt {each['prompt']}, token {each['position']}{margin}{ulps}")
-    if not any(check["accepted"] for check in found["checks"]):
-        output.warn("no draft was accepted, so this shows little: try another head, or more prompts.")
-    verdict = "lossless on these prompts" if found["passed"] else "not lossless"
-    shown = {name: value for name, value in found.items() if name not in ("outcomes", "environment")}
+    if not any(check["accepted"] for check in result["checks"]):
+        output.warn("no draft was accepted, so this proves little: try another head, or more prompts.")
+    verdict = "lossless on these prompts" if result["passed"] else "not lossless"
+    shown = {name: value for name, value in result.items() if name not in ("outcomes", "environment")}
     output.result(shown | {"out": None if out is None else str(out)}, verdict + (f": wrote {out}" if out else ""))
-    if not found["passed"]:
-        raise _failure(differences, found["options"]["dtype"])
+    if not result["passed"]:
+        raise _failure(differences, result["options"]["dtype"])
+
+
+def _counts(counts: dict[str, Any]) -> list[Any]:
+    return [counts["prompts"], counts["identical"], f"{counts['share']:.1%}"]
 
 
 def _failure(differences: list[dict[str, Any]], dtype: str) -> VerificationError:
-    """In reduced precision what is beyond the rule may still be rounding, so the hint says how to know."""
+    """The error to raise. In reduced precision what breaks the rule may still be rounding: the hint says how to know."""
     from frspec_cli.verification.rules import ULPS
 
     unexplained = [each for each in differences if not each["explained"]]
@@ -180,6 +180,6 @@ def _failure(differences: list[dict[str, Any]], dtype: str) -> VerificationError
     if all(each["check"] == f"greedy, {dtype}" for each in unexplained):
         return VerificationError(
             f"{what} by more than the {ULPS} units in the last place that the rule for reduced precision allows.",
-            hint="Where --dtype float32 passes on the same prompts, it is the precision's own noise.",
+            hint="If --dtype float32 passes on the same prompts, it is the precision's own noise.",
         )
     return VerificationError(f"{what}, and rounding does not explain it.")

@@ -1,8 +1,8 @@
-"""Is an output the target's? Checked by ids, and by re-scoring where rounding may have broken a tie.
+"""Is an output the target's? Checked by ids, and by re-scoring when rounding may have broken a tie.
 
 Plain decoding runs one row at a time and verification many: their logits differ in the last bits, so a near tie of the
-two likeliest tokens may fall either way. In float32 a difference counts as such only where the top-2 margin of a prefill
-over the same ids is below `NEAR_TIE`, and then the prompt is run again in float64, where the ids must be equal.
+two most likely tokens may fall either way. In float32 a difference counts as such only if the top-2 margin is below
+`NEAR_TIE`, and then the prompt is decoded again in float64, where the ids must be equal.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from frspec_cli.decoding.attention import use_kernel
+from frspec_cli.decoding.attention import TargetMasks, use_kernel
 from frspec_cli.decoding.cache import SlotBuffer, cache_length
 from frspec_cli.models.target import Target
 
@@ -22,10 +22,11 @@ NEAR_TIE = 1e-3
 
 @dataclass(frozen=True)
 class Scores:
-    """A prefill over prompt and emitted ids, at the emitted positions.
+    """A prefill over prompt and emitted ids, at the N emitted positions.
 
-    best: int64 [N], the argmax before each emitted id. margin: [N], the two highest logits' difference.
-    unit: [N], one unit in the last place of the highest.
+    best: the argmax before each emitted id.
+    margin: the difference of the two highest logits.
+    unit: one unit in the last place of the highest.
     """
 
     best: list[int]
@@ -34,8 +35,8 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """An emitted id that is not the argmax of the re-scoring prefill: where, and how near the tie was."""
+class Mismatch:
+    """An emitted id that is not the argmax of the re-scoring prefill: its position, and the top-2 margin there."""
 
     position: int
     margin: float
@@ -49,8 +50,6 @@ class Difference:
 @torch.inference_mode()
 def score(target: Target, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> Scores:
     """One prefill over both; what the target would have emitted greedily at each of the N emitted positions."""
-    from frspec_cli.decoding.attention import TargetMasks
-
     use_kernel(target.model)
     device, dtype = target.device, target.dtype
     ids = torch.tensor([*prompt_ids, *token_ids[:-1]], dtype=torch.int64, device=device)
@@ -75,17 +74,17 @@ def score(target: Target, prompt_ids: Sequence[int], token_ids: Sequence[int]) -
     )
 
 
-def differences(scores: Scores, token_ids: Sequence[int]) -> list[Difference]:
+def differences(scores: Scores, token_ids: Sequence[int]) -> list[Mismatch]:
     """Every emitted id that is not the prefill's argmax: [] proves greedy identity by induction over the positions."""
     return [
-        Difference(position, margin)
+        Mismatch(position, margin)
         for position, (best, margin, token) in enumerate(zip(scores.best, scores.margin, token_ids, strict=True))
         if best != token
     ]
 
 
 def first_difference(a: Sequence[int], b: Sequence[int]) -> int | None:
-    """The first position at which two id lists differ (a missing id differs); None where they are equal."""
+    """The first position at which two id lists differ (a missing id differs); None if they are equal."""
     for position, (x, y) in enumerate(zip(a, b, strict=False)):
         if x != y:
             return position

@@ -1,4 +1,4 @@
-"""What a verification found, prompt by prompt, and the report that is made from it and from nothing else."""
+"""The outcomes of a verification, prompt by prompt, and the report that is made from them and from nothing else."""
 
 from __future__ import annotations
 
@@ -14,19 +14,25 @@ SAMPLING = "seeded sampling"
 class Difference:
     """One emitted id that is not the reference's.
 
-    position: index of the emitted token. margin: the reference's top-2 margin there, None past its end. ulps: the same
-    in units in the last place of the top score. explained: rounding accounts for it.
+    position: index of the emitted token.
+    margin: the reference's top-2 margin there, None past its end.
+    ulps: the same in units in the last place of the top score.
+    explained: whether rounding accounts for it; None for a near tie of float32 until float64 has decided.
     """
 
     position: int
     margin: float | None
     ulps: float | None
-    explained: bool
+    explained: bool | None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One prompt under one check. accepted: drafted tokens that were accepted. differences: () where ids are identical."""
+    """One prompt under one check.
+
+    accepted: drafted tokens that were accepted.
+    differences: () if the ids are identical.
+    """
 
     check: str
     prompt: str
@@ -43,6 +49,11 @@ class Outcome:
         return not self.differences
 
     @property
+    def awaits_float64(self) -> bool:
+        """Whether a near tie is still to be decided in float64."""
+        return any(difference.explained is None for difference in self.differences)
+
+    @property
     def passed(self) -> bool:
         """Whether every difference is explained."""
         return all(difference.explained for difference in self.differences)
@@ -53,20 +64,20 @@ class Outcome:
         return Outcome(**(record | {"differences": tuple(Difference(**each) for each in record["differences"])}))
 
 
-def report(found: Mapping[str, Sequence[Outcome]]) -> dict[str, Any]:
+def report(checks: Mapping[str, Sequence[Outcome]]) -> dict[str, Any]:
     """The command's JSON object: verdict, the first greedy check's counts, all differences, and sampling apart.
 
-    found: the outcomes of each check, by its name, in the order in which they ran.
+    checks: the outcomes of each check, by its name, in the order in which they ran.
     """
-    greedy = {name: outcomes for name, outcomes in found.items() if name != SAMPLING}
+    greedy = {name: outcomes for name, outcomes in checks.items() if name != SAMPLING}
     first: Sequence[Outcome] = next(iter(greedy.values()), ())
-    sampled = found.get(SAMPLING)
+    sampled = checks.get(SAMPLING)
     return {
-        "passed": all(outcome.passed for outcomes in found.values() for outcome in outcomes),
+        "passed": all(outcome.passed for outcomes in checks.values() for outcome in outcomes),
         **_counts(first),
         "differences": [each for outcomes in greedy.values() for each in _differences(outcomes)],
         "sampling": None if sampled is None else _counts(sampled) | {"differences": _differences(sampled)},
-        "checks": [_check(name, outcomes) for name, outcomes in found.items()],
+        "checks": [_check(name, outcomes) for name, outcomes in checks.items()],
     }
 
 

@@ -1,25 +1,29 @@
-"""Is speculative decoding lossless here? On the user's own model, head, subset and prompts, token by token.
+"""What counts as identical. On the user's own model, head, subset and prompts, token by token.
 
 Greedy, float64: the ids of plain decoding, no exceptions. Greedy, float32: by re-scoring (every emitted id is the argmax
 of one prefill over prompt and emitted ids: identity by induction), and step by step against plain decoding on some of the
-prompts; a near tie counts only if the prompt run again in float64 is identical. Seeded sampling: the ids of plain decoding
-with the same seed. Reduced precision: equal ids are counted, and each first difference must lie where the plain run's
-margin is at most `ULPS` units in the last place of the top score; the float32 rule is checked in the same report.
+prompts; a near tie counts only if the prompt decoded again in float64 is identical. Seeded sampling: the ids of plain
+decoding with the same seed. Reduced precision: equal ids are counted, and at each first difference the plain run's margin
+must be at most `ULPS` units in the last place of the top score; the float32 rule is checked in the same report.
 """
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
+
+from frspec_cli.answers.batched_decode import TokenizedPrompt
 from frspec_cli.answers.tasks import stratified_sample
 from frspec_cli.decoding.engine import Engine
 from frspec_cli.decoding.generation import Generation
-from frspec_cli.decoding.pipeline import Method, Pipeline
+from frspec_cli.decoding.pipeline import Pipeline
 from frspec_cli.decoding.sampling import Sampling
-from frspec_cli.decoding.tree import TreeConfig
 from frspec_cli.verification import identity
+from frspec_cli.verification.options import VerifyOptions
 from frspec_cli.verification.report import SAMPLING, Difference, Outcome
 
 ULPS = 2
@@ -27,147 +31,159 @@ EXACT_DTYPES = ("float32", "float64")
 
 
 @dataclass(frozen=True)
-class TokenizedPrompt:
-    """One prompt as token ids. id: the file's own. task: what it counts under, '' where the file names none."""
-
-    id: str
-    ids: tuple[int, ...]
-    task: str = ""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to run. rescored, stepwise, sampled: how many prompts each check takes, None for all of them."""
-
-    method: Method
-    shape: TreeConfig
-    max_new_tokens: int = 64
-    rescored: int | None = None
-    stepwise: int | None = 8
-    sampled: int | None = 4
-    sampling: Sampling = field(default_factory=lambda: Sampling(temperature=1.0, seed=1))
-
-
-@dataclass(frozen=True)
 class Check:
-    """One rule, the dtype it runs in, and the questions it takes, by number."""
+    """One rule, the dtype in which it runs, and the indices of the prompts that it takes."""
 
     name: str
     rule: Literal["rescored", "stepwise", "sampled", "reduced"]
     dtype: str
-    questions: tuple[int, ...]
+    prompts: tuple[int, ...]
 
 
-Load = Callable[[str], Pipeline]
-"""dtype -> target, head and subset in that dtype."""
+def plan_checks(options: VerifyOptions, prompts: Sequence[TokenizedPrompt]) -> list[Check]:
+    """The checks that a dtype calls for, in the order of their dtypes; none that takes no prompt.
 
-
-def checks(dtype: str, questions: Sequence[TokenizedPrompt], plan: Plan) -> list[Check]:
-    """The checks that a dtype calls for, each with its prompts spread evenly over the tasks; none that takes no prompt.
-
-    In float64 every prompt goes step by step, which leaves nothing to re-score.
+    Each check's prompts are spread evenly over the tasks. In float64 every prompt goes step by step, which leaves nothing
+    to re-score.
     """
-    labels = [question.task for question in questions]
+    labels = [prompt.source for prompt in prompts]
 
-    def some(count: int | None) -> tuple[int, ...]:
+    def sample(count: int | None) -> tuple[int, ...]:
         return tuple(stratified_sample(labels, len(labels) if count is None else count))
 
-    exact = "float64" if dtype == "float64" else "float32"
-    found = [
-        Check("greedy, re-scored", "rescored", exact, some(0 if dtype == "float64" else plan.rescored)),
-        Check("greedy, step by step", "stepwise", exact, some(None if dtype == "float64" else plan.stepwise)),
-        Check(SAMPLING, "sampled", exact, some(plan.sampled)),
+    float64 = options.dtype == "float64"
+    exact = "float64" if float64 else "float32"
+    checks = [
+        Check("greedy, re-scored", "rescored", exact, sample(0 if float64 else options.rescored)),
+        Check("greedy, step by step", "stepwise", exact, sample(None if float64 else options.stepwise)),
+        Check(SAMPLING, "sampled", exact, sample(options.sampled)),
     ]
-    if dtype not in EXACT_DTYPES:
-        found.insert(0, Check(f"greedy, {dtype}", "reduced", dtype, some(None)))
-    return [check for check in found if check.questions]
+    if options.dtype not in EXACT_DTYPES:
+        checks.insert(0, Check(f"greedy, {options.dtype}", "reduced", options.dtype, sample(None)))
+    return [check for check in checks if check.prompts]
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A pipeline in one dtype, the engine under test, and plain decoding's."""
+
+    dtype: str
+    pipeline: Pipeline
+    speculative: Engine
+    plain: Engine
 
 
 class Verifier:
-    """Runs checks on prompts, one at a time; target, head and engines of a dtype are made when first needed."""
+    """Runs checks on prompts, one at a time. Only one dtype's target, head and engines are in memory.
 
-    def __init__(self, load: Load, plan: Plan) -> None:
-        self.load, self.plan = load, plan
-        self._engines: dict[str, tuple[Engine, Engine]] = {}
+    load: dtype -> target, head and subset in that dtype; the verifier must be the only one to keep them.
+    """
 
-    def outcome(self, check: Check, question: TokenizedPrompt) -> Outcome:
-        """One prompt under one check."""
+    def __init__(self, load: Callable[[str], Pipeline], options: VerifyOptions) -> None:
+        self.load, self.options = load, options
+        self._loaded: _Loaded | None = None
+
+    def pipeline(self, dtype: str) -> Pipeline:
+        """Target, head and subset in `dtype`. Keep no reference to it: asking for another dtype frees it."""
+        return self._engines(dtype).pipeline
+
+    def outcome(self, check: Check, prompt: TokenizedPrompt) -> Outcome:
+        """One prompt under one check. Near ties of float32 are left open, for `settle`."""
         match check.rule:
             case "rescored":
-                generation, differences = self._rescored(check, question)
-            case "reduced" | "stepwise":
-                generation, differences = self._stepwise(check.dtype, question, None)
-            case "sampled":
-                generation, differences = self._stepwise(check.dtype, question, self.plan.sampling)
+                generation, differences = self._rescored(check.dtype, prompt)
+            case "reduced" | "stepwise" | "sampled":
+                generation, differences = self._stepwise(check.dtype, prompt, self._sampling(check))
         return Outcome(
             check=check.name,
-            prompt=question.id,
-            task=question.task,
-            prompt_tokens=len(question.ids),
+            prompt=prompt.id,
+            task=prompt.source,
+            prompt_tokens=len(prompt.ids),
             new_tokens=generation.new_tokens,
             cycles=generation.cycles,
             accepted=sum(generation.accepted),
             differences=tuple(differences),
         )
 
-    def _rescored(self, check: Check, question: TokenizedPrompt) -> tuple[Generation, list[Difference]]:
+    def settle(self, check: Check, prompt: TokenizedPrompt, outcome: Outcome) -> Outcome:
+        """The outcome with its near ties decided: rounding explains them if the prompt is identical in float64."""
+        sampling = self._sampling(check)
+        engines = self._engines("float64")
+        reference, _, _ = self._plain(engines.plain, prompt, sampling)
+        identical = reference == self._complete(engines.speculative, prompt, sampling).token_ids
+        differences = [
+            replace(each, explained=identical) if each.explained is None else each for each in outcome.differences
+        ]
+        return replace(outcome, differences=tuple(differences))
+
+    def _sampling(self, check: Check) -> Sampling | None:
+        return Sampling(temperature=1.0, seed=self.options.seed) if check.rule == "sampled" else None
+
+    def _rescored(self, dtype: str, prompt: TokenizedPrompt) -> tuple[Generation, list[Difference]]:
         """Every emitted id against the argmax of one prefill."""
-        speculative, _ = self._pair(check.dtype)
-        generation = self._complete(speculative, question, None)
-        scored = identity.score(speculative.target, question.ids, generation.token_ids)
-        found = identity.differences(scored, generation.token_ids)
-        explained = bool(found) and all(each.is_near_tie for each in found) and self._equal_in_float64(question, None)
+        engine = self._engines(dtype).speculative
+        generation = self._complete(engine, prompt, None)
+        scores = identity.score(engine.target, prompt.ids, generation.token_ids)
+        mismatches = identity.differences(scores, generation.token_ids)
+        explained = None if all(each.is_near_tie for each in mismatches) else False
         return generation, [
-            Difference(each.position, each.margin, each.margin / scored.unit[each.position], explained)
-            for each in found
+            Difference(each.position, each.margin, each.margin / scores.unit[each.position], explained)
+            for each in mismatches
         ]
 
     def _stepwise(
-        self, dtype: str, question: TokenizedPrompt, sampling: Sampling | None
+        self, dtype: str, prompt: TokenizedPrompt, sampling: Sampling | None
     ) -> tuple[Generation, list[Difference]]:
-        """Ids against plain decoding's, with the same seed where sampling; what follows the first difference says nothing."""
-        speculative, plain = self._pair(dtype)
-        reference, margins, units = self._plain(plain, question, sampling)
-        generation = self._complete(speculative, question, sampling)
+        """Ids against plain decoding's, with the same seed if sampled; what follows the first difference says nothing."""
+        engines = self._engines(dtype)
+        reference, margins, units = self._plain(engines.plain, prompt, sampling)
+        generation = self._complete(engines.speculative, prompt, sampling)
         position = identity.first_difference(reference, generation.token_ids)
         if position is None:
             return generation, []
         if position >= len(reference):
             return generation, [Difference(position, None, None, explained=False)]
         margin, ulps = margins[position], margins[position] / units[position]
+        explained: bool | None = False
         if dtype not in EXACT_DTYPES:
             explained = ulps <= ULPS
-        else:
-            near = dtype != "float64" and margin < identity.NEAR_TIE
-            explained = near and self._equal_in_float64(question, sampling)
+        elif dtype == "float32" and margin < identity.NEAR_TIE:
+            explained = None
         return generation, [Difference(position, margin, ulps, explained)]
 
     def _plain(
-        self, engine: Engine, question: TokenizedPrompt, sampling: Sampling | None
+        self, engine: Engine, prompt: TokenizedPrompt, sampling: Sampling | None
     ) -> tuple[list[int], list[float], list[float]]:
         """Plain decoding: (ids, top-2 margin of each choice, one unit in the last place of each top score)."""
         ids: list[int] = []
         margins: list[float] = []
         units: list[float] = []
-        for cycle in engine.generate(question.ids, max_new_tokens=self.plan.max_new_tokens, sampling=sampling):
+        for cycle in engine.generate(prompt.ids, max_new_tokens=self.options.max_new_tokens, sampling=sampling):
             ids += cycle.tokens
             top = engine.scores[0].topk(2).values
             margins.append(float(top[0] - top[1]))
             units.append(identity.unit_in_last_place(top[0]))
         return ids, margins, units
 
-    def _complete(self, engine: Engine, question: TokenizedPrompt, sampling: Sampling | None) -> Generation:
-        return engine.complete(question.ids, max_new_tokens=self.plan.max_new_tokens, sampling=sampling)
+    def _complete(self, engine: Engine, prompt: TokenizedPrompt, sampling: Sampling | None) -> Generation:
+        return engine.complete(prompt.ids, max_new_tokens=self.options.max_new_tokens, sampling=sampling)
 
-    def _equal_in_float64(self, question: TokenizedPrompt, sampling: Sampling | None) -> bool:
-        speculative, plain = self._pair("float64")
-        reference, _, _ = self._plain(plain, question, sampling)
-        return reference == self._complete(speculative, question, sampling).token_ids
+    def _engines(self, dtype: str) -> _Loaded:
+        if self._loaded is None or self._loaded.dtype != dtype:
+            self._free()
+            pipeline = self.load(dtype)
+            speculative = pipeline.engine(self.options.method, shape=self.options.tree)
+            plain = Engine(pipeline.target, compiler=pipeline.compiler)
+            self._loaded = _Loaded(dtype, pipeline, speculative, plain)
+        return self._loaded
 
-    def _pair(self, dtype: str) -> tuple[Engine, Engine]:
-        """(the engine under test, the reference) in `dtype`."""
-        if dtype not in self._engines:
-            parts = self.load(dtype)
-            speculative = parts.engine(self.plan.method, shape=self.plan.shape)
-            self._engines[dtype] = speculative, Engine(parts.target, compiler=parts.compiler)
-        return self._engines[dtype]
+    def _free(self) -> None:
+        """Gives the memory of the last dtype back before the next one is loaded."""
+        if self._loaded is None:
+            return
+        compiled, self._loaded = self._loaded.pipeline.compiler is not None, None
+        if compiled:
+            torch.compiler.reset()  # compiled steps keep the weights that they were traced with
+        gc.collect()  # engines hold their own bound methods: a cycle
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

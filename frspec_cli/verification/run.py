@@ -1,6 +1,6 @@
-"""A verification as a run: prompts chosen fairly, outcomes kept as they come, one result file at the end.
+"""A verification as a run: a fair choice of prompts, outcomes kept as they come, one result file at the end.
 
-Each prompt's outcome lands whole in `OUT.ledger/`, so a run that was killed goes on with the next prompt.
+Each prompt's outcome appears whole in `OUT.ledger/`, so a run that was killed resumes with the next prompt.
 """
 
 from __future__ import annotations
@@ -13,144 +13,191 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from frspec_cli import storage
+from frspec_cli.answers.batched_decode import TokenizedPrompt
 from frspec_cli.answers.prompts import Prompt
 from frspec_cli.answers.tasks import stratified_sample, tasks
 from frspec_cli.decoding.pipeline import Pipeline
+from frspec_cli.decoding.pipeline_identity import pipeline_identity
 from frspec_cli.environment import environment
-from frspec_cli.errors import FrspecError
-from frspec_cli.models.identity import weights_identity
+from frspec_cli.errors import FrspecError, option
 from frspec_cli.models.target import Target
+from frspec_cli.progress import Callbacks
 from frspec_cli.resume import RunFolder, run_folder
+from frspec_cli.verification.options import VerifyOptions
 from frspec_cli.verification.report import Outcome, report
-from frspec_cli.verification.rules import Check, Load, Plan, TokenizedPrompt, Verifier, checks
+from frspec_cli.verification.rules import Check, Verifier, plan_checks
 
 SCHEMA = 1
 _VERSION = 1
+_NAMED_PROMPTS = 5  # of those left out
 
 
-@dataclass(frozen=True)
-class Listener:
-    """Who is told what: say a sentence, begin(prompts to run over all checks), done() after each."""
-
-    say: Callable[[str], None] = lambda text: None
-    begin: Callable[[int], None] = lambda count: None
-    done: Callable[[], None] = lambda: None
+def verify(
+    load: Callable[[str], Pipeline],
+    prompts: Sequence[Prompt],
+    options: VerifyOptions,
+    *,
+    out: Path | None = None,
+    restart: bool = False,
+    callbacks: Callbacks | None = None,
+) -> dict[str, Any]:
+    """Verifies on the prompts that fit into the model's context and returns the result; see `Verification.run`."""
+    callbacks = callbacks or Callbacks()
+    verifier = Verifier(load, options)
+    tokenized, left_out = select_prompts(
+        verifier.pipeline(options.dtype).target,
+        prompts,
+        max_new_tokens=options.max_new_tokens,
+        limit=options.limit,
+    )
+    if left_out:
+        names = ", ".join(left_out[:_NAMED_PROMPTS]) + (", ..." if len(left_out) > _NAMED_PROMPTS else "")
+        callbacks.warn(f"{len(left_out):,} prompts do not fit into the model's context and are left out: {names}.")
+    return Verification(verifier, tokenized, tuple(left_out)).run(out=out, restart=restart, callbacks=callbacks)
 
 
 def select_prompts(
     target: Target, prompts: Sequence[Prompt], *, max_new_tokens: int, limit: int | None = None
 ) -> tuple[list[TokenizedPrompt], list[str]]:
-    """The questions, and the ids of prompts left out since they and `max_new_tokens` pass the model's context.
+    """(prompts as token ids with their task as source, ids of those too long for the context with `max_new_tokens`).
 
-    limit: only so many of those that fit, spread evenly over the tasks. A prompt is never cut: a chat's end would go,
-    and the text would be another one. Raises `FrspecError` where none fits.
+    limit: use this many of those that fit, spread evenly over the tasks. A prompt is never cut: a chat's end would go,
+    and the text would be another one. Raises `FrspecError` if none fits.
     """
-    room = int(target.config.max_position_embeddings) - max_new_tokens
+    longest = int(target.config.max_position_embeddings) - max_new_tokens
     labels = tasks([prompt.category for prompt in prompts])
-    made = [
-        TokenizedPrompt(prompt.id, tuple(target.prompt_ids(prompt.text)), label)
+    tokenized = [
+        TokenizedPrompt(prompt.id, prompt.text, tuple(target.prompt_ids(prompt.text)), label)
         for prompt, label in zip(prompts, labels, strict=True)
     ]
-    fitting = [question for question in made if len(question.ids) <= room]
+    fitting = [prompt for prompt in tokenized if len(prompt.ids) <= longest]
     if not fitting:
         raise FrspecError(
-            f"no prompt fits with {max_new_tokens} new tokens into the model's context of {room + max_new_tokens}.",
-            hint="Lower --max-new-tokens or shorten the prompts.",
+            f"no prompt fits with {max_new_tokens} new tokens into the model's context of {longest + max_new_tokens}.",
+            hint=f"Lower {option('max_new_tokens')} or shorten the prompts.",
         )
-    left_out = [question.id for question in made if len(question.ids) > room]
-    chosen = stratified_sample([question.task for question in fitting], len(fitting) if limit is None else limit)
-    return [fitting[index] for index in chosen], left_out
+    left_out = [prompt.id for prompt in tokenized if len(prompt.ids) > longest]
+    indices = stratified_sample([prompt.source for prompt in fitting], len(fitting) if limit is None else limit)
+    return [fitting[index] for index in indices], left_out
 
 
 @dataclass(frozen=True)
 class Verification:
-    """One run. dtype: what is verified. options: what the user chose, by the names of the command line, for the record."""
+    """One run over prompts whose `source` is their task. left_out: ids of the prompts that did not fit."""
 
-    load: Load
-    dtype: str
-    questions: list[TokenizedPrompt]
-    plan: Plan
-    options: dict[str, Any]
+    verifier: Verifier
+    prompts: Sequence[TokenizedPrompt]
     left_out: tuple[str, ...] = ()
 
-    def run(self, *, out: Path | None, restart: bool = False, listener: Listener | None = None) -> dict[str, Any]:
-        """Runs what is missing and returns the result; with `out` it is written there, and a killed run goes on.
+    def run(
+        self, *, out: Path | None = None, restart: bool = False, callbacks: Callbacks | None = None
+    ) -> dict[str, Any]:
+        """Runs what is missing and returns the result. With `out` it is written there, and a killed run resumes.
 
-        Raises `FrspecError` where a stopped run was begun with other options (naming the first), or another is at it.
+        callbacks: `begin` gets the number of outcomes ahead, `finished` one outcome at a time.
+        Raises `FrspecError` if a stopped run was begun with other options (naming the first), or another process holds
+        the lock.
         """
-        listener = listener or Listener()
-        planned = checks(self.dtype, self.questions, self.plan)
-        if not planned:
-            raise FrspecError("no check takes a prompt.", hint="Raise --rescored, --stepwise or --sampled.")
+        callbacks = callbacks or Callbacks()
+        checks = plan_checks(self.verifier.options, self.prompts)
+        if not checks:
+            raise FrspecError(
+                "no check takes a prompt.",
+                hint=f"Raise {option('rescored')}, {option('stepwise')} or {option('sampled')}.",
+            )
         with nullcontext() if out is None else RunFolder.opened(run_folder(out)) as folder:
+            record = self._record()
             if folder is not None:
-                folder.resume(self._inputs(), restart=restart)
-            found = self._outcomes(planned, folder, listener)
-            result = self._result(found)
+                folder.resume(self._inputs(record), restart=restart)
+            ledger = _Ledger(folder)
+            self._run_checks(checks, ledger, callbacks)
+            self._settle(checks, ledger, callbacks)
+            result = self._result(record, {check.name: ledger.outcomes(check) for check in checks})
             if out is not None and folder is not None:
                 storage.write_json(out, result)
                 folder.remove()
         return result
 
-    def _outcomes(self, planned: list[Check], folder: RunFolder | None, listener: Listener) -> dict[str, list[Outcome]]:
-        known: dict[str, Outcome] = {}
-        if folder is not None:
-            known = {path.name: Outcome.read(storage.read_json(path)) for path in folder.folder.glob("*-*.json")}
-        total = sum(len(check.questions) for check in planned)
-        if known:
-            listener.say(f"going on: {len(known):,} of {total:,} outcomes are there")
-        listener.begin(total - len(known))
-        verifier = Verifier(self.load, self.plan)
-        found: dict[str, list[Outcome]] = {}
-        for check in planned:
-            outcomes = found.setdefault(check.name, [])
-            for number in check.questions:
-                name = f"{check.rule}-{number:06d}.json"
-                if name in known:
-                    outcomes.append(known[name])
-                    continue
-                outcomes.append(verifier.outcome(check, self.questions[number]))
-                if folder is not None:
-                    storage.write_json(folder.path(name), asdict(outcomes[-1]))
-                listener.done()
-        return found
+    def _run_checks(self, checks: Sequence[Check], ledger: _Ledger, callbacks: Callbacks) -> None:
+        total = sum(len(check.prompts) for check in checks)
+        missing = [(check, index) for check in checks for index in check.prompts if not ledger.holds(check, index)]
+        if len(missing) < total:
+            callbacks.say(f"resuming: {total - len(missing):,} of {total:,} outcomes are there")
+        callbacks.begin(len(missing))
+        for check, index in missing:
+            ledger.put(check, index, self.verifier.outcome(check, self.prompts[index]))
+            callbacks.finished(1)
 
-    def _result(self, found: dict[str, list[Outcome]]) -> dict[str, Any]:
+    def _settle(self, checks: Sequence[Check], ledger: _Ledger, callbacks: Callbacks) -> None:
+        """Decodes prompts with near ties again in float64: last, so that each dtype is loaded once."""
+        ties = [
+            (check, index) for check in checks for index in check.prompts if ledger.get(check, index).awaits_float64
+        ]
+        if ties:
+            callbacks.say(f"decoding {len(ties):,} prompts with near ties again in float64")
+        for check, index in ties:
+            outcome = self.verifier.settle(check, self.prompts[index], ledger.get(check, index))
+            ledger.put(check, index, outcome)
+
+    def _result(self, record: dict[str, Any], outcomes: dict[str, list[Outcome]]) -> dict[str, Any]:
         return {
             "schema": SCHEMA,
             "environment": environment(),
-            "options": self.options,
-            **report(found),
+            "options": record,
+            **report(outcomes),
             "left_out": list(self.left_out),
-            "outcomes": [asdict(outcome) for outcomes in found.values() for outcome in outcomes],
+            "outcomes": [asdict(outcome) for members in outcomes.values() for outcome in members],
         }
 
-    def _inputs(self) -> dict[str, Any]:
+    def _record(self) -> dict[str, Any]:
+        """The options with what they resolved to."""
+        options = self.verifier.options
+        pipeline = self.verifier.pipeline(options.dtype)
+        return asdict(options) | {
+            "draft": pipeline.draft,
+            "vocab": pipeline.vocab,
+            "device": str(pipeline.target.device),
+        }
+
+    def _inputs(self, record: dict[str, Any]) -> dict[str, Any]:
         """What the outcomes depend on, by the names that a user knows them by."""
-        parts = self.load(self.dtype)
-        asked = hashlib.sha256()
-        for question in self.questions:
-            asked.update(json.dumps([question.id, question.task, question.ids]).encode() + b"\n")
+        digest = hashlib.sha256()
+        for prompt in self.prompts:
+            digest.update(json.dumps([prompt.id, prompt.source, prompt.ids]).encode() + b"\n")
         return {
             "version": _VERSION,
-            **{f"--{name.replace('_', '-')}": value for name, value in self.options.items()},
-            "model's weights": weights_identity(parts.target),
-            "draft head": _head_identity(parts),
-            "subset": None if parts.subset is None else storage.sha256_ids(parts.subset.token_ids),
-            "prompts": asked.hexdigest(),
+            **{f"--{name.replace('_', '-')}": value for name, value in record.items()},
+            **pipeline_identity(self.verifier.pipeline(self.verifier.options.dtype)),
+            "prompts": digest.hexdigest(),
         }
 
 
-def _head_identity(parts: Pipeline) -> str | None:
-    """24 hex digits over some values of every tensor of the head; None without one."""
-    if parts.head is None:
-        return None
-    found = hashlib.sha256()
-    with torch.inference_mode():
-        for name, tensor in sorted(parts.head.state_dict().items()):
-            some = tensor.flatten()[:: max(1, tensor.numel() // 4096)]
-            found.update(name.encode() + some.double().cpu().numpy().tobytes())
-    return found.hexdigest()[:24]
+class _Ledger:
+    """The outcomes so far, each in a file of its own if there is a folder."""
+
+    def __init__(self, folder: RunFolder | None) -> None:
+        self.folder = folder
+        self._outcomes: dict[str, Outcome] = {}
+        if folder is not None:
+            for path in folder.folder.glob("*-*.json"):
+                self._outcomes[path.name] = Outcome.read(storage.read_json(path))
+
+    def holds(self, check: Check, index: int) -> bool:
+        return self._name(check, index) in self._outcomes
+
+    def get(self, check: Check, index: int) -> Outcome:
+        return self._outcomes[self._name(check, index)]
+
+    def put(self, check: Check, index: int, outcome: Outcome) -> None:
+        name = self._name(check, index)
+        self._outcomes[name] = outcome
+        if self.folder is not None:
+            storage.write_json(self.folder.path(name), asdict(outcome))
+
+    def outcomes(self, check: Check) -> list[Outcome]:
+        return [self.get(check, index) for index in check.prompts]
+
+    @staticmethod
+    def _name(check: Check, index: int) -> str:
+        return f"{check.rule}-{index:06d}.json"

@@ -79,6 +79,9 @@ def test_what_only_reduced_precision_breaks_is_told_apart() -> None:
     ("more", "message"),
     [
         (["--method", "ar"], "--method ar is not one of eagle, frspec, lookup."),
+        (["--method", "lookup", "--k", "8"], "--k has no effect on lookup: it is for frspec only."),
+        (["--method", "lookup", "--draft", "x"], "--draft has no effect on lookup: it is for eagle and frspec only."),
+        (["--method", "eagle", "--vocab", "x"], "--vocab has no effect on eagle: it is for frspec only."),
         (["--restart"], "--restart has no effect without --out."),
     ],
 )
@@ -156,7 +159,7 @@ def test_kill_9_loses_one_prompt_at_most(cli, model, prompts, tmp_path) -> None:
     assert (code, "--seed was 1, now it is 9" in " ".join(err.split())) == (1, True), err
     code, _, err = cli(*arguments)
     assert code == 0, err
-    assert "going on: 3 of 7 outcomes are there" in err
+    assert "resuming: 3 of 7 outcomes are there" in err
     assert len(json.loads(out.read_text())["outcomes"]) == 7
 
 

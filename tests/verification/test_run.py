@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from frspec_cli.answers.batched_decode import TokenizedPrompt
 from frspec_cli.answers.tasks import stratified_sample, tasks
 from frspec_cli.decoding import engine
 from frspec_cli.decoding.pipeline import Pipeline
-from frspec_cli.decoding.tree import TreeConfig
 from frspec_cli.decoding.walk import Walk, walk
 from frspec_cli.errors import FrspecError
 from frspec_cli.heads.config import head_config_for
 from frspec_cli.heads.head import EagleHead
+from frspec_cli.progress import Callbacks
+from frspec_cli.verification import identity
+from frspec_cli.verification.options import VerifyOptions
 from frspec_cli.verification.report import Difference, Outcome, report
-from frspec_cli.verification.rules import Plan, TokenizedPrompt
-from frspec_cli.verification.run import Listener, Verification
+from frspec_cli.verification.rules import Verifier
+from frspec_cli.verification.run import Verification
 from tests.tiny import tiny_config, tiny_target
 
 PROMPTS = [[5, 17, 20], [9, 9, 3, 1, 30], [2]]
-PLAN = Plan(method="eagle", shape=TreeConfig(4, 3, 12), max_new_tokens=30, stepwise=2, sampled=2)
+OPTIONS = VerifyOptions(method="eagle", depth=4, beam=3, nodes=12, max_new_tokens=30, stepwise=2, sampled=2)
 
 
 def load(dtype: str) -> Pipeline:
@@ -35,13 +40,16 @@ def load(dtype: str) -> Pipeline:
     return Pipeline(target=target, head=head.to(target.dtype).eval().requires_grad_(False))
 
 
-def verify(dtype: str, plan: Plan = PLAN, **more: Any) -> dict[str, Any]:
+def verify(
+    dtype: str, options: VerifyOptions = OPTIONS, *, load: Callable[[str], Pipeline] = load, **more: Any
+) -> dict[str, Any]:
     """The result over the three prompts, `a` of one task and `b`, `c` of another."""
-    questions = [
-        TokenizedPrompt(name, tuple(ids), task) for name, ids, task in zip("abc", PROMPTS, ("x", "y", "y"), strict=True)
+    prompts = [
+        TokenizedPrompt(name, "", tuple(ids), task)
+        for name, ids, task in zip("abc", PROMPTS, ("x", "y", "y"), strict=True)
     ]
-    run = Verification(load, dtype, questions, plan, {"dtype": dtype, "stepwise": plan.stepwise})
-    return run.run(**({"out": None} | more))
+    verifier = Verifier(load, dataclasses.replace(options, dtype=dtype))
+    return Verification(verifier, prompts).run(**({"out": None} | more))
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
@@ -102,40 +110,100 @@ def test_noise_by_node_instead_of_position_is_found(monkeypatch) -> None:
     assert found["sampling"]["identical"] < 2
 
 
+@pytest.fixture
+def lossy(monkeypatch):
+    """`lossy("float32")`: a walk that accepts too much in these dtypes, and a `load` that says which dtype is in use."""
+    current: list[str] = []
+
+    def spoil(*dtypes: str) -> Callable[[str], Pipeline]:
+        def spoiled(tree, chosen, depth):
+            return (_accept_one_too_many if current[-1] in dtypes else walk)(tree, chosen, depth)
+
+        def noting(dtype: str) -> Pipeline:
+            current.append(dtype)
+            return load(dtype)
+
+        monkeypatch.setattr(engine, "walk", spoiled)
+        monkeypatch.setattr(identity, "NEAR_TIE", float("inf"))
+        return noting
+
+    return spoil
+
+
+@pytest.mark.parametrize(("spoiled", "passed"), [(("float32",), True), (("float32", "float64"), False)])
+def test_a_near_tie_is_explained_only_if_float64_agrees(lossy, spoiled, passed: bool) -> None:
+    """Every float32 difference is taken for a near tie here, so float64 alone decides."""
+    found = verify("float32", load=lossy(*spoiled))
+    differences = [*found["differences"], *found["sampling"]["differences"]]
+    assert found["differences"]
+    assert {each["explained"] for each in differences} == {passed}
+    assert found["passed"] == passed
+
+
+def test_one_dtype_is_in_memory_at_a_time(lossy) -> None:
+    """bfloat16, float32 and (for near ties) float64, each loaded once, and only after the one before was freed."""
+    targets: dict[str, weakref.ref] = {}
+    honest = lossy("float32")
+
+    def alone(dtype: str) -> Pipeline:
+        assert dtype not in targets
+        assert [name for name, target in targets.items() if target() is not None] == []
+        pipeline = honest(dtype)
+        targets[dtype] = weakref.ref(pipeline.target.model)
+        return pipeline
+
+    assert verify("bfloat16", load=alone)["passed"]
+    assert list(targets) == ["bfloat16", "float32", "float64"]
+    targets.clear()
+    assert verify("float64", load=alone)["passed"]
+    assert list(targets) == ["float64"]
+
+
 class Killed(Exception):
     """Stands for a process that dies between two prompts."""
 
 
-def die_after(count: int) -> Listener:
+def die_after(count: int) -> Callbacks:
     left = [count]
 
-    def done() -> None:
-        left[0] -= 1
+    def finished(outcomes: int) -> None:
+        left[0] -= outcomes
         if not left[0]:
             raise Killed
 
-    return Listener(done=done)
+    return Callbacks(finished=finished)
 
 
 @pytest.mark.parametrize("after", range(1, 8))
-def test_a_killed_run_goes_on_to_the_same_result(after: int, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_to_the_same_result(after: int, tmp_path: Path) -> None:
     """Seven outcomes in all; the run dies after each of them and what follows is run, once."""
     verify("float32", out=tmp_path / "whole.json")
     out, ran = tmp_path / "result.json", []
     with pytest.raises(Killed):
-        verify("float32", out=out, listener=die_after(after))
+        verify("float32", out=out, callbacks=die_after(after))
     assert not out.exists()
-    verify("float32", out=out, listener=Listener(done=lambda: ran.append(1)))
+    verify("float32", out=out, callbacks=Callbacks(finished=ran.append))
     assert len(ran) == 7 - after
     assert out.read_bytes() == (tmp_path / "whole.json").read_bytes()
     assert [path.name for path in tmp_path.iterdir() if "ledger" in path.name] == []
 
 
-def test_other_options_do_not_go_on(tmp_path: Path) -> None:
+def test_a_run_killed_before_float64_resumes_to_the_same_result(lossy, tmp_path: Path) -> None:
+    load, out = lossy("float32"), tmp_path / "result.json"
+    verify("float32", load=load, out=tmp_path / "whole.json")
+    with pytest.raises(Killed):
+        verify("float32", load=load, out=out, callbacks=die_after(7))
+    sentences: list[str] = []
+    verify("float32", load=load, out=out, callbacks=Callbacks(say=sentences.append))
+    assert any("near ties again in float64" in text for text in sentences)
+    assert out.read_bytes() == (tmp_path / "whole.json").read_bytes()
+
+
+def test_other_options_do_not_resume(tmp_path: Path) -> None:
     out = tmp_path / "result.json"
     with pytest.raises(Killed):
-        verify("float32", out=out, listener=die_after(1))
-    other = dataclasses.replace(PLAN, stepwise=3)
+        verify("float32", out=out, callbacks=die_after(1))
+    other = dataclasses.replace(OPTIONS, stepwise=3)
     with pytest.raises(FrspecError, match="--stepwise was 2, now it is 3"):
         verify("float32", other, out=out)
     assert verify("float32", other, out=out, restart=True)["passed"]
@@ -143,15 +211,15 @@ def test_other_options_do_not_go_on(tmp_path: Path) -> None:
 
 
 def test_a_check_of_no_prompts_is_not_run() -> None:
-    plan = dataclasses.replace(PLAN, rescored=0, sampled=0, stepwise=2)
-    found = verify("bfloat16", plan)
+    options = dataclasses.replace(OPTIONS, rescored=0, sampled=0, stepwise=2)
+    found = verify("bfloat16", options)
     assert [(check["name"], check["prompts"]) for check in found["checks"]] == [
         ("greedy, bfloat16", 3),
         ("greedy, step by step", 2),
     ]
     assert found["sampling"] is None
     with pytest.raises(FrspecError, match="no check"):
-        verify("float32", dataclasses.replace(plan, stepwise=0))
+        verify("float32", dataclasses.replace(options, stepwise=0))
 
 
 def test_a_report_counts_by_task_and_lists_every_difference() -> None:

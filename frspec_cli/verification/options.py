@@ -1,0 +1,56 @@
+"""What `verify` is asked to do. No torch here: the command line takes its defaults from this module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import get_args
+
+from frspec_cli.decoding.options import Method, TreeConfig, refuse_unused
+from frspec_cli.errors import UsageError, option
+from frspec_cli.models.shipped import DEFAULT_MODEL
+
+METHODS = tuple(method for method in get_args(Method) if method != "ar")
+_TREE = TreeConfig()
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """What a verification depends on, given the prompts. The result file records it, draft and vocab as they were resolved.
+
+    model, draft, vocab, k: the target, the head, the subset and the size of its prefix; None for what ships.
+    method: what is verified against plain decoding.
+    depth, beam, nodes: the draft tree.
+    max_new_tokens: the most tokens of a text.
+    limit: use this many prompts, spread evenly over their tasks; None for all.
+    rescored: prompts checked by re-scoring, None for all.
+    stepwise: prompts compared with plain decoding in float32 (in float64 and reduced precision: all), None for all.
+    sampled: prompts compared at temperature 1 with `seed`, None for all.
+    """
+
+    model: str = DEFAULT_MODEL
+    draft: str | None = None
+    vocab: str | None = None
+    k: int | None = None
+    method: Method = "frspec"
+    depth: int = _TREE.depth
+    beam: int = _TREE.beam
+    nodes: int = _TREE.nodes
+    max_new_tokens: int = 64
+    limit: int | None = None
+    rescored: int | None = None
+    stepwise: int | None = 8
+    sampled: int | None = 4
+    seed: int = 1
+    dtype: str = "float32"
+    device: str | None = None
+    compiled: bool = False
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise UsageError(f"{option('method')} {self.method} is not one of {', '.join(METHODS)}.")
+        refuse_unused([self.method], draft=self.draft, vocab=self.vocab, k=self.k)
+
+    @property
+    def tree(self) -> TreeConfig:
+        """The draft tree."""
+        return TreeConfig(depth=self.depth, beam=self.beam, nodes=self.nodes)
