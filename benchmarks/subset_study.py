@@ -28,7 +28,6 @@ import torch
 from frspec_cli import storage
 from frspec_cli.answers.records import Answer, fingerprint, read_answers, split, token_counts
 from frspec_cli.answers.soft_counts import soft_table, sum_over
-from frspec_cli.counting.count import tokenizer_record
 from frspec_cli.counting.table import FOLDS, FrequencyTable
 from frspec_cli.decoding.pipeline import Pipeline, load_pipeline
 from frspec_cli.decoding.tree import TreeConfig
@@ -127,7 +126,7 @@ class Study:
     def _own(self, tokens: int) -> NamedTable:
         counts = np.zeros((FOLDS, self.tokenizer.highest_id + 1), dtype=np.int64)
         counts[0] = token_counts(_first(self.train, tokens), vocab_size=self.target.rows)[: counts.shape[1]]
-        return NamedTable("own", FrequencyTable({"own": counts}, {"tokenizer": tokenizer_record(self.tokenizer)}), "")
+        return NamedTable("own", FrequencyTable({"own": counts}, {"tokenizer": self.tokenizer.record()}), "")
 
     def _soft(self, tokens: int, folder: RunFolder) -> NamedTable:
         """The target's probabilities over the answered positions, part by part; larger sizes go on from smaller ones."""

@@ -19,7 +19,7 @@ from frspec_cli import storage
 from frspec_cli.answers.batched_decode import TokenizedPrompt
 from frspec_cli.answers.records import Answer
 from frspec_cli.answers.states import target_states
-from frspec_cli.counting.count import corpus_record, tokenizer_record, with_stability
+from frspec_cli.counting.count import corpus_record, with_stability
 from frspec_cli.counting.table import FOLDS, FrequencyTable
 from frspec_cli.counting.worker import fold_of
 from frspec_cli.errors import FrspecError
@@ -102,7 +102,7 @@ def soft_table(
     counts = {source: np.rint(mass * SOFT_UNITS).astype(np.int64) for source, mass in total.items()}
     metadata = {
         "kind": "soft",
-        "tokenizer": tokenizer_record(tokenizer),
+        "tokenizer": tokenizer.record(),
         **corpus_record([shard]),
         "encoder": {"name": "target", "version": model},
         "options": {"top": TOP, **options},

@@ -83,7 +83,7 @@ def _check(
     ks: list[int], coverage: float | None, forced: str, formats: list[str], model: str | None, tokenizer: str | None
 ) -> None:
     from frspec_cli.subsets.build import FORCED_KINDS, is_share
-    from frspec_cli.subsets.foreign_write import WRITERS
+    from frspec_cli.subsets.formats import WRITERS
 
     if (coverage is None) == (not ks):
         raise UsageError("give either --k or --coverage.")
@@ -127,7 +127,8 @@ def _builder(counts: list[Path], tokenizer: str | None, recipe: Recipe, output: 
 
 def _write(builder: Builder, wanted: list[int], out: str, formats: list[str], output: Output) -> None:
     from frspec_cli.subsets.build import output_paths
-    from frspec_cli.subsets.foreign_write import WRITERS, export_subset
+    from frspec_cli.subsets.exporting import export_subset
+    from frspec_cli.subsets.formats import WRITERS
 
     if len(wanted) > 1 and Path(out).is_file():
         raise FrspecError(f"{out} is a file, but several sizes need a folder.")

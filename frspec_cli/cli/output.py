@@ -63,7 +63,7 @@ class Output:
 
     def json(self, value: Any) -> None:
         """One JSON object on one line of stdout."""
-        self.data(json.dumps(value, ensure_ascii=False))
+        self.data(as_flags(json.dumps(value, ensure_ascii=False)))
 
     def table(self, title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]], *, left: int = 1) -> None:
         """A table on stdout for people; nothing when a program reads. The first `left` columns are text."""

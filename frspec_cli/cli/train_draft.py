@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from frspec_cli.tokens.tokenizer import LoadedTokenizer
 
 
-
 def command(
     answers: Annotated[
         Path,

@@ -212,24 +212,12 @@ def _check_not_read(out: Path, shards: list[Shard]) -> None:
         raise FrspecError(f"--out {out} is a file that is counted.", hint="Give the table another name.")
 
 
-def tokenizer_record(tokenizer: LoadedTokenizer) -> dict[str, Any]:
-    """A tokenizer as a table's metadata names it."""
-    return {
-        "reference": tokenizer.reference,
-        "fingerprint": tokenizer.fingerprint,
-        "size": tokenizer.size,
-        "highest_id": tokenizer.highest_id,
-        "model_rows": tokenizer.model_rows,
-        "forced": {str(index): reason for index, reason in tokenizer.forced_candidates.items()},
-    }
-
-
 def _table(
     counted: Counted, tokenizer: LoadedTokenizer, encoder: dict[str, Any], options: CountOptions
 ) -> FrequencyTable:
     counted.tally.flush()
     metadata = {
-        "tokenizer": tokenizer_record(tokenizer),
+        "tokenizer": tokenizer.record(),
         **corpus_record(counted.shards),
         "encoder": encoder,
         "options": options.recorded(),

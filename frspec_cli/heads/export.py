@@ -17,6 +17,7 @@ from frspec_cli.errors import FrspecError
 from frspec_cli.heads.config import HeadConfig
 from frspec_cli.heads.files import WEIGHTS, locate_head, read_config, read_tensors
 from frspec_cli.heads.layouts import ParsedHead, Tensors, default_taps, parse_head
+from frspec_cli.subsets.formats.d2t import to_map
 from frspec_cli.tensor_files import write_safetensors
 
 Peer = Literal["eagle", "sglang", "speculators"]
@@ -148,9 +149,8 @@ def tensors_for(head: ParsedHead, to: Peer) -> Tensors:
         found["lm_head.weight"] = head.lm_head
     if head.config.layout == "eagle3" and head.lm_head is not None and (head.ids is not None or to != "speculators"):
         ids = torch.arange(len(head.lm_head)) if head.ids is None else head.ids
-        found["d2t"] = ids - torch.arange(len(ids))
-        found["t2d"] = torch.zeros(head.config.vocab_size, dtype=torch.bool)
-        found["t2d"][ids] = True
+        d2t, t2d = to_map(ids.numpy(), head.config.vocab_size)
+        found |= {"d2t": torch.from_numpy(d2t), "t2d": torch.from_numpy(t2d)}
     if to == "sglang" and head.config.layout == "eagle2" and not head.config.fc_bias:
         # SGLang gives fc a bias whatever the config says; without this tensor it stays random.
         found["fc.bias"] = torch.zeros(head.config.hidden_size, dtype=found["fc.weight"].dtype)

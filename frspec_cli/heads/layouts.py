@@ -14,6 +14,7 @@ import torch
 
 from frspec_cli.errors import FrspecError
 from frspec_cli.heads.config import LAYER, HeadConfig, Layout, detect_layout, own_config, tensor_name
+from frspec_cli.subsets.formats.d2t import target_ids
 
 Tensors = dict[str, torch.Tensor]
 _ATTENTION = LAYER + "self_attn."
@@ -90,29 +91,9 @@ def draft_ids(
         return None
     if tuple(d2t.shape) != (rows,):
         raise _wrong_shape("d2t", d2t, [rows], where)
-    ids = torch.arange(rows) + d2t.to(torch.int64)
-    if int(ids.min()) < 0 or int(ids.max()) >= vocab_size or len(ids.unique()) != rows:
-        raise FrspecError(
-            f"{where}: tensor d2t names tokens from {int(ids.min())} to {int(ids.max())}, {len(ids.unique())} of them "
-            f"different; expected are {rows} offsets, row + d2t[row] being tokens below {vocab_size}, each once.",
-            hint="d2t holds offsets; a list of token ids in its place looks like this.",
-        )
-    if t2d is not None:
-        _check_mask(t2d, ids, vocab_size=vocab_size, where=where)
+    mask = None if t2d is None else t2d.bool().numpy()
+    ids = torch.from_numpy(target_ids(d2t.to(torch.int64).numpy(), mask, name=where, rows=vocab_size))
     return None if rows == vocab_size and not d2t.any() else ids
-
-
-def _check_mask(t2d: torch.Tensor, ids: torch.Tensor, *, vocab_size: int, where: str) -> None:
-    if tuple(t2d.shape) != (vocab_size,):
-        raise _wrong_shape("t2d", t2d, [vocab_size], where)
-    mask = torch.zeros(vocab_size, dtype=torch.bool)
-    mask[ids] = True
-    differs = (mask != t2d.bool()).nonzero().flatten()
-    if len(differs):
-        raise FrspecError(
-            f"{where}: the tensors d2t and t2d disagree about {len(differs)} tokens, first token {int(differs[0])}.",
-            hint="d2t holds offsets (row + d2t[row] is the token), t2d marks those tokens.",
-        )
 
 
 def _config(kind: Layout, raw: dict[str, Any], tensors: Tensors, *, layers: int | None, where: str) -> HeadConfig:

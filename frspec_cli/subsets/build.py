@@ -120,8 +120,10 @@ class Builder:
         counts = self.ranking().counts[choice.token_ids]
         covered = int(counts.sum()) / self.counted if self.counted else 0.0
         held_out = self.held_out(k)
+        model_rows = self.rows if self.rows_from != "tokenizer" else None
+        forced = {str(index): kind for index, kind in self.forced.items()}
         metadata = {
-            "tokenizer": self._tokenizer_metadata(),
+            "tokenizer": self.tokenizer.record() | {"model_rows": model_rows, "forced": forced},
             "vocabulary_rows": self.rows,
             "vocabulary_rows_from": self.rows_from,
             "k": k,
@@ -196,16 +198,6 @@ class Builder:
     @cached_property
     def _scripts(self) -> Scripts:
         return Scripts.of(self.tokenizer, self.rows)
-
-    def _tokenizer_metadata(self) -> dict[str, Any]:
-        return {
-            "reference": self.tokenizer.reference,
-            "fingerprint": self.tokenizer.fingerprint,
-            "size": self.tokenizer.size,
-            "highest_id": self.tokenizer.highest_id,
-            "model_rows": self.rows if self.rows_from != "tokenizer" else None,
-            "forced": {str(index): kind for index, kind in self.forced.items()},
-        }
 
     def _origin(self) -> dict[str, Any]:
         tables = [

@@ -15,7 +15,8 @@ from frspec_cli import storage
 from frspec_cli.counting.parquet import open_parquet
 from frspec_cli.counting.table import FrequencyTable
 from frspec_cli.errors import FrspecError
-from frspec_cli.subsets.foreign_read import container, read_foreign
+from frspec_cli.subsets.formats import read_foreign
+from frspec_cli.subsets.formats.content import container
 from frspec_cli.subsets.subset import VocabularySubset
 from frspec_cli.tensor_files import load_torch
 
@@ -69,7 +70,7 @@ def tensor_shapes(path: Path | str) -> dict[str, dict[str, Any]]:
             slices = {name: file.get_slice(name) for name in sorted(file.keys())}
             return {name: {"shape": each.get_shape(), "dtype": str(each.get_dtype())} for name, each in slices.items()}
     except SafetensorError as error:
-        raise FrspecError(f"{path} is no safetensors file: {error}.") from None
+        raise FrspecError(f"{path} is not a safetensors file: {error}.") from None
 
 
 def _decompressed(file: IO[bytes]) -> IO[bytes]:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from frspec_cli.errors import FrspecError
-from frspec_cli.subsets.foreign_read import container, read_foreign
+from frspec_cli.subsets.formats import read_foreign
+from frspec_cli.subsets.formats.content import container
 from frspec_cli.subsets.importing import import_list
 from frspec_cli.subsets.subset import VocabularySubset
 from frspec_cli.subsets.tokenizer_check import check_subset
@@ -46,13 +47,13 @@ def _read(
 ) -> VocabularySubset:
     if not Path(path).is_dir() and container(path) == "parquet":
         return VocabularySubset.read(path)
-    found = read_foreign(path)
+    entries = read_foreign(path)
     if tokenizer is None:
         raise FrspecError(
-            f"{path} is no vocabulary subset but a list of ids ({found.format}), which does not say whose they are.",
+            f"{path} is not a vocabulary subset but a list of ids ({entries.format}), which does not say whose they are.",
             hint=f"Import it: frspec import-vocab {path} --tokenizer T --out subset.parquet",
         )
-    done = import_list(found, tokenizer, vocabulary_rows=model_rows)
-    for warning in done.warnings:
+    imported = import_list(entries, tokenizer, vocab_rows=model_rows)
+    for warning in imported.warnings:
         warn(warning)
-    return done.subset
+    return imported.subset

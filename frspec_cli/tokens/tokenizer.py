@@ -159,6 +159,17 @@ class LoadedTokenizer:
         config = self.beside("config.json")
         return config.get("vocab_size", config.get("text_config", {}).get("vocab_size"))
 
+    def record(self) -> dict[str, Any]:
+        """What the metadata of tables and subsets says about the tokenizer."""
+        return {
+            "reference": self.reference,
+            "fingerprint": self.fingerprint,
+            "size": self.size,
+            "highest_id": self.highest_id,
+            "model_rows": self.model_rows,
+            "forced": {str(index): reason for index, reason in self.forced_candidates.items()},
+        }
+
 
 def load_tokenizer(name: str) -> LoadedTokenizer:
     """Loads what `name` means (see `locate_tokenizer`). Raises `FrspecError` when the file is no tokenizer."""

@@ -15,11 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from frspec_cli import storage
 from frspec_cli.answers import records as recorded
+from frspec_cli.counting.ranking import rank_by_count
 from frspec_cli.decoding.tree import TreeConfig
 from frspec_cli.errors import FrspecError
 from frspec_cli.heads.checkpoint import load_head, save_head
@@ -239,7 +239,7 @@ class Session:
         own = self.trainer.head.own_lm_head
         if own is not None:
             return LmHead(own.weight.detach().to(self.target.lm_head.weight.dtype), ids=own.ids)
-        order = np.lexsort((np.arange(len(self.counts)), -self.counts))[:VALIDATION_ROWS]
+        order = rank_by_count(self.counts)[:VALIDATION_ROWS]
         return self.target.lm_head.rows(torch.from_numpy(order.copy()))
 
     def _depends_on(self, initial: Path | None) -> dict[str, Any]:

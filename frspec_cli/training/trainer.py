@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from frspec_cli.answers.records import Answer
+from frspec_cli.counting.ranking import rank_by_count
 from frspec_cli.heads.head import EagleHead
 from frspec_cli.models.lm_head import LmHead
 from frspec_cli.training.batches import epoch_order, make_batch
@@ -86,7 +87,7 @@ class Trainer:
         self.options, self.autocast, self.ranks = options, autocast, ranks or Ranks()
         self.step = 0
         self.device = head.embedding_weight.device
-        order = np.lexsort((np.arange(len(counts)), -counts))[:_FREQUENT_ROWS]
+        order = rank_by_count(counts)[:_FREQUENT_ROWS]
         self._frequent = torch.from_numpy(order.copy())
         self.weights = trained_weights(head)
         self.optimizer = HeadOptimizer(self.weights, options.optimizer, weight_decay=options.weight_decay)

@@ -263,7 +263,7 @@ def test_inspect_knows_heads_answers_results_and_says_what_it_does_not(frspec, t
 
     (tmp_path / "noise.bin").write_bytes(bytes(range(256)))
     code, _, err = frspec("inspect", tmp_path / "noise.bin")
-    assert (code, "no file that frspec knows" in err) == (1, True)
+    assert (code, "not a file that frspec knows" in err) == (1, True)
     assert frspec("inspect", tmp_path / "missing")[0] == 1
 
 

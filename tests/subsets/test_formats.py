@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from frspec_cli import storage
-from frspec_cli.errors import FrspecError, UsageError
-from frspec_cli.subsets.foreign import ForeignList
-from frspec_cli.subsets.foreign_read import read_foreign
-from frspec_cli.subsets.foreign_write import WRITERS, export_subset, manifest_path
+from frspec_cli.errors import FrspecError, UsageError, as_flags
+from frspec_cli.subsets.exporting import export_subset
+from frspec_cli.subsets.formats import WRITERS, ForeignList, read_foreign
 from frspec_cli.subsets.importing import import_list
 from frspec_cli.subsets.load import load_subset
+from frspec_cli.subsets.manifest import manifest_path
+from frspec_cli.subsets.mix import NamedTable
 from frspec_cli.subsets.subset import VocabularySubset
 
 ROWS = 300
@@ -52,7 +53,7 @@ def place(folder: Path, to: str) -> Path:
 def test_round_trips_are_exact(to: str, ids: list[int], byte_level, tmp_path) -> None:
     out = place(tmp_path, to)
     export = export_subset(subset_of(ids, byte_level), to.removesuffix("-safetensors"), out)
-    back = import_list(read_foreign(out), byte_level, vocabulary_rows=ROWS).subset
+    back = import_list(read_foreign(out), byte_level, vocab_rows=ROWS).subset
     assert back.token_ids.tolist() == (ids if to in BY_RANK else sorted(ids))
     assert export.sha256 == back.metadata["sha256"] == storage.sha256_ids(back.token_ids)
     if to == "token-freq":
@@ -170,13 +171,33 @@ def test_a_d2t_full_of_ids_is_named_and_can_be_read_as_ids(tmp_path) -> None:
     assert read_foreign(tmp_path / "x.pt", read_as="ids").ids.tolist() == [3, 7, 12]
 
 
+def test_offsets_are_read_from_a_list_where_asked_and_refused_where_there_can_be_none(tmp_path) -> None:
+    torch.save([3, 4, 9], tmp_path / "list.pt")
+    assert read_foreign(tmp_path / "list.pt").ids.tolist() == [3, 4, 9]
+    assert read_foreign(tmp_path / "list.pt", read_as="offsets").ids.tolist() == [3, 5, 11]
+    (tmp_path / "list.txt").write_text("3\n4\n9\n")
+    with pytest.raises(FrspecError, match="recognised as txt, which cannot hold offsets"):
+        read_foreign(tmp_path / "list.txt", read_as="offsets")
+    with pytest.raises(UsageError, match="as masks is neither ids nor offsets"):
+        read_foreign(tmp_path / "list.pt", read_as="masks")
+
+
 @pytest.mark.parametrize(
     ("value", "words"),
     [
         ({"d2t": torch.tensor([0, 0, -2]), "t2d": torch.ones(3, dtype=torch.bool)}, "does not rise at draft id 2"),
-        ({"d2t": torch.tensor([0, 0]), "t2d": torch.tensor([True, True, True])}, "marks 3 tokens, but d2t has 2"),
-        ({"d2t": torch.tensor([0, 0]), "t2d": torch.tensor([True, False, True])}, "id 1, which t2d does not mark"),
-        ({"d2t": torch.tensor([0, 9, 9]), "t2d": torch.ones(3, dtype=torch.bool)}, "only 3 entries"),
+        (
+            {"d2t": torch.tensor([0, 0]), "t2d": torch.tensor([True, True, True])},
+            "disagree about 1 tokens, first token 2",
+        ),
+        (
+            {"d2t": torch.tensor([0, 0]), "t2d": torch.tensor([True, False, True])},
+            "disagree about 2 tokens, first token 1",
+        ),
+        (
+            {"d2t": torch.tensor([0, 9, 9]), "t2d": torch.ones(3, dtype=torch.bool)},
+            "tokens below 3, each once",
+        ),
         ({"d2t": torch.tensor([0.5, 1.0])}, "float32 values"),
         ({"weight": torch.zeros(2)}, "without d2t, t2d or counts"),
         (["a", "b"], "str values"),
@@ -184,7 +205,7 @@ def test_a_d2t_full_of_ids_is_named_and_can_be_read_as_ids(tmp_path) -> None:
         ([], "no entries"),
         (torch.zeros(2, 2, dtype=torch.int64), "one dimension"),
         ("text", "holds a str"),
-        (torch.tensor([0.5, float("nan")]), "no numbers"),
+        (torch.tensor([0.5, float("nan")]), "not numbers"),
         ([2**70], "far outside"),
     ],
 )
@@ -251,12 +272,12 @@ def test_pickles_inside_numpy_files_are_refused(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"PK\x03\x04 nothing", "no file that torch can read"),
+        (b"PK\x03\x04 nothing", "not a file that torch can read"),
         (b"\x93NUMPY\x01\x00", "refused"),
         ((2**62).to_bytes(8, "little") + b"{" + b" " * 100, "neither text nor"),
-        ((30).to_bytes(8, "little") + b"{" + b" " * 100, "no safetensors file"),
-        (b"12\n# ids\n", r"line 2 \('# ids'\) is no token id"),
-        (b"[1, 2", "no JSON"),
+        ((30).to_bytes(8, "little") + b"{" + b" " * 100, "not a safetensors file"),
+        (b"12\n# ids\n", r"line 2 \('# ids'\) is not a token id"),
+        (b"[1, 2", "not valid JSON"),
         (b'{"1": "x"}', "str values"),
         (b"\xff\xfe\x00\x01", "neither text nor a known binary format"),
         (b"", "no entries"),
@@ -282,18 +303,18 @@ def test_a_published_style_list_with_a_doubled_bos_is_repaired_and_named(byte_le
     torch.save(published, tmp_path / "freq_7.pt")
     done = import_list(read_foreign(tmp_path / "freq_7.pt"), byte_level)
     assert done.subset.token_ids.tolist() == [65, 66, bos, 67, 300, 301, eos]
-    assert f"the id {bos} ('<|begin|>') stands at entries 2 and 6" in done.warnings[0]
+    assert f"the id {bos} ('<|begin|>') is at entries 2 and 6" in done.warnings[0]
     assert "end-of-sequence block" in done.warnings[0]
 
 
 @pytest.mark.parametrize("tail", [[], [300]])
 def test_other_repetitions_are_refused_unless_asked(tail: list[int], byte_level) -> None:
     found = _list([65, 66, 65, 67, *range(100, 110), *tail])
-    with pytest.raises(FrspecError, match=r"the id 65 .* stands at entries 0 and 2"):
+    with pytest.raises(FrspecError, match=r"the id 65 .* is at entries 0 and 2"):
         import_list(found, byte_level)
     done = import_list(found, byte_level, dedupe=True)
     assert done.subset.token_ids.tolist() == [65, 66, 67, *range(100, 110), *tail]
-    assert "--dedupe" in done.warnings[0]
+    assert as_flags(done.warnings[0]).count("--dedupe") == 1
 
 
 def test_ids_out_of_range_are_refused(byte_level) -> None:
@@ -302,13 +323,13 @@ def test_ids_out_of_range_are_refused(byte_level) -> None:
         with pytest.raises(FrspecError, match=f"outside a vocabulary of {rows} rows"):
             import_list(_list(ids), byte_level)
     with pytest.raises(FrspecError, match="has no token"):
-        import_list(_list([65, rows]), byte_level, vocabulary_rows=rows + 9)
+        import_list(_list([65, rows]), byte_level, vocab_rows=rows + 9)
 
 
 def test_a_mask_of_another_length_is_another_vocabulary(byte_level) -> None:
     with pytest.raises(FrspecError, match="made for a vocabulary of 100 rows"):
         import_list(_list([65], vocabulary_rows=100), byte_level)
-    assert import_list(_list([65], vocabulary_rows=100), byte_level, vocabulary_rows=100).subset.k == 1
+    assert import_list(_list([65], vocabulary_rows=100), byte_level, vocab_rows=100).subset.k == 1
     longer = byte_level.highest_id + 50  # a model may have more rows than its tokenizer has tokens
     assert import_list(_list([65], vocabulary_rows=longer), byte_level).subset.metadata["vocabulary_rows"] == longer
 
@@ -319,22 +340,24 @@ def test_missing_end_and_byte_tokens_are_named(byte_level, sentencepiece) -> Non
     assert "256 of the 256 byte tokens" in " ".join(import_list(_list([300, 2, 1]), sentencepiece).warnings)
 
 
-def test_an_ascending_list_cannot_be_cut_until_it_is_ranked_again(byte_level, tmp_path) -> None:
+def test_an_ascending_list_cannot_be_cut_until_it_is_ranked_again(byte_level, sentencepiece, make_table) -> None:
     found = ForeignList("x.npy", "npy", np.array([65, 66, 67]), ranked=False)
     lost = import_list(found, byte_level)
     assert "the ranking is lost" in lost.warnings[-1]
     with pytest.raises(FrspecError, match="imported from a list by id"):
         lost.subset.prefix(2)
-    counts = np.zeros(byte_level.highest_id + 1, dtype=np.int64)
-    counts[[65, 66, 67]] = [1, 9, 5]
+    counts = NamedTable("counts", make_table(byte_level, {"web": {65: 1, 66: 9, 67: 5}}), "")
     assert import_list(found, byte_level, counts=counts).subset.prefix(2).token_ids.tolist() == [66, 67]
+    other = NamedTable("other", make_table(sentencepiece, {"web": {65: 1, 66: 9}}), "")
+    with pytest.raises(FrspecError, match="other was counted with another tokenizer"):
+        import_list(found, byte_level, counts=other)
 
 
 def test_a_file_exchanged_after_its_export_does_not_pass(byte_level, tmp_path) -> None:
     export_subset(subset_of([7, 3, 250], byte_level), "sglang", tmp_path / "map.pt")
     torch.save([7, 3, 251], tmp_path / "map.pt")
     with pytest.raises(FrspecError, match="does not hold the ids that its manifest"):
-        import_list(read_foreign(tmp_path / "map.pt"), byte_level, vocabulary_rows=ROWS)
+        import_list(read_foreign(tmp_path / "map.pt"), byte_level, vocab_rows=ROWS)
 
 
 def test_the_manifest_knows_the_tokenizer(byte_level, sentencepiece, tmp_path) -> None:
@@ -348,8 +371,8 @@ def test_the_manifest_knows_the_tokenizer(byte_level, sentencepiece, tmp_path) -
 def test_t2d_of_a_tokenizers_length_is_warned_about(byte_level, tmp_path) -> None:
     subset = subset_of([7, 3, 250], byte_level)
     subset.metadata["vocabulary_rows_from"] = "tokenizer"
-    assert "Name the model's with --vocab-rows" in export_subset(subset, "eagle3", tmp_path / "x").warnings[0]
-    named = export_subset(subset, "eagle3", tmp_path / "x", vocabulary_rows=512)
+    assert "Name the model's with --vocab-rows" in as_flags(export_subset(subset, "eagle3", tmp_path / "x").warnings[0])
+    named = export_subset(subset, "eagle3", tmp_path / "x", vocab_rows=512)
     assert named.warnings == ()
     assert torch.load(tmp_path / "x", weights_only=True)["t2d"].shape == (512,)
 
@@ -360,8 +383,8 @@ def test_what_a_format_cannot_hold_is_refused(byte_level, tmp_path) -> None:
     with pytest.raises(FrspecError, match="holds no counts"):
         export_subset(subset, "token-freq", tmp_path / "x")
     with pytest.raises(FrspecError, match="does not fit a vocabulary of 100 rows"):
-        export_subset(subset, "eagle3", tmp_path / "x", vocabulary_rows=100)
-    with pytest.raises(UsageError, match="does not go with --to eagle3"):
+        export_subset(subset, "eagle3", tmp_path / "x", vocab_rows=100)
+    with pytest.raises(UsageError, match="does not go with to eagle3"):
         export_subset(subset, "eagle3", tmp_path / "x", order="rank")
     with pytest.raises(UsageError, match="none of fr-spec"):
         export_subset(subset, "onnx", tmp_path / "x")

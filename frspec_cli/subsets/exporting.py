@@ -1,0 +1,85 @@
+"""A subset to a file that a serving engine or a trainer reads, with a manifest beside it. Equal subsets, equal bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from frspec_cli import storage
+from frspec_cli.errors import FrspecError, UsageError, option
+from frspec_cli.subsets.formats import WRITERS, Writer
+from frspec_cli.subsets.manifest import write_manifest
+from frspec_cli.subsets.subset import VocabularySubset
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written.
+
+    out: the file or folder.
+    ids: int64 [k], in the file's order.
+    warnings: what the user of the file should know.
+    usage: the command line that uses the file; "" if there is none.
+    """
+
+    out: str
+    format: str
+    ids: np.ndarray
+    warnings: tuple[str, ...]
+    usage: str
+
+    @property
+    def sha256(self) -> str:
+        """Hex sha256 of the ids in the file's order."""
+        return storage.sha256_ids(self.ids)
+
+
+def export_subset(
+    subset: VocabularySubset, to: str, out: Path | str, *, order: str | None = None, vocab_rows: int | None = None
+) -> Export:
+    """Writes `subset` and its manifest.
+
+    to: a key of `WRITERS`.
+    order: `rank` or `id`, if the format leaves a choice.
+    vocab_rows: the target's, in place of the subset's.
+    Raises `FrspecError` if the format cannot hold the subset, `UsageError` for an unknown format or order.
+    """
+    writer = _writer(to)
+    order = order or writer.order
+    if order not in ("rank", "id") or (writer.order_is_fixed and order != writer.order):
+        raise UsageError(
+            f"{option('order')} {order} does not go with {option('to')} {to}, whose order is by {writer.order}."
+        )
+    rows = vocab_rows or subset.metadata["vocabulary_rows"]
+    if (highest := int(subset.token_ids.max())) >= rows:
+        raise FrspecError(f"the subset holds the id {highest}, which does not fit a vocabulary of {rows} rows.")
+    ids = subset.token_ids.astype(np.int64)
+    ids = np.sort(ids) if order == "id" else ids
+    files = writer.files(subset, ids, rows, str(out))
+    for file, data in files.items():
+        storage.write_bytes(file, data)
+    write_manifest(out, subset, to=to, order=order, ids=ids, rows=rows, files=files)
+    warnings = [_rows_warning(subset) if writer.holds_rows and not vocab_rows else "", writer.warning(subset)]
+    return Export(str(out), to, ids, tuple(filter(None, warnings)), writer.usage(subset, str(out)))
+
+
+def _writer(to: str) -> Writer:
+    if to == "vllm":
+        raise UsageError(
+            "no released version of vLLM takes a draft vocabulary for EAGLE-1/2 heads, so there is no file to write for it.",
+            hint="EAGLE-3 heads carry their own vocabulary: frspec export-draft --to speculators.",
+        )
+    if to not in WRITERS:
+        raise UsageError(f"{option('to')} {to} is none of {', '.join(WRITERS)}.")
+    return WRITERS[to]
+
+
+def _rows_warning(subset: VocabularySubset) -> str:
+    if subset.metadata.get("vocabulary_rows_from", "tokenizer") != "tokenizer":
+        return ""
+    return (
+        f"t2d has {subset.metadata['vocabulary_rows']} entries, the tokenizer's, because no model is known; engines refuse "
+        f"it if the model has more rows. Name the model's with {option('vocab_rows')}."
+    )

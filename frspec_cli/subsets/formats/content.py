@@ -1,0 +1,133 @@
+"""Opens a foreign file: what it holds as plain Python and numpy, before anyone asks what it means.
+
+The container is told by the first bytes, never by the name. Nothing here runs code from a file: .pt goes through
+`torch.load(weights_only=True)`, .npy without pickles.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from frspec_cli.errors import FrspecError
+
+Container = Literal["folder", "numpy", "torch", "safetensors", "parquet", "json", "text"]
+INSPECT = "See what it is with `frspec inspect`."
+_LARGEST_TEXT = 200_000_000  # bytes; ten million ids as text
+
+
+@dataclass(frozen=True)
+class Content:
+    """A foreign file, opened but not yet interpreted.
+
+    path: the file or folder; a reader may look at the files beside it.
+    container: how the file is packed.
+    value: an array (numpy, torch), a list (torch, json), a dictionary (torch, json, safetensors), a string (text), or None
+        (folder). Tensors are numpy arrays; those of a dictionary only if they have one dimension, as vocabularies have.
+    """
+
+    path: Path
+    container: Container
+    value: Any
+
+    @property
+    def name(self) -> str:
+        """The file, for messages."""
+        return str(self.path)
+
+
+def container(path: Path | str) -> Container:
+    """How a file is packed, by its first bytes (torch: zip or pickle). Raises `FrspecError` if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(512)
+    except FileNotFoundError:
+        raise FrspecError(f"there is no file {path}.") from None
+    except OSError as error:
+        raise FrspecError(f"{path} cannot be read: {error.strerror}.") from None
+    if head.startswith(b"\x93NUMPY"):
+        return "numpy"
+    if head.startswith((b"PK\x03\x04", b"\x80")):
+        return "torch"
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= Path(path).stat().st_size:
+        return "safetensors"
+    return "json" if head.lstrip()[:1] in (b"[", b"{") else "text"
+
+
+def open_content(path: Path | str) -> Content:
+    """Opens a file or a folder. Raises `FrspecError` saying why a file is refused."""
+    path = Path(path)
+    if path.is_dir():
+        return Content(path, "folder", None)
+    kind = container(path)
+    if kind == "parquet":
+        raise FrspecError(f"{path} is a parquet file, which no peer uses for a draft vocabulary.", hint=INSPECT)
+    loaders = {"numpy": load_numpy, "torch": _torch, "safetensors": _safetensors, "json": _json, "text": _text}
+    return Content(path, kind, loaders[kind](path))
+
+
+def load_numpy(path: Path) -> np.ndarray:
+    """The array of a .npy file. Raises `FrspecError` if it holds pickled objects or is broken."""
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        reason = "it holds pickled objects" if "allow_pickle" in str(error) else str(error).splitlines()[0]
+        raise FrspecError(f"{path} is refused: {reason}.") from None
+
+
+def _torch(path: Path) -> Any:
+    import torch
+
+    from frspec_cli.tensor_files import load_torch
+
+    def array(tensor: torch.Tensor) -> np.ndarray:
+        # numpy has no bfloat16
+        return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
+
+    value = load_torch(path)
+    if isinstance(value, torch.Tensor):
+        return array(value)
+    if isinstance(value, dict):
+        return {
+            key: array(each) if isinstance(each, torch.Tensor) and each.ndim == 1 else each
+            for key, each in value.items()
+        }
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _safetensors(path: Path) -> dict[str, np.ndarray | None]:
+    """Every name; the arrays of one dimension only, so that no weights are read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+            flat = {name for name, each in slices.items() if len(each.get_shape()) == 1 and each.get_dtype() != "BF16"}
+            return {name: file.get_tensor(name) if name in flat else None for name in slices}
+    except SafetensorError as error:
+        raise FrspecError(f"{path} is not a safetensors file: {error}.") from None
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(_text(path))
+    except ValueError as error:
+        raise FrspecError(f"{path} is not valid JSON: {error}.") from None
+
+
+def _text(path: Path) -> str:
+    if path.stat().st_size > _LARGEST_TEXT:
+        raise FrspecError(f"{path} is far too large for a list of token ids ({path.stat().st_size:,} bytes).")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise FrspecError(f"{path} is not a file that frspec knows: neither text nor a known binary format.")
+    return text

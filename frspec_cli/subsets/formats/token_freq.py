@@ -1,0 +1,46 @@
+"""speculators' token_freq.pt: counts by token id. As JSON, the same with ids as strings."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from frspec_cli.counting.ranking import rank_by_count
+from frspec_cli.errors import FrspecError, option
+from frspec_cli.subsets.formats.base import ForeignList, Writer, whole_numbers
+from frspec_cli.subsets.formats.content import Content
+from frspec_cli.subsets.formats.torch_list import plain_torch_bytes
+from frspec_cli.subsets.subset import VocabularySubset
+
+
+def read(content: Content, read_as: str | None) -> ForeignList | None:
+    """The ids that were seen, by (-count, id); None if the content is not a dictionary of counts."""
+    value = content.value
+    if not isinstance(value, dict) or not value:
+        return None
+    if all(isinstance(key, int) and not isinstance(key, bool) for key in value):
+        return _from_counts(content.name, "token-freq", value)
+    if content.container == "json" and all(key.isdecimal() for key in value):
+        return _from_counts(content.name, "json-counts", {int(key): count for key, count in value.items()})
+    return None
+
+
+def _from_counts(name: str, kind: str, by_id: dict[int, int]) -> ForeignList:
+    ids = whole_numbers(name, np.array(sorted(by_id), dtype=object))
+    counts = whole_numbers(name, np.array([by_id[index] for index in sorted(by_id)], dtype=object))
+    ids, counts = ids[counts > 0], counts[counts > 0]
+    order = rank_by_count(counts)
+    return ForeignList(name, kind, ids[order], ranked=True, counts=counts[order])
+
+
+def _write(subset: VocabularySubset, ids: np.ndarray, rows: int, out: str) -> dict[str, bytes]:
+    if not subset.counts.any():
+        raise FrspecError("the subset holds no counts, and speculators' token_freq.pt is nothing but counts.")
+    if missing := int((subset.counts == 0).sum()):
+        raise FrspecError(
+            f"{missing} tokens of the subset were never seen, and token_freq.pt keeps only what was.",
+            hint=f"Export d2t and t2d instead: {option('to')} speculators.",
+        )
+    return {out: plain_torch_bytes(dict(zip(ids.tolist(), subset.counts.tolist(), strict=True)))}
+
+
+WRITERS = {"token-freq": Writer(_write, "rank", ".token_freq.pt", order_is_fixed=True)}

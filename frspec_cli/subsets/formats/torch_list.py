@@ -1,0 +1,83 @@
+"""Token ids in a .pt: a plain list, most frequent first (FR-Spec, SGLang), or a tensor (community files).
+
+This is the file to copy for a new family: a `read`, the `WRITERS`, and two lines in `formats/__init__.py`.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+
+import numpy as np
+
+from frspec_cli.subsets.formats.base import ForeignList, Writer, from_array, from_ids, from_scores, torch_bytes
+from frspec_cli.subsets.formats.content import Content
+from frspec_cli.subsets.subset import VocabularySubset
+
+# Reading.
+
+
+def read(content: Content, read_as: str | None) -> ForeignList | None:
+    """The ids (or scores) of a list or a tensor; None if the content is not a .pt with one of the two."""
+    if content.container != "torch":
+        return None
+    if isinstance(content.value, np.ndarray):
+        return from_array(content.name, "ids-pt", content.value)
+    if not isinstance(content.value, list):
+        return None
+    if content.value and all(isinstance(each, float) for each in content.value):
+        return from_scores(content.name, np.array(content.value))
+    return from_ids(content.name, "fr-spec", np.array(content.value, dtype=object))
+
+
+# Writing.
+
+
+def plain_torch_bytes(value: list[int] | dict[int, int]) -> bytes:
+    """What `torch.save` writes for plain data: a zip with one pickle.
+
+    MEASURED
+    """
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:  # stored, not compressed, as torch reads it
+        for name, data in (
+            ("data.pkl", pickle.dumps(value, protocol=2)),
+            ("byteorder", b"little"),
+            ("version", b"3\n"),
+        ):
+            archive.writestr(zipfile.ZipInfo(f"archive/{name}", date_time=(1980, 1, 1, 0, 0, 0)), data)
+    return buffer.getvalue()
+
+
+def _write_list(subset: VocabularySubset, ids: np.ndarray, rows: int, out: str) -> dict[str, bytes]:
+    return {out: plain_torch_bytes(ids.tolist())}
+
+
+def _write_tensor(subset: VocabularySubset, ids: np.ndarray, rows: int, out: str) -> dict[str, bytes]:
+    import torch
+
+    return {out: torch_bytes(torch.from_numpy(ids.copy()))}
+
+
+def _cannot_be_cut(subset: VocabularySubset) -> str:
+    if subset.metadata.get("nested", True):
+        return ""
+    why = "its order is by id" if "imported" in subset.metadata["origin"] else "it was made with script budgets"
+    return f"do not cut a shorter list from this one: {why}."
+
+
+def _sglang(subset: VocabularySubset, out: str) -> str:
+    target = subset.metadata["tokenizer"]["reference"]
+    return (
+        f"python -m sglang.launch_server --model-path {target} --speculative-algorithm EAGLE "
+        "--speculative-draft-model-path EAGLE_HEAD --speculative-num-steps 5 --speculative-eagle-topk 8 "
+        f"--speculative-num-draft-tokens 64 --speculative-token-map {out}"
+    )
+
+
+WRITERS = {
+    "fr-spec": Writer(_write_list, "rank", ".fr-spec.pt", warning=_cannot_be_cut),
+    "sglang": Writer(_write_list, "rank", ".sglang.pt", warning=_cannot_be_cut, usage=_sglang),
+    "ids-pt": Writer(_write_tensor, "id", ".ids.pt"),
+}

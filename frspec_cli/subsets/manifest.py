@@ -1,0 +1,93 @@
+"""The manifest beside an exported file: which ids it holds, whose they are, and where the counts came from.
+
+A list of ids says nothing of the kind itself, so a file that was exchanged for another of equal size would pass.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from frspec_cli import __version__, storage
+from frspec_cli.errors import FrspecError
+from frspec_cli.subsets.formats import ForeignList
+from frspec_cli.subsets.subset import VocabularySubset
+from frspec_cli.tokens.tokenizer import LoadedTokenizer
+
+_SUFFIX = ".manifest.json"
+
+
+def manifest_path(out: Path | str) -> Path:
+    """Where the manifest of an exported file or folder is."""
+    out = Path(out)
+    return out / f"vocabulary{_SUFFIX}" if out.is_dir() else out.with_name(out.name + _SUFFIX)
+
+
+def write_manifest(
+    out: Path | str,
+    subset: VocabularySubset,
+    *,
+    to: str,
+    order: str,
+    ids: np.ndarray,
+    rows: int,
+    files: dict[str, bytes],
+) -> None:
+    """Writes the manifest of an export.
+
+    to: the format.
+    order: `rank` or `id`.
+    ids: int64 [k], in the file's order.
+    rows: of the target's vocabulary.
+    files: the bytes of each file by its path.
+    """
+    tokenizer = subset.metadata["tokenizer"]
+    manifest: dict[str, Any] = {
+        "schema": 1,
+        "format": to,
+        "order": order,
+        "k": subset.k,
+        "sha256": storage.sha256_ids(ids),
+        "files": {Path(file).name: hashlib.sha256(data).hexdigest() for file, data in files.items()},
+        "tokenizer": {name: tokenizer.get(name) for name in ("reference", "fingerprint")},
+        "tokens_sha256": _tokens_sha256(dict(zip(subset.token_ids.tolist(), subset.tokens, strict=True))),
+        "vocabulary_rows": rows,
+        "origin": subset.metadata["origin"],
+        "frspec": __version__,
+    }
+    storage.write_json(manifest_path(out), manifest)
+
+
+def check_manifest(entries: ForeignList, tokenizer: LoadedTokenizer) -> list[str]:
+    """Compares a file with its manifest, if it has one. Returns what the user should know.
+
+    Raises `FrspecError` if the file holds other ids, or ids that mean other tokens in `tokenizer`.
+    """
+    path = manifest_path(entries.name)
+    if not path.is_file():
+        return []
+    manifest = storage.read_json(path)
+    if manifest.get("sha256") != storage.sha256_ids(entries.ids):
+        raise FrspecError(
+            f"{entries.name} does not hold the ids that its manifest {path.name} describes.",
+            hint="It was changed or exchanged after the export: export it again, or remove the manifest.",
+        )
+    recorded = manifest.get("tokenizer", {})
+    if recorded.get("fingerprint") == tokenizer.fingerprint:
+        return []
+    both = f"{recorded.get('reference')} and {tokenizer.reference}"
+    tokens = {index: tokenizer.token_bytes(index) for index in set(entries.ids.tolist())}
+    if manifest.get("tokens_sha256") != _tokens_sha256(tokens):
+        raise FrspecError(f"{entries.name} was exported for another tokenizer: {both} differ in its ids.")
+    return [f"the tokenizers {both} differ, but all its ids mean the same bytes in both."]
+
+
+def _tokens_sha256(tokens: dict[int, bytes]) -> str:
+    """Hex sha256 over `id, length, bytes` of tokens in the order of their ids: equal if they mean the same."""
+    digest = hashlib.sha256()
+    for index, content in sorted(tokens.items()):
+        digest.update(f"{index} {len(content)} ".encode() + content)
+    return digest.hexdigest()
