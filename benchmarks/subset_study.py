@@ -32,7 +32,7 @@ from frspec_cli.counting.table import FOLDS, FrequencyTable
 from frspec_cli.decoding.pipeline import Pipeline, load_pipeline
 from frspec_cli.decoding.tree import TreeConfig
 from frspec_cli.errors import FrspecError
-from frspec_cli.models.identity import weights_identity
+from frspec_cli.models.identity import target_identity
 from frspec_cli.models.target import Target, load_target
 from frspec_cli.replay.cycles import replay
 from frspec_cli.resume import RunFolder, run_folder
@@ -80,7 +80,7 @@ class Study:
         settings = self.settings
         return {
             "--model": self.target.name,
-            "model's weights": weights_identity(self.target),
+            "model's weights": target_identity(self.target),
             "--dtype": str(self.target.dtype).removeprefix("torch."),
             "--draft": self.parts.draft,
             "--web": self.web.sha256,
@@ -97,7 +97,7 @@ class Study:
             self.held_out,
             taps=self.head.taps,
             folder=folder.folder,
-            identity=weights_identity(self.target),
+            identity=target_identity(self.target),
         )
         rows = []
         for name, tables, weights in self._counts(folder):

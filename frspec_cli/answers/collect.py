@@ -23,7 +23,7 @@ from frspec_cli.answers.options import CollectOptions
 from frspec_cli.answers.prompts import Prompt, read_prompts
 from frspec_cli.decoding.text import decode
 from frspec_cli.errors import FrspecError, option
-from frspec_cli.models.identity import weights_identity
+from frspec_cli.models.identity import target_identity
 from frspec_cli.models.target import Target
 from frspec_cli.progress import Callbacks
 from frspec_cli.resume import RunFolder, run_folder
@@ -177,7 +177,7 @@ def _inputs(target: Target, prompts: Sequence[TokenizedPrompt], options: Collect
     return {
         "version": _VERSION,
         "--model": target.name,
-        "model's weights": weights_identity(target),
+        "model's weights": target_identity(target),
         "--dtype": str(target.dtype).removeprefix("torch."),
         "--device": target.device.type,
         "--limit": options.limit,

@@ -9,14 +9,14 @@ import torch
 from frspec_cli import storage
 from frspec_cli.decoding.pipeline import Pipeline
 from frspec_cli.heads.head import EagleHead
-from frspec_cli.models.identity import weights_identity
+from frspec_cli.models.identity import target_identity
 
 
 def pipeline_identity(pipeline: Pipeline) -> dict[str, str | None]:
     """Digests of the parts of a pipeline, by the names that a user knows them by; None for a part that is absent."""
     head, subset = pipeline.head, pipeline.subset
     return {
-        "model's weights": weights_identity(pipeline.target),
+        "model's weights": target_identity(pipeline.target),
         "draft head": None if head is None else _head_identity(head),
         "subset": None if subset is None else storage.sha256_ids(subset.token_ids),
     }

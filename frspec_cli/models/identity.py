@@ -1,13 +1,91 @@
-"""What tells two targets apart."""
+"""What tells two targets apart, read from their files: the same whatever dtype and device a target is loaded with."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
 
+from frspec_cli import storage
+from frspec_cli.errors import FrspecError
 from frspec_cli.models.target import Target
 
+_BLOCKS, _BLOCK_BYTES = 64, 256
+"""What is hashed of a large tensor: blocks spread evenly from its first byte to its last. Fine-tuning changes whole tensors."""
 
-def weights_identity(target: Target) -> str:
-    """24 hex digits that tell targets apart: over rows of the embedding, spread over the vocabulary."""
-    weight = target.embedding[:: max(1, target.rows // 64)].float().cpu().numpy()
-    return hashlib.sha256(weight.tobytes()).hexdigest()[:24]
+_DIGITS = 32
+_CONFIGS = ("config.json", "generation_config.json")
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_TEMPLATES = ("chat_template.json", "*.jinja", "additional_chat_templates/*.jinja")
+_NOT_BEHAVIOUR = ("transformers_version", "_name_or_path")
+
+
+def target_identity(target: Target) -> str:
+    """64 hex digits over everything that changes a target's answers.
+
+    The first 32 are over the weights (some of every tensor), the others over its configs, tokenizer and chat template.
+    Raises `FrspecError` if the target's folder holds no safetensors.
+    """
+    return _weights(target.folder) + _settings(target.folder)
+
+
+def has_weights(target: Target, recorded: str) -> bool:
+    """Whether the identity that a draft head records (`target_weights`) is of the weights of `target`.
+
+    Older heads record 24 digits over rows of the embedding, in the dtype that they were trained with.
+    """
+    if len(recorded) == 24:
+        rows = target.embedding[:: max(1, target.rows // 64)].float().cpu().numpy()
+        return hashlib.sha256(rows.tobytes()).hexdigest()[:24] == recorded
+    return recorded[:_DIGITS] == _weights(target.folder)
+
+
+def _weights(folder: Path) -> str:
+    tensors: dict[str, str] = {}
+    for path in _weight_files(folder):
+        with open(path, "rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header: dict[str, Any] = json.loads(file.read(size))
+            header.pop("__metadata__", None)
+            for name, entry in header.items():
+                digest = hashlib.sha256(f"{entry['dtype']} {entry['shape']}".encode())
+                begin, end = entry["data_offsets"]
+                for block in _blocks(file, 8 + size + begin, end - begin):
+                    digest.update(block)
+                tensors[name] = digest.hexdigest()
+    return hashlib.sha256(json.dumps(tensors, sort_keys=True).encode()).hexdigest()[:_DIGITS]
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that transformers loads from `folder`."""
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        return [single]
+    if index.is_file():
+        return [folder / name for name in sorted(set(storage.read_json(index)["weight_map"].values()))]
+    raise FrspecError(f"{folder} holds no model.safetensors, so its weights cannot be told apart from others.")
+
+
+def _blocks(file: IO[bytes], begin: int, size: int) -> Iterator[bytes]:
+    """A small tensor's bytes, or blocks of a large one's."""
+    if size <= _BLOCKS * _BLOCK_BYTES:
+        file.seek(begin)
+        yield file.read(size)
+        return
+    for number in range(_BLOCKS):
+        file.seek(begin + (size - _BLOCK_BYTES) * number // (_BLOCKS - 1))
+        yield file.read(_BLOCK_BYTES)
+
+
+def _settings(folder: Path) -> str:
+    contents: dict[str, str] = {}
+    for pattern in (*_CONFIGS, *_TOKENIZER, *_TEMPLATES):
+        for path in folder.glob(pattern):
+            content = path.read_bytes()
+            if path.name in _CONFIGS:  # what another version of transformers writes beside the same settings
+                values = {name: value for name, value in json.loads(content).items() if name not in _NOT_BEHAVIOUR}
+                content = json.dumps(values, sort_keys=True).encode()
+            contents[path.relative_to(folder).as_posix()] = hashlib.sha256(content).hexdigest()
+    return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()[:_DIGITS]

@@ -26,7 +26,7 @@ from frspec_cli.heads.checkpoint import load_head, save_head
 from frspec_cli.heads.config import HeadConfig, Layout, head_config_for
 from frspec_cli.heads.files import check_out, read_config
 from frspec_cli.heads.head import EagleHead
-from frspec_cli.models.identity import weights_identity
+from frspec_cli.models.identity import has_weights, target_identity
 from frspec_cli.models.lm_head import LmHead
 from frspec_cli.models.target import Target
 from frspec_cli.replay.acceptance import replay
@@ -102,7 +102,7 @@ class Session:
             target.model,
             taps=config.taps,
             folder=features or self.run.folder / "features",
-            identity=weights_identity(target),
+            identity=target_identity(target),
         )
         self.held_out_features = store(self.held_out)
         if self.ranks.main and (doubted := doubt(self.held_out, self.held_out_features)):
@@ -227,7 +227,7 @@ class Session:
             self.best = total.length
             extra = {
                 "target": plain_name(self.target.name),
-                "target_weights": weights_identity(self.target),
+                "target_weights": target_identity(self.target),
                 "acceptance_length": round(total.length, 4),
                 **self.noted,
             }
@@ -248,7 +248,7 @@ class Session:
         ids = self.draft_ids
         return {
             "target": self.target.name,
-            "target weights": weights_identity(self.target),
+            "target weights": target_identity(self.target),
             "dtype": str(self.target.dtype),
             "answers": recorded.fingerprint(self.train_answers),
             "held-out answers": recorded.fingerprint(self.held_out),
@@ -273,7 +273,8 @@ def _check_initial(path: Path, target: Target) -> None:
     if not (path / "model.safetensors").is_file():
         raise FrspecError(f"there is no draft head at {path}: no folder with a model.safetensors.")
     config = read_config(path)
-    if config.get("target_weights") not in (None, weights_identity(target)):
+    recorded = config.get("target_weights")
+    if recorded is not None and not has_weights(target, str(recorded)):
         raise FrspecError(
             f"{path} is the head of another target, {config.get('target')}, whose weights are not those of {target.name}."
         )
