@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from frspec_cli import storage
-from frspec_cli.errors import FrspecError
 from frspec_cli.models.target import Target
 
 _BLOCKS, _BLOCK_BYTES = 64, 256
@@ -26,9 +25,11 @@ def target_identity(target: Target) -> str:
     """64 hex digits over everything that changes a target's answers.
 
     The first 32 are over the weights (some of every tensor), the others over its configs, tokenizer and chat template.
-    Raises `FrspecError` if the target's folder holds no safetensors.
+    A target without files, made in memory, is known by its loaded tensors and its config.
     """
-    return _weights(target.folder) + _settings(target.folder)
+    if _weight_files(target.folder):
+        return _weights(target.folder) + _settings(target.folder)
+    return _loaded_weights(target.model) + _short(target.model.config.to_json_string().encode())
 
 
 def has_weights(target: Target, recorded: str) -> bool:
@@ -39,7 +40,7 @@ def has_weights(target: Target, recorded: str) -> bool:
     if len(recorded) == 24:
         rows = target.embedding[:: max(1, target.rows // 64)].float().cpu().numpy()
         return hashlib.sha256(rows.tobytes()).hexdigest()[:24] == recorded
-    return recorded[:_DIGITS] == _weights(target.folder)
+    return recorded[:_DIGITS] == target_identity(target)[:_DIGITS]
 
 
 def _weights(folder: Path) -> str:
@@ -55,17 +56,25 @@ def _weights(folder: Path) -> str:
                 for block in _blocks(file, 8 + size + begin, end - begin):
                     digest.update(block)
                 tensors[name] = digest.hexdigest()
-    return hashlib.sha256(json.dumps(tensors, sort_keys=True).encode()).hexdigest()[:_DIGITS]
+    return _short(json.dumps(tensors, sort_keys=True).encode())
+
+
+def _loaded_weights(model: Any) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        values = tensor.flatten()[:: max(1, tensor.numel() // 4096)]
+        digest.update(f"{name} {list(tensor.shape)}".encode() + values.double().cpu().numpy().tobytes())
+    return digest.hexdigest()[:_DIGITS]
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that transformers loads from `folder`."""
+    """The safetensors files that transformers loads from `folder`; none if it holds no model."""
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.is_file():
         return [single]
     if index.is_file():
         return [folder / name for name in sorted(set(storage.read_json(index)["weight_map"].values()))]
-    raise FrspecError(f"{folder} holds no model.safetensors, so its weights cannot be told apart from others.")
+    return []
 
 
 def _blocks(file: IO[bytes], begin: int, size: int) -> Iterator[bytes]:
@@ -88,4 +97,8 @@ def _settings(folder: Path) -> str:
                 values = {name: value for name, value in json.loads(content).items() if name not in _NOT_BEHAVIOUR}
                 content = json.dumps(values, sort_keys=True).encode()
             contents[path.relative_to(folder).as_posix()] = hashlib.sha256(content).hexdigest()
-    return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()[:_DIGITS]
+    return _short(json.dumps(contents, sort_keys=True).encode())
+
+
+def _short(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:_DIGITS]

@@ -32,12 +32,6 @@ PROMPTS = [[5, 17, 20], [9, 9, 3, 1, 30], [2]]
 OPTIONS = VerifyOptions(method="eagle", depth=4, beam=3, nodes=12, max_new_tokens=30, stepwise=2, sampled=2)
 
 
-@pytest.fixture(autouse=True)
-def _without_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An identity is read from a target's files; the targets here are made in memory."""
-    monkeypatch.setattr("frspec_cli.verification.run.target_identity", lambda target: "tiny")
-
-
 def load(dtype: str) -> Pipeline:
     """A tiny target and a random head in the dtype that is asked for."""
     target = tiny_target(dtype=getattr(torch, dtype), config=tiny_config(vocab_size=40))
