@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from frspec_cli.cli import options
 from frspec_cli.cli.output import Output
-from frspec_cli.errors import UsageError
+from frspec_cli.cli.tables import show_skipped, show_table
+from frspec_cli.corpus.sources import Selection, find_shards
+from frspec_cli.counting.options import CountOptions, RunOptions
+from frspec_cli.errors import UsageError, option
+from frspec_cli.progress import Callbacks
+from frspec_cli.resume import run_folder
 
 if TYPE_CHECKING:
     from frspec_cli.counting.count import CountResult
-    from frspec_cli.counting.options import Listener
-    from frspec_cli.counting.table import FrequencyTable
 
-_INPUT, _LIMITS, _RUN = "What is read", "How much is counted", "How it is run"
+_INPUT, _LIMITS, _RUN = "Input", "How much is counted", "Execution"
+_SELECT, _COUNT, _HOW = Selection(), CountOptions(), RunOptions()
 
 
 def command(
@@ -39,41 +44,45 @@ def command(
         typer.Option(
             help="Field (dotted) of the text. Default: text, else conversations or messages.", rich_help_panel=_INPUT
         ),
-    ] = None,
+    ] = _COUNT.text_field,
     source_field: Annotated[
         str | None,
         typer.Option(
-            help="Field (dotted) of the label to count by. Default: meta.redpajama_set_name where there is one, else the "
+            help="Field (dotted) of the label to count by. Default: meta.redpajama_set_name if there is one, else the "
             "folder's or file's name.",
             rich_help_panel=_INPUT,
         ),
-    ] = None,
+    ] = _COUNT.source_field,
     source_name: Annotated[
-        str | None, typer.Option(help="One label for all that carries none.", rich_help_panel=_INPUT)
-    ] = None,
+        str | None, typer.Option(help="One label for all records without one.", rich_help_panel=_INPUT)
+    ] = _SELECT.name,
     glob: Annotated[
         str | None,
-        typer.Option(help="In folders, the files that match, such as '**/*.py'.", rich_help_panel=_INPUT),
-    ] = None,
+        typer.Option(help="In folders, read the files that match, such as '**/*.py'.", rich_help_panel=_INPUT),
+    ] = _SELECT.glob,
     lines: Annotated[
         bool,
         typer.Option("--lines", help="In plain text a line is a document, not the file.", rich_help_panel=_INPUT),
-    ] = False,
-    split: Annotated[str, typer.Option(help="Split of hub datasets.", rich_help_panel=_INPUT)] = "train",
-    config: Annotated[str | None, typer.Option(help="Configuration of hub datasets.", rich_help_panel=_INPUT)] = None,
+    ] = _SELECT.lines,
+    split: Annotated[str, typer.Option(help="Split of hub datasets.", rich_help_panel=_INPUT)] = _SELECT.split,
+    config: Annotated[
+        str | None, typer.Option(help="Configuration of hub datasets.", rich_help_panel=_INPUT)
+    ] = _SELECT.config,
     assistant_only: Annotated[
         bool,
         typer.Option(
-            "--assistant-only", help="Of conversations, only what the assistant said.", rich_help_panel=_INPUT
+            "--assistant-only", help="Of conversations, count only what the assistant said.", rich_help_panel=_INPUT
         ),
-    ] = False,
+    ] = _COUNT.assistant_only,
     limit_documents: Annotated[
-        int | None, typer.Option(min=1, help="Stop after exactly so many documents.", rich_help_panel=_LIMITS)
-    ] = None,
+        int | None, typer.Option(min=1, help="Count exactly the first N documents.", rich_help_panel=_LIMITS)
+    ] = _COUNT.limit_documents,
     limit_tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="Stop after exactly so many tokens, inside a document.", rich_help_panel=_LIMITS),
-    ] = None,
+        typer.Option(
+            min=1, help="Count exactly the first N tokens, ending inside a document.", rich_help_panel=_LIMITS
+        ),
+    ] = _COUNT.limit_tokens,
     until_stable: Annotated[
         float | None,
         typer.Option(
@@ -81,10 +90,10 @@ def command(
             help="Stop when the coverage that the top --stable-k is expected to lose is below EPS, such as 0.001.",
             rich_help_panel=_LIMITS,
         ),
-    ] = None,
+    ] = _COUNT.until_stable,
     stable_k: Annotated[
         int, typer.Option(min=1, help="The k that --until-stable looks at.", rich_help_panel=_LIMITS)
-    ] = 32768,
+    ] = _COUNT.stable_k,
     document_frequency: Annotated[
         bool,
         typer.Option(
@@ -92,50 +101,50 @@ def command(
             help="Also count the documents that hold each token (takes nearly twice as long).",
             rich_help_panel=_LIMITS,
         ),
-    ] = False,
+    ] = _COUNT.document_frequency,
     max_document_bytes: Annotated[
-        int, typer.Option(min=1, help="Longer records are skipped.", rich_help_panel=_LIMITS)
-    ] = 16 << 20,
+        int, typer.Option(min=1, help="Skip longer records.", rich_help_panel=_LIMITS)
+    ] = _COUNT.max_document_bytes,
     max_bad: Annotated[
-        str, typer.Option(help="Fail when more than this share of the records is bad.", rich_help_panel=_LIMITS)
-    ] = "1%",
+        str, typer.Option(help="Fail if more than this share of the records is bad.", rich_help_panel=_LIMITS)
+    ] = f"{_HOW.max_bad:.0%}",
     skip_broken_files: Annotated[
         bool,
         typer.Option("--skip-broken-files", help="Leave damaged files out and list them.", rich_help_panel=_LIMITS),
-    ] = False,
+    ] = _COUNT.skip_broken_files,
     encoder: Annotated[
         str, typer.Option(help="auto, fast (gigatoken) or reference (tokenizers).", rich_help_panel=_RUN)
-    ] = "auto",
+    ] = _HOW.encoder,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Worker processes. Default: one a core.", rich_help_panel=_RUN)
-    ] = None,
+        int | None, typer.Option(min=1, help="Worker processes. Default: one per core.", rich_help_panel=_RUN)
+    ] = _HOW.workers,
     shard: Annotated[
         str,
         typer.Option(
-            metavar="I/N", help="Count every N-th shard only; add the tables with frspec merge.", rich_help_panel=_RUN
+            metavar="I/N",
+            help="Count only every N-th shard, from the I-th; add up the tables with frspec merge.",
+            rich_help_panel=_RUN,
         ),
-    ] = "1/1",
+    ] = "{}/{}".format(*_HOW.shard),
     engine: Annotated[
         str, typer.Option(help="local, or ray (a running Ray cluster, or one made here).", rich_help_panel=_RUN)
-    ] = "local",
+    ] = _HOW.engine,
     restart: Annotated[
         bool, typer.Option("--restart", help="Forget what a stopped run has counted.", rich_help_panel=_RUN)
-    ] = False,
+    ] = _HOW.restart,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Count how often each token occurs in a corpus, into a frequency table.
 
-    Counted is each document's text: no special tokens are added and none are recognised in it. A run that was stopped
-    goes on when the same command is given again; the table's bytes do not depend on workers or on the order of sources.
+    Each document's text is counted: no special tokens are added and none are recognised in it. A run that was stopped
+    resumes when the same command is given again; the table's bytes do not depend on workers or on the order of sources.
     """
-    from frspec_cli.corpus.sources import Selection, find_shards
     from frspec_cli.counting.count import count_corpus
-    from frspec_cli.counting.options import CountOptions, RunOptions
 
     output = Output(as_json=as_json, quiet=quiet)
     how = RunOptions(encoder, workers, engine, _share(max_bad), _shard(shard), restart)
-    options = CountOptions(
+    counted = CountOptions(
         text_field=text_field,
         source_field=source_field,
         max_document_bytes=max_document_bytes,
@@ -151,10 +160,10 @@ def command(
     shards = find_shards(sources, selection, say=output.say)
     with _Bar(output) as bar:
         try:
-            result = count_corpus(shards, tokenizer, out, options=options, how=how, listener=bar.listener())
+            result = count_corpus(shards, tokenizer, out, options=counted, how=how, callbacks=bar.callbacks())
         except KeyboardInterrupt:
             output.say(
-                f"interrupted: what is counted is kept in {out}.ledger, and the same command goes on from there."
+                f"interrupted: what is counted is kept in {run_folder(out)}; run the same command again to resume."
             )
             raise
     _show(output, result)
@@ -165,12 +174,12 @@ def _share(text: str) -> float:
     try:
         return float(number) / (100 if number != text.strip() else 1)
     except ValueError:
-        raise UsageError(f"--max-bad {text} is no share: write 0.01 or 1%.") from None
+        raise UsageError(f"{option('max_bad')} {text} is not a share: write 0.01 or 1%.") from None
 
 
 def _shard(text: str) -> tuple[int, int]:
     if not (match := re.fullmatch(r"(\d+)/(\d+)", text.strip())):
-        raise UsageError(f"--shard {text} is not of the form I/N, such as 3/16.")
+        raise UsageError(f"{option('shard')} {text} is not of the form I/N, such as 3/16.")
     return int(match[1]), int(match[2])
 
 
@@ -180,7 +189,7 @@ class _Bar:
     def __init__(self, output: Output) -> None:
         self.output = output
         self.progress = output.long_progress("counting")
-        self.sums = [0, 0, 0]
+        self.sums: Counter[str] = Counter()
         self.began = 0.0
 
     def __enter__(self) -> _Bar:
@@ -190,71 +199,27 @@ class _Bar:
     def __exit__(self, *exception: object) -> None:
         self.progress.stop()
 
-    def listener(self) -> Listener:
-        from frspec_cli.counting.options import Listener
-
-        return Listener(say=self.output.say, begin=self._begin, progress=self._more)
+    def callbacks(self) -> Callbacks:
+        return Callbacks(say=self.output.say, begin=self._begin, advance=self._advance)
 
     def _begin(self, size: int) -> None:
         self.began = time.monotonic()
         self.progress.start()  # its thread begins only now: the workers are forked by then
         self.progress.update(self.task, total=size or None)
 
-    def _more(self, documents: int, size: int, tokens: int, read: int) -> None:
-        self.sums = [have + more for have, more in zip(self.sums, (documents, size, tokens), strict=True)]
+    def _advance(self, **amounts: int) -> None:
+        self.sums.update(amounts)
         seconds = max(time.monotonic() - self.began, 1e-3)
-        documents, megabytes, millions = self.sums[0], self.sums[1] / 1e6, self.sums[2] / 1e6
+        megabytes, millions = self.sums["bytes"] / 1e6, self.sums["tokens"] / 1e6
         rates = f"{megabytes / seconds:,.1f} MB/s, {millions / seconds:,.2f} M tokens/s"
-        self.progress.update(self.task, advance=read, talk=f"{documents:,} documents, {rates}")
+        self.progress.update(self.task, advance=amounts["read"], talk=f"{self.sums['documents']:,} documents, {rates}")
 
 
 def _show(output: Output, result: CountResult) -> None:
     metadata = result.table.metadata
     if result.stopped:
-        output.say(f"stopped by {result.stopped} after {metadata['documents']:,} documents.")
+        output.say(f"stopped by {option(result.stopped)} after {metadata['documents']:,} documents.")
     show_skipped(output, result.table, result.examples)
     if not metadata["documents"]:
         output.warn("no text was found, so the table is empty.")
     show_table(output, result.out, result.table, result.seconds)
-
-
-def show_skipped(output: Output, table: FrequencyTable, examples: list[tuple[str, int, str, str]]) -> None:
-    """Says what was skipped, why and where."""
-    from frspec_cli.counting.run import in_words
-
-    skipped = table.metadata["skipped"]
-    if total := sum(skipped.values()):
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in skipped.items())
-        output.say(f"skipped {total:,} of {table.metadata['lines']:,} records: {reasons}.")
-        for example in sorted(examples, key=lambda example: example[2] == "empty")[:8]:
-            output.say(f"  {in_words(example)}")
-    for shard in table.metadata["shards"]:
-        if "broken" in shard:
-            output.warn(f"left out: {shard['broken']}")
-
-
-def show_table(output: Output, out: Path, table: FrequencyTable, seconds: float) -> None:
-    """The figures of a table that was written: stability for people, one object for programs."""
-    metadata = table.metadata
-    rows = [
-        (
-            k,
-            f"{row['coverage']:.2%}",
-            f"{row['low']:.2%} - {row['high']:.2%}",
-            f"{row['expected_loss']:.3%}",
-            f"{row['kept']:.1%}",
-        )
-        for k, row in metadata["stability"].items()
-    ]
-    if rows:
-        output.table("", ("top k", "held-out coverage", "95 %", "expected loss", "kept by other text"), rows)
-    value: dict[str, Any] = {"out": str(out), "tokenizer": metadata["tokenizer"]["reference"]}
-    value |= {"encoder": metadata["encoder"]["name"]}
-    value |= {name: metadata[name] for name in ("lines", "documents", "skipped", "tokens", "bytes")}
-    value |= {"seconds": round(seconds, 3), "stability": metadata["stability"]}
-    rate = metadata["bytes"] / 1e6 / max(seconds, 1e-9)
-    output.result(
-        value,
-        f"{metadata['documents']:,} documents, {metadata['tokens']:,} tokens, {metadata['bytes'] / 1e6:,.1f} MB "
-        f"in {seconds:.1f} s ({rate:,.1f} MB/s, encoder: {metadata['encoder']['name']}) -> {out}",
-    )

@@ -9,8 +9,8 @@ import typer
 
 from frspec_cli.cli import options
 from frspec_cli.cli.build_vocab import check_out
-from frspec_cli.cli.count_freq import show_table
 from frspec_cli.cli.output import Output
+from frspec_cli.cli.tables import show_table
 
 
 def command(
@@ -19,7 +19,7 @@ def command(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Add frequency tables of one tokenizer, such as the parts of count-freq --shard I/N.
+    """Add up frequency tables of one tokenizer, such as the parts of count-freq --shard I/N.
 
     The parts of one corpus give the same bytes as counting it in one run.
     """

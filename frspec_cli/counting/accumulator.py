@@ -1,14 +1,16 @@
-"""Token ids to counts: a running tally by source and fold, and the sparse parts that travel and are stored."""
+"""Token ids to counts: dense running counts by source and fold, and the sparse counts that travel and are stored."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from frspec_cli.counting.table import FOLDS
-from frspec_cli.errors import FrspecError
+from frspec_cli.corpus.documents import Document
+from frspec_cli.counting.table import FOLDS, sum_by_fold
+from frspec_cli.errors import FrspecError, option
 
 FLUSH_TOKENS = 8 << 20
 """Ids held back before they are counted: bincount over all rows pays only for many ids at once."""
@@ -19,11 +21,14 @@ MAX_SOURCES = 64
 class ShardCounts:
     """Counts of some shards, only those above zero, sorted by (source, fold, token).
 
-    sources: labels. key: int32 [n], source's position * FOLDS + fold. token: int32 [n]. count: int64 [n].
-    documents: int64 [n], documents that hold the token, or None where that was not asked for.
+    sources: labels.
+    key: int32 [n], source's position * FOLDS + fold.
+    token: int32 [n].
+    count: int64 [n].
+    documents: int64 [n], documents that hold the token; None unless they were to be counted.
     shards: one record for each shard (`label, size, sha256, lines, documents, tokens, bytes, skipped`...).
     examples: (shard's or file's name, line or 0, reason, detail) of a few skipped records.
-    samples: (text, ids) to be encoded again by the reference.
+    samples: documents with their ids, to be encoded again by the reference.
     """
 
     sources: list[str]
@@ -33,7 +38,7 @@ class ShardCounts:
     documents: np.ndarray | None
     shards: list[dict[str, Any]] = field(default_factory=list)
     examples: list[tuple[str, int, str, str]] = field(default_factory=list)
-    samples: list[tuple[str, np.ndarray]] = field(default_factory=list)
+    samples: list[tuple[Document, np.ndarray]] = field(default_factory=list)
 
     def total(self, name: str) -> int:
         """Sum of one of the shards' figures: `size`, `lines`, `documents`, `tokens` or `bytes`."""
@@ -43,7 +48,7 @@ class ShardCounts:
 class CountAccumulator:
     """int64 counts [FOLDS, rows] for each source, filled from arrays of ids.
 
-    Raises `FrspecError` for more than `MAX_SOURCES` sources: a label of that many values is no label.
+    Raises `FrspecError` for more than `MAX_SOURCES` sources: a field with that many values is not a label.
     """
 
     def __init__(self, rows: int, *, document_frequency: bool = False) -> None:
@@ -63,72 +68,76 @@ class CountAccumulator:
     def add_documents(self, source: str, fold: int, unique_ids: np.ndarray) -> None:
         """Counts each id [n] (once for every document that holds it) for a source and a fold."""
         assert self.document_counts is not None
-        self._rows_of(self.document_counts, source)[fold] += np.bincount(unique_ids, minlength=self.rows)
+        self._dense(self.document_counts, source)[fold] += np.bincount(unique_ids, minlength=self.rows)
 
     def add_part(self, part: ShardCounts) -> None:
-        """Adds counts that another tally made."""
+        """Adds counts that another accumulator made."""
         self.flush()
         for index, source in enumerate(part.sources):
             first, last = np.searchsorted(part.key, [index * FOLDS, (index + 1) * FOLDS])
             where = (part.key[first:last] - index * FOLDS, part.token[first:last])
-            self._rows_of(self.counts, source)[where] += part.count[first:last]
+            self._dense(self.counts, source)[where] += part.count[first:last]
             if self.document_counts is not None and part.documents is not None:
-                self._rows_of(self.document_counts, source)[where] += part.documents[first:last]
+                self._dense(self.document_counts, source)[where] += part.documents[first:last]
 
     def flush(self) -> None:
         """Counts the ids that are held back."""
         for (source, fold), arrays in self._held.items():
             ids = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-            self._rows_of(self.counts, source)[fold] += np.bincount(ids, minlength=self.rows)
+            self._dense(self.counts, source)[fold] += np.bincount(ids, minlength=self.rows)
         self._held, self._held_tokens = {}, 0
 
     def by_fold(self) -> np.ndarray:
         """int64 [FOLDS, rows]: counts over all sources."""
         self.flush()
-        return sum(self.counts.values(), start=np.zeros((FOLDS, self.rows), dtype=np.int64))
+        return sum_by_fold(self.counts.values(), self.rows)
 
     def part(self) -> ShardCounts:
-        """What was counted so far, as a part without shards."""
+        """The counts so far, as a part without shards."""
         sources = sorted({*self.counts, *(source for source, _ in self._held)})
         self._check_number(sources)
-        found = []
+        keys, tokens, counts, documents = [_NONE_32], [_NONE_32], [_NONE_64], [_NONE_64]
+        for source, fold, key, row in self._rows(sources):
+            token = np.flatnonzero(row).astype(np.int32)
+            keys.append(np.full(len(token), key, np.int32))
+            tokens.append(token)
+            counts.append(row[token])
+            if self.document_counts is not None:
+                documents.append(self._dense(self.document_counts, source)[fold, token])
+        held = None if self.document_counts is None else np.concatenate(documents)
+        return ShardCounts(sources, np.concatenate(keys), np.concatenate(tokens), np.concatenate(counts), held)
+
+    def _rows(self, sources: list[str]) -> Iterator[tuple[str, int, int, np.ndarray]]:
+        """(source, fold, key, int64 [rows]) of every source and fold that holds any counts, in the order of keys.
+
+        Ids that are held back are counted on the side: a small shard never needs the dense array of its source.
+        """
         for index, source in enumerate(sources):
             for fold in range(FOLDS):
-                row = self._row(source, fold)
+                dense = self.counts[source][fold] if source in self.counts else None
+                held = self._held.get((source, fold))
+                row = np.bincount(np.concatenate(held), minlength=self.rows) if held else None
+                if row is not None and dense is not None:
+                    row += dense
+                elif row is None:
+                    row = dense
                 if row is not None:
-                    token = np.flatnonzero(row).astype(np.int32)
-                    key = np.full(len(token), index * FOLDS + fold, np.int32)
-                    found.append((key, token, row[token], self._documents_at(source, fold, token)))
-        columns = list(zip(*found, strict=True)) if found else [()] * 4
-        kinds = (np.int32, np.int32, np.int64, np.int64)
-        key, token, count, documents = (
-            np.concatenate([np.zeros(0, kind), *column]) for kind, column in zip(kinds, columns, strict=True)
-        )
-        return ShardCounts(sources, key, token, count, documents if self.document_counts is not None else None)
+                    yield source, fold, index * FOLDS + fold, row
 
-    def _row(self, source: str, fold: int) -> np.ndarray | None:
-        """int64 [rows]: the counts of one source and fold, what is held back included; None where there are none."""
-        dense = self.counts[source][fold] if source in self.counts else None
-        arrays = self._held.get((source, fold))
-        if not arrays:
-            return dense
-        fresh = np.bincount(np.concatenate(arrays), minlength=self.rows)
-        return fresh if dense is None else fresh + dense
-
-    def _documents_at(self, source: str, fold: int, token: np.ndarray) -> np.ndarray:
-        if self.document_counts is None:
-            return np.zeros(0, np.int64)
-        return self._rows_of(self.document_counts, source)[fold, token]
-
-    def _rows_of(self, where: dict[str, np.ndarray], source: str) -> np.ndarray:
-        if source not in where:
-            self._check_number([*where, source])
-            where[source] = np.zeros((FOLDS, self.rows), dtype=np.int64)
-        return where[source]
+    def _dense(self, counts: dict[str, np.ndarray], source: str) -> np.ndarray:
+        """The source's int64 [FOLDS, rows] in `counts`, made if needed."""
+        if source not in counts:
+            self._check_number([*counts, source])
+            counts[source] = np.zeros((FOLDS, self.rows), dtype=np.int64)
+        return counts[source]
 
     def _check_number(self, sources: list[str]) -> None:
         if len(sources) > MAX_SOURCES:
             raise FrspecError(
                 f"the corpus has more than {MAX_SOURCES} sources (the latest is {sources[-1][:40]!r}).",
-                hint="Choose a field with fewer values by --source-field, or give all one label by --source-name.",
+                hint=f"Choose a field with fewer values by {option('source_field')}, or give all one label by "
+                f"{option('source_name')}.",
             )
+
+
+_NONE_32, _NONE_64 = np.zeros(0, np.int32), np.zeros(0, np.int64)

@@ -25,13 +25,13 @@ def binaries(values: list[bytes], kind: pa.DataType | None = None) -> pa.Array:
 
 
 def numbers(table: pa.Table, name: str) -> np.ndarray:
-    """A column of whole numbers. Nulls, which nothing of ours writes, come out as whatever lies there."""
-    found = [values(chunk) for chunk in table[name].chunks]
-    return np.concatenate(found) if found else np.zeros(0, np.int64)
+    """A column of whole numbers. Nulls, which frspec never writes, come out as arbitrary numbers."""
+    chunks = [values(chunk) for chunk in table[name].chunks]
+    return np.concatenate(chunks) if chunks else np.zeros(0, np.int64)
 
 
 def values(array: pa.Array) -> np.ndarray:
     """The numbers of one Arrow array."""
     data = array.buffers()[1]
-    found = np.frombuffer(data, dtype=array.type.to_pandas_dtype()) if data is not None else np.zeros(0, np.int64)
-    return found[array.offset : array.offset + len(array)]
+    every = np.frombuffer(data, dtype=array.type.to_pandas_dtype()) if data is not None else np.zeros(0, np.int64)
+    return every[array.offset : array.offset + len(array)]

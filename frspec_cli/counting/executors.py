@@ -1,4 +1,4 @@
-"""Who runs the tasks: this process, or worker processes. Every engine takes tasks and gives parts, in any order."""
+"""Where tasks run: in this process, or in worker processes. Every executor takes tasks and gives counts, in any order."""
 
 from __future__ import annotations
 
@@ -9,42 +9,20 @@ import sys
 import threading
 import time
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
 from frspec_cli.corpus.shards import Shard
 from frspec_cli.counting.accumulator import ShardCounts
-from frspec_cli.counting.options import CountOptions
-from frspec_cli.counting.worker import Progress, ShardCounter, ShardTask
-from frspec_cli.errors import FrspecError
-from frspec_cli.tokens.encoder import Encoder, EncoderSpec
+from frspec_cli.counting.worker import CounterSpec, ShardCounter, ShardTask
+from frspec_cli.errors import FrspecError, option
+from frspec_cli.progress import Advance
 
 PROGRESS_SECONDS = 0.25
 QUEUED = 2
-"""Tasks that a worker holds: one that it counts and one that waits, so that it never does."""
-
-
-@dataclass(frozen=True)
-class CounterSpec:
-    """How a `ShardCounter` is made, wherever the work is done."""
-
-    encoder: EncoderSpec
-    rows: int
-    options: CountOptions
-
-    def build(self, encoder: Encoder | None = None) -> ShardCounter:
-        """The counter; `encoder`, where one was built already, is used instead of another one."""
-        encoder = encoder or self.encoder.build()
-        return ShardCounter(encoder, self.rows, self.options, self.encoder.tokenizer)
-
-
-class Counts(Protocol):
-    """What counts a task: a `ShardCounter`, or something that makes one when it is first needed."""
-
-    def count(self, task: ShardTask, progress: Progress) -> ShardCounts: ...
+"""Tasks that a worker holds: one that it counts and one that waits, so that the worker never does."""
 
 
 class Executor(Protocol):
@@ -52,15 +30,15 @@ class Executor(Protocol):
 
     def start(self, tasks: Iterable[ShardTask]) -> None: ...
 
-    def results(self, progress: Progress) -> Iterator[tuple[int, ShardCounts]]: ...
+    def results(self, progress: Advance) -> Iterator[tuple[int, ShardCounts]]: ...
 
     def close(self) -> None: ...
 
 
 class InProcess:
-    """One task after another in this process: for small corpora, and as what every other engine is held against."""
+    """One task after another in this process: for small corpora, and the oracle of every other executor."""
 
-    def __init__(self, counter: Counts) -> None:
+    def __init__(self, counter: ShardCounter) -> None:
         self.counter = counter
         self.tasks: Iterable[ShardTask] = ()
 
@@ -68,7 +46,7 @@ class InProcess:
         """Nothing is counted before the results are asked for."""
         self.tasks = tasks
 
-    def results(self, progress: Progress) -> Iterator[tuple[int, ShardCounts]]:
+    def results(self, progress: Advance) -> Iterator[tuple[int, ShardCounts]]:
         """Yields in the order of the tasks."""
         for task in self.tasks:
             yield task.index, self.counter.count(task, progress)
@@ -81,8 +59,8 @@ class WorkerPool:
     """Worker processes of this machine, few and long-lived: an encoder that learns words is slow only once.
 
     Where it is safe they are forked with the counter that was built here, and count at once; else they are new
-    processes that build their own. A worker that dies (the kernel kills what takes too much memory) ends the run with
-    an error that says so.
+    processes that build their own. A worker that dies (the kernel kills a process that takes too much memory) ends the
+    run with an error that says so.
     """
 
     def __init__(self, spec: CounterSpec, shards: list[Shard], workers: int, built: ShardCounter | None = None) -> None:
@@ -107,20 +85,20 @@ class WorkerPool:
             for worker in self.workers:
                 worker.give(next(self.waiting, None))
 
-    def results(self, progress: Progress) -> Iterator[tuple[int, ShardCounts]]:
+    def results(self, progress: Advance) -> Iterator[tuple[int, ShardCounts]]:
         """Yields whatever is finished first."""
         while busy := [worker for worker in self.workers if worker.tasks]:
             for worker in _ready(busy):
                 answer = worker.take()
                 if isinstance(answer, ShardCounts):
-                    done = worker.tasks.popleft()
+                    task = worker.tasks.popleft()
                     worker.give(next(self.waiting, None))
-                    yield done.index, answer
+                    yield task.index, answer
                 else:
-                    progress(*answer)
+                    progress(**answer)
 
     def close(self) -> None:
-        """Ends the workers, whatever they do."""
+        """Ends the workers, whatever they are doing."""
         for worker in self.workers:
             worker.process.terminate()
         for worker in self.workers:
@@ -130,6 +108,8 @@ class WorkerPool:
 
 
 class _Worker:
+    """The parent's side of a worker: its process, its pipe, and the tasks that it holds."""
+
     def __init__(
         self,
         context: Any,
@@ -155,7 +135,8 @@ class _Worker:
             except OSError:
                 raise self._died() from None
 
-    def take(self) -> ShardCounts | tuple[int, int, int, int]:
+    def take(self) -> ShardCounts | dict[str, int]:
+        """The counts of the first task, or progress with it. Raises what went wrong in the worker."""
         try:
             answer = self.connection.recv()
         except (EOFError, ConnectionError):
@@ -169,7 +150,8 @@ class _Worker:
         name = self.tasks[0].shard.name if self.tasks else "nothing"
         return FrspecError(
             f"a worker died while it counted {name} (exit code {self.process.exitcode}).",
-            hint="Exit code -9 often means too little memory: try fewer --workers. The same command goes on from here.",
+            hint=f"Exit code -9 often means too little memory: try fewer {option('workers')}. "
+            "Run the same command again to resume.",
         )
 
 
@@ -185,7 +167,7 @@ def _serve(
     built: ShardCounter | None,
     inherited: list[Connection],
 ) -> None:
-    """A worker's life: build the counter once, then answer every task with its counts, or with what went wrong."""
+    """A worker process: builds the counter once, then answers every task with its counts, or with what went wrong."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     for other in inherited:
         other.close()
@@ -198,7 +180,7 @@ def _serve(
             index, documents, tokens = connection.recv()
             task = ShardTask(index, shards[index], documents, tokens)
             try:
-                counter = counter or spec.build()
+                counter = counter or ShardCounter(spec)
                 progress = _Throttled(connection.send)
                 answer = counter.count(task, progress)
                 progress.flush()
@@ -210,9 +192,9 @@ def _serve(
 
 
 def _built_early(spec: CounterSpec) -> ShardCounter | None:
-    """The counter, built before the first task comes; None where that fails: then the first task is told."""
+    """The counter, built before the first task comes; None if that fails: the first task's answer will then say why."""
     try:
-        return spec.build()
+        return ShardCounter(spec)
     except FrspecError:
         return None
 
@@ -234,17 +216,17 @@ def _die_with_parent() -> None:
 class _Throttled:
     """Adds progress up and passes it on a few times a second."""
 
-    def __init__(self, send: Callable[[tuple[int, ...]], None]) -> None:
+    def __init__(self, send: Callable[[dict[str, int]], None]) -> None:
         self.send = send
-        self.sums: tuple[int, ...] = (0, 0, 0, 0)
+        self.sums: Counter[str] = Counter()
         self.last = time.monotonic()
 
-    def __call__(self, *done: int) -> None:
-        self.sums = tuple(have + more for have, more in zip(self.sums, done, strict=True))
+    def __call__(self, **amounts: int) -> None:
+        self.sums.update(amounts)
         if time.monotonic() - self.last > PROGRESS_SECONDS:
             self.flush()
 
     def flush(self) -> None:
         """Passes on what is held back."""
-        self.send(self.sums)
-        self.sums, self.last = (0, 0, 0, 0), time.monotonic()
+        self.send(dict(self.sums))
+        self.sums, self.last = Counter(), time.monotonic()

@@ -10,13 +10,14 @@ import numpy as np
 
 from frspec_cli.counting.count import corpus_record, with_stability
 from frspec_cli.counting.table import FrequencyTable
-from frspec_cli.errors import FrspecError, UsageError
+from frspec_cli.errors import FrspecError, UsageError, option
 
 
 def merge(tables: Sequence[FrequencyTable], names: Sequence[str]) -> FrequencyTable:
-    """The sum of the tables; names: how messages call them.
+    """The sum of the tables. Options and encoders that differ are kept as lists.
 
-    Options and encoders that differ are kept as lists. Raises `FrspecError` for tables of different tokenizers.
+    names: what messages call the tables.
+    Raises `FrspecError` for tables of different tokenizers.
     """
     if len(tables) < 2:
         raise UsageError("merge needs at least two tables.")
@@ -36,7 +37,8 @@ def merge(tables: Sequence[FrequencyTable], names: Sequence[str]) -> FrequencyTa
     if documents and len(documents) < len(tables):
         missing = next(name for name, table in zip(names, tables, strict=True) if table.documents is None)
         raise FrspecError(
-            f"{missing} has no document frequencies, others have.", hint="Count it with --document-frequency."
+            f"{missing} has no document frequencies, others have.",
+            hint=f"Count it with {option('document_frequency')}.",
         )
     return with_stability(FrequencyTable(counts, metadata, _sum(documents) if documents else None))
 
@@ -61,27 +63,27 @@ def _check_tokenizers(tables: Sequence[FrequencyTable], names: Sequence[str]) ->
 
 
 def check_kinds(tables: Sequence[FrequencyTable], names: Sequence[str]) -> bool:
-    """Whether these are soft counts. Raises `FrspecError` where some are and some are not: their units differ."""
+    """Whether these are soft counts. Raises `FrspecError` if some are and some are not: their units differ."""
     soft = [table.metadata.get("kind") == "soft" for table in tables]
     if any(soft) and not all(soft):
         raise FrspecError(
             f"{names[soft.index(True)]} holds soft counts (millionths of probability), {names[soft.index(False)]} counts of "
             "tokens: they do not add up.",
-            hint="build-vocab --mix weighs them against each other.",
+            hint=f"build-vocab {option('mix')} weighs them against each other.",
         )
     return all(soft)
 
 
 def counted_twice(tables: Sequence[FrequencyTable], names: Sequence[str]) -> list[str]:
     """A sentence for every shard (by its bytes) that is in more than one table: its text will be counted twice."""
-    seen: dict[tuple[str, int, int], str] = {}
-    found = []
+    first_in: dict[tuple[str, int, int], str] = {}
+    sentences = []
     for name, table in zip(names, tables, strict=True):
         for shard in table.metadata["shards"]:
             key = shard["sha256"], shard["size"], shard.get("start", 0)
-            if shard["sha256"] and shard["size"] and seen.setdefault(key, name) != name:
-                found.append(f"{shard['path']} is in both {seen[key]} and {name}: it counts twice.")
-    return found
+            if shard["sha256"] and shard["size"] and first_in.setdefault(key, name) != name:
+                sentences.append(f"{shard['path']} is in both {first_in[key]} and {name}: it counts twice.")
+    return sentences
 
 
 def _merged_tokenizer(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -109,8 +111,11 @@ def _merged_encoder(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _merged_options(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     names = sorted({name for record in records for name in record})
-    values = {name: [record.get(name) for record in records] for name in names}
-    return {name: found[0] if all(v == found[0] for v in found) else _distinct(found) for name, found in values.items()}
+    merged = {}
+    for name in names:
+        values = [record.get(name) for record in records]
+        merged[name] = values[0] if all(value == values[0] for value in values) else _distinct(values)
+    return merged
 
 
 def _distinct(values: Sequence[Any]) -> list[Any]:

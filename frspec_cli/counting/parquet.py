@@ -24,13 +24,15 @@ def write_parquet(path: Path | str, schema: pa.Schema, arrays: list[pa.Array], m
 
 
 def open_parquet(path: Path | str) -> pq.ParquetFile:
-    """Raises `FrspecError` where the file is missing or no parquet. (`pq.read_table` would import pandas: a quarter of a
-    second for nothing.)"""
+    """The open file; use it in a `with` block. (`pq.read_table` would import pandas: a quarter of a second for nothing.)
+
+    Raises `FrspecError` if the file is missing or not a parquet file.
+    """
     try:
         with open(path, "rb") as file:
             head = file.read(4)
         if head != b"PAR1":
-            raise FrspecError(f"{path} is {'no parquet file' if head else 'empty'}.")
+            raise FrspecError(f"{path} is {'not a parquet file' if head else 'empty'}.")
         return pq.ParquetFile(path)
     except FileNotFoundError:
         raise FrspecError(f"there is no file {path}.") from None
@@ -41,21 +43,24 @@ def open_parquet(path: Path | str) -> pq.ParquetFile:
 
 
 def read_parquet(path: Path | str, names: list[str], what: str, *, make: str) -> tuple[pa.Table, dict[str, Any]]:
-    """The columns and the metadata. names: the columns that it must begin with. what: it is called; make: the command.
+    """The columns and the metadata.
 
-    Raises `FrspecError` where the file is missing, broken, another thing, or of a later schema.
+    names: the columns that the file must begin with.
+    what: what messages call such a file.
+    make: the command that makes one.
+    Raises `FrspecError` if the file is missing, broken, something else, or of a later schema.
     """
-    file = open_parquet(path)
-    raw = (file.schema_arrow.metadata or {}).get(b"frspec")
-    if raw is None or file.schema_arrow.names[: len(names)] != names:
-        raise FrspecError(f"{path} is a parquet file but no {what}.", hint=f"Make one with `{make}`.")
-    metadata = json.loads(raw)
-    if (schema := metadata.pop("schema")) > SCHEMA_VERSION:
-        raise FrspecError(f"{path} has schema {schema}, newer than this frspec reads ({SCHEMA_VERSION}).")
-    try:
-        return file.read(), metadata
-    except (OSError, pa.ArrowException) as error:
-        raise _unreadable(path, error) from None
+    with open_parquet(path) as file:
+        raw = (file.schema_arrow.metadata or {}).get(b"frspec")
+        if raw is None or file.schema_arrow.names[: len(names)] != names:
+            raise FrspecError(f"{path} is a parquet file but not a {what}.", hint=f"Make one with `{make}`.")
+        metadata = json.loads(raw)
+        if (schema := metadata.pop("schema")) > SCHEMA_VERSION:
+            raise FrspecError(f"{path} has schema {schema}, newer than this frspec reads ({SCHEMA_VERSION}).")
+        try:
+            return file.read(), metadata
+        except (OSError, pa.ArrowException) as error:
+            raise _unreadable(path, error) from None
 
 
 def _unreadable(path: Path | str, error: Exception) -> FrspecError:

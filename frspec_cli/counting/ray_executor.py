@@ -1,4 +1,4 @@
-"""The same shard function as tasks on a Ray cluster: retried elsewhere when a node dies.
+"""The same shard function as tasks on a Ray cluster: retried elsewhere if a node dies.
 
 The corpus must be readable under the same paths or URLs on every node, and frspec installed there; the tokenizer's files
 travel with the tasks.
@@ -16,21 +16,22 @@ from pathlib import Path
 from typing import Any
 
 from frspec_cli.counting.accumulator import ShardCounts
-from frspec_cli.counting.executors import CounterSpec, portable
-from frspec_cli.counting.worker import Progress, ShardCounter, ShardTask
-from frspec_cli.errors import FrspecError
+from frspec_cli.counting.executors import portable
+from frspec_cli.counting.worker import CounterSpec, ShardCounter, ShardTask
+from frspec_cli.errors import FrspecError, option
+from frspec_cli.progress import Advance
 
 RETRIES = 20
 AHEAD = 2
 """Tasks under way or waiting, for every CPU of the cluster."""
-_BESIDE = ("tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json", "chat_template.jinja")
+_BESIDE = ("tokenizer_config.json", "config.json", "generation_config.json", "chat_template.jinja")
 
 
 class RayExecutor:
     """Runs tasks on the cluster that `RAY_ADDRESS` or this machine's Ray names, else on one made here.
 
-    workers: at most so many tasks at once (None: two for every CPU of the cluster). Raises `FrspecError` where Ray is not
-    installed or cannot be reached.
+    workers: the most tasks at once; None: two for every CPU of the cluster.
+    Raises `FrspecError` if Ray is not installed or cannot be reached.
     """
 
     def __init__(self, spec: CounterSpec, workers: int | None = None) -> None:
@@ -44,25 +45,26 @@ class RayExecutor:
     def start(self, tasks: Iterable[ShardTask]) -> None:
         """Connects, and hands out the first tasks."""
         self._connect()
-        files = _tokenizer_files(self.spec.encoder.tokenizer)
+        files = _tokenizer_files(self.spec.tokenizer)
         self.files = self.ray.put(files)
-        # Ray retries what a dying node takes with it; what the function raises is no such failure and comes back.
+        # Ray retries what a dying node takes with it; what the function raises is not retried and comes back.
         self.remote = self.ray.remote(num_cpus=1, max_retries=RETRIES)(_count)
         self.waiting = iter(tasks)
         self._fill()
 
-    def results(self, progress: Progress) -> Iterator[tuple[int, ShardCounts]]:
+    def results(self, progress: Advance) -> Iterator[tuple[int, ShardCounts]]:
         """Yields whatever is finished first."""
         while self.running:
             ready, _ = self.ray.wait(list(self.running), num_returns=1)
             task = self.running.pop(ready[0])
             part = self._get(ready[0], task)
             self._fill()
-            progress(*(part.total(name) for name in ("documents", "bytes", "tokens", "size")))
+            amounts = {name: part.total(name) for name in ("documents", "bytes", "tokens")}
+            progress(**amounts, read=part.total("size"))
             yield task.index, part
 
     def close(self) -> None:
-        """Gives up what is still running; a cluster that was made here ends."""
+        """Cancels what is still running; a cluster that was made here ends."""
         for reference in self.running:
             self.ray.cancel(reference, force=True)
         self.running = {}
@@ -91,7 +93,7 @@ class RayExecutor:
         except self.ray.exceptions.RayError as error:
             reason = str(error).strip().splitlines()[0].rstrip(".")
             raise FrspecError(
-                f"the cluster gave up on {task.shard.name}: {reason}.", hint="The same command goes on from here."
+                f"the cluster gave up on {task.shard.name}: {reason}.", hint="Run the same command again to resume."
             ) from error
         if isinstance(answer, BaseException):
             raise answer
@@ -102,19 +104,22 @@ def _import_ray() -> Any:
     try:
         import ray
     except ImportError:
-        raise FrspecError("--engine ray needs Ray.", hint="Install it with: pip install 'frspec[ray]'") from None
+        raise FrspecError(
+            f"{option('engine')} ray needs Ray.", hint="Install it with: pip install 'frspec[ray]'"
+        ) from None
     return ray
 
 
 def _tokenizer_files(path: str) -> dict[str, bytes]:
-    folder = Path(path).parent
-    return {name: (folder / name).read_bytes() for name in _BESIDE if (folder / name).is_file()} | {
-        "tokenizer.json": Path(path).read_bytes()
+    """The tokenizer's files by name, those beside the tokenizer.json too: conversations need the chat template."""
+    files = [Path(path), *(Path(path).with_name(name) for name in _BESIDE)]
+    return {"tokenizer.json": files[0].read_bytes()} | {
+        file.name: file.read_bytes() for file in files[1:] if file.is_file()
     }
 
 
 def _count(spec: CounterSpec, files: dict[str, bytes], task: ShardTask) -> ShardCounts | BaseException:
-    """What runs on a node: the counter is built once for every process that Ray keeps there."""
+    """Runs on a node: the counter is built once for every process that Ray keeps there."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     try:
         key = hashlib.sha256(b"".join(files[name] for name in sorted(files))).hexdigest()
@@ -147,4 +152,4 @@ def _counter(spec: CounterSpec, files: _Files) -> ShardCounter:
     for name, content in files.files.items():
         Path(files.folder.name, name).write_bytes(content)
     path = str(Path(files.folder.name, "tokenizer.json"))
-    return replace(spec, encoder=replace(spec.encoder, tokenizer=path, threads=False)).build()
+    return ShardCounter(replace(spec, tokenizer=path))

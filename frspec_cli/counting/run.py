@@ -1,4 +1,4 @@
-"""A whole corpus to a frequency table: tasks go out, parts come back in any order, and are added in the corpus's order.
+"""A corpus's counts from its shards': they come back in any order, and are added in the corpus's order.
 
 Limits, stopping rules and the share of bad records are decided on that order at the shards' boundaries, so that the
 bytes written depend neither on workers nor on which shard is finished first.
@@ -13,14 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from frspec_cli.corpus.documents import EMPTY, MISSING
-from frspec_cli.corpus.shards import Shard
+from frspec_cli.corpus.shards import LINE_FORMATS, Shard
 from frspec_cli.counting.accumulator import CountAccumulator, ShardCounts
-from frspec_cli.counting.executors import Executor
 from frspec_cli.counting.ledger import Ledger
 from frspec_cli.counting.options import CountOptions
 from frspec_cli.counting.stability import expected_loss
-from frspec_cli.counting.worker import Progress, ShardTask
-from frspec_cli.errors import FrspecError
+from frspec_cli.counting.worker import ShardTask
+from frspec_cli.errors import FrspecError, option
 
 JOIN_AFTER = 64
 """Ledger entries that are joined at once."""
@@ -32,12 +31,12 @@ STABLE_STEP = 1.05
 
 @dataclass
 class Counted:
-    """The corpus so far, in its order: all shards before `shards`' length.
+    """The corpus so far, in its order: as many shards from its beginning as `shards` has records.
 
-    stopped: why no further shard is needed, "" while one is.
+    stopped: the option because of which no further shard is needed; "" while one is.
     """
 
-    tally: CountAccumulator
+    accumulator: CountAccumulator
     shards: list[dict[str, Any]] = field(default_factory=list)
     examples: list[tuple[str, int, str, str]] = field(default_factory=list)
     documents: int = 0
@@ -49,7 +48,7 @@ class Counted:
 
     def add(self, part: ShardCounts) -> None:
         """Adds the next shard's counts, or those of several at once."""
-        self.tally.add_part(part)
+        self.accumulator.add_part(part)
         self.examples += part.examples if len(part.shards) > 1 else self._in_the_whole_file(part)
         self.shards += part.shards
         self.documents += part.total("documents")
@@ -60,10 +59,10 @@ class Counted:
             self.bad += bad_records(shard)
 
     def _in_the_whole_file(self, part: ShardCounts) -> list[tuple[str, int, str, str]]:
-        """A shard's examples, their lines counted from the file's beginning where all pieces before it are here."""
+        """A shard's examples, their lines counted from the file's beginning if all pieces before it are here."""
         [shard] = part.shards
         start = shard.get("start", 0)
-        if not start or not part.examples:
+        if not start or shard["format"] not in LINE_FORMATS:  # only these are split into pieces of a file
             return part.examples
         before = [other for other in self.shards if other["path"] == shard["path"]]
         if sum(other["size"] for other in before) != start:
@@ -74,13 +73,19 @@ class Counted:
 
     def part(self) -> ShardCounts:
         """All of it as one part, for the ledger."""
-        part = self.tally.part()
+        part = self.accumulator.part()
         part.shards, part.examples = self.shards, self.examples
         return part
 
 
 class CorpusRun:
-    """One run over a corpus. `counter` recounts single tasks in this process (the shard that a limit cuts)."""
+    """One run over a corpus: says which tasks are left, and takes their counts.
+
+    rows: the tokenizer's highest id + 1.
+    max_bad: the share of bad records that is tolerated.
+    recount: counts a single task in this process (the shard that a limit cuts).
+    finished: gets the size of each shard that is counted and saved.
+    """
 
     def __init__(
         self,
@@ -90,112 +95,104 @@ class CorpusRun:
         *,
         max_bad: float,
         ledger: Ledger,
-        recheck: Callable[[ShardCounts], None] = lambda part: None,
+        recount: Callable[[ShardTask], ShardCounts],
         finished: Callable[[int], None] = lambda size: None,
     ) -> None:
         self.shards = shards
         self.options = options
         self.max_bad = max_bad
         self.ledger = ledger
-        self.recheck = recheck
+        self.recount = recount
         self.finished = finished
         self.counted = Counted(CountAccumulator(rows, document_frequency=options.document_frequency))
-        self._early: dict[int, int] = {}  # entries of the ledger that are not added yet: first shard -> last
-        self._joined = 0
+        self._waiting: dict[int, int] = {}  # entries of the ledger that are not added yet: first shard -> last
+        self._joined = 0  # shards whose ledger entries are joined
 
     def resume(self) -> int:
-        """Takes up what the ledger holds; the number of shards that were counted before."""
-        self._early = dict(self.ledger.entries())
-        return sum(last - first + 1 for first, last in self._early.items())
-
-    def run(
-        self,
-        engine: Executor,
-        recount: Callable[[ShardTask], ShardCounts],
-        progress: Progress,
-        *,
-        meanwhile: Callable[[], None] = lambda: None,
-    ) -> Counted:
-        """Counts what is not counted yet. meanwhile: what this process does while the first tasks are on their way.
-
-        Raises `FrspecError` when too many records are bad.
-        """
-        self._drain(recount)
-        try:
-            engine.start(self._tasks())
-            meanwhile()
-            for index, part in engine.results(progress):
-                self.recheck(part)
-                self.ledger.put(index, index, part)
-                self.finished(self.shards[index].size)
-                self._early[index] = index
-                self._drain(recount)
-                if self.counted.stopped:
-                    break
-        finally:
-            engine.close()
-        self._judge(final=True)
-        return self.counted
+        """Adds what the ledger holds, as far as the order allows; the number of shards that were counted before."""
+        entries = self.ledger.entries()
+        self._waiting = dict(entries)
+        self._add_waiting()
+        return sum(last - first + 1 for first, last in entries)
 
     def missing(self) -> list[int]:
         """The shards that are not counted yet, in order."""
-        done = {index for first, last in self._early.items() for index in range(first, last + 1)}
-        return [index for index in range(len(self.counted.shards), len(self.shards)) if index not in done]
+        waiting = {index for first, last in self._waiting.items() for index in range(first, last + 1)}
+        return [index for index in range(len(self.counted.shards), len(self.shards)) if index not in waiting]
 
-    def _tasks(self) -> Iterator[ShardTask]:
+    def tasks(self) -> Iterator[ShardTask]:
+        """What is left to count; ends once no further shard is needed."""
         for index in self.missing():
             if self.counted.stopped:
                 return
             yield ShardTask(index, self.shards[index], self.options.limit_documents, self.options.limit_tokens)
 
-    def _drain(self, recount: Callable[[ShardTask], ShardCounts]) -> None:
-        """Adds finished shards as far as the corpus's order allows."""
-        while not self.counted.stopped and (first := len(self.counted.shards)) in self._early:
-            last = self._early.pop(first)
-            part = self.ledger.get(first, last)
-            before = self.counted.tokens
-            self.counted.add(self._cut(first, part, recount) if first == last else part)
-            if first != last:
-                self._joined = last + 1
-            self._look(before)
-            if len(self.counted.shards) - self._joined >= JOIN_AFTER and not self.counted.stopped:
-                self._joined = len(self.counted.shards)
-                self.ledger.join(self._joined - 1, self.counted.part())
+    def add(self, index: int, part: ShardCounts) -> None:
+        """Saves a shard's counts, and adds what the corpus's order allows. Raises `FrspecError` for too many bad records."""
+        self.ledger.put(index, index, part)
+        self.finished(self.shards[index].size)
+        if index == len(self.counted.shards):
+            self._add(index, index, part)
+            self._add_waiting()
+        else:
+            self._waiting[index] = index  # left to the ledger, so that memory does not grow with the corpus
 
-    def _cut(self, index: int, part: ShardCounts, recount: Callable[[ShardTask], ShardCounts]) -> ShardCounts:
-        """The part, or where a limit lies inside it the shard counted again up to the limit."""
+    def finish(self) -> Counted:
+        """The whole. Raises `FrspecError` for too many bad records."""
+        self._judge(final=True)
+        return self.counted
+
+    def _add_waiting(self) -> None:
+        while not self.counted.stopped and (first := len(self.counted.shards)) in self._waiting:
+            last = self._waiting.pop(first)
+            self._add(first, last, self.ledger.get(first, last))
+
+    def _add(self, first: int, last: int, part: ShardCounts) -> None:
+        """Adds the counts of the shards `first` to `last`, which come next in the corpus."""
+        before = self.counted.tokens
+        if first == last:
+            self.counted.add(self._cut(first, part))
+        else:
+            self.counted.add(part)  # an earlier run joined them, so no limit was reached in them
+            self._joined = last + 1
+        self._decide(before)
+        if len(self.counted.shards) - self._joined >= JOIN_AFTER and not self.counted.stopped:
+            self._joined = len(self.counted.shards)
+            self.ledger.join(self._joined - 1, self.counted.part())
+
+    def _cut(self, index: int, part: ShardCounts) -> ShardCounts:
+        """The part, or if a limit is reached inside it the shard counted again up to the limit."""
         documents, tokens = self.options.limit_documents, self.options.limit_tokens
         left_documents = None if documents is None else documents - self.counted.documents
         left_tokens = None if tokens is None else tokens - self.counted.tokens
         over = (left_documents is not None and part.total("documents") > left_documents) or (
             left_tokens is not None and part.total("tokens") > left_tokens
         )
-        return recount(ShardTask(index, self.shards[index], left_documents, left_tokens)) if over else part
+        return self.recount(ShardTask(index, self.shards[index], left_documents, left_tokens)) if over else part
 
-    def _look(self, tokens_before: int) -> None:
-        """Decides at a shard's boundary whether the run goes on."""
+    def _decide(self, tokens_before: int) -> None:
+        """Decides at a shard's boundary whether further shards are needed."""
         counted, options = self.counted, self.options
         if options.limit_documents is not None and counted.documents >= options.limit_documents:
-            counted.stopped = "--limit-documents"
+            counted.stopped = "limit_documents"
         elif options.limit_tokens is not None and counted.tokens >= options.limit_tokens:
-            counted.stopped = "--limit-tokens"
+            counted.stopped = "limit_tokens"
         elif options.until_stable is not None and _step(counted.tokens) > _step(tokens_before):
             # Looked at whenever the text has grown by a step, so the cost does not grow with the number of shards.
-            loss = expected_loss(counted.tally.by_fold(), options.stable_k)
-            counted.stopped = "--until-stable" if loss < options.until_stable else ""
+            loss = expected_loss(counted.accumulator.by_fold(), options.stable_k)
+            counted.stopped = "until_stable" if loss < options.until_stable else ""
         self._judge(final=False)
 
     def _judge(self, *, final: bool) -> None:
-        lines = self.counted.lines
-        bad = self.counted.bad
+        lines, bad = self.counted.lines, self.counted.bad
         if (final or lines >= EARLY_BAD_LINES) and bad > self.max_bad * lines:
             if _is_wrong_field(self.counted):
-                self.ledger.forget()  # nothing in it is worth going on from
-            raise FrspecError(_too_many_bad(self.counted, bad, self.max_bad), hint=_bad_hint(self.counted))
+                self.ledger.forget()  # nothing in it is worth resuming
+            raise FrspecError(_too_many_bad(self.counted, self.max_bad), hint=_bad_hint(self.counted))
 
 
 def bad_records(shard: dict[str, Any]) -> int:
-    """Skipped records that count as bad. Empty ones do not where they are files or lines of plain text."""
+    """Skipped records that count as bad. Empty ones do not if they are files or lines of plain text."""
     harmless = shard["skipped"].get(EMPTY, 0) if shard["format"] in ("text", "lines") else 0
     return sum(shard["skipped"].values()) - harmless
 
@@ -204,17 +201,18 @@ def _step(tokens: int) -> int:
     return int(math.log(tokens) / math.log(STABLE_STEP)) if tokens else -1
 
 
-def _too_many_bad(counted: Counted, bad: int, max_bad: float) -> str:
+def _too_many_bad(counted: Counted, max_bad: float) -> str:
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(counted.skipped.items()))
     share = (
-        f"{bad:,} of {counted.lines:,} records ({bad / counted.lines:.1%}) are bad ({reasons}), more than {max_bad:.3g}"
+        f"{counted.bad:,} of {counted.lines:,} records ({counted.bad / counted.lines:.1%}) are bad ({reasons}), "
+        f"more than {max_bad:.3g}"
     )
     first = min(counted.examples, key=lambda example: example[2] == EMPTY)
     return f"{share}; for instance {in_words(first)}."
 
 
 def in_words(example: tuple[str, int, str, str]) -> str:
-    """Where a skipped record stands, and why it was skipped."""
+    """Where a skipped record is, and why it was skipped."""
     name, line, reason, detail = example
     return f"{name}{f', line {line:,}' if line else ''}: {reason}{f' ({detail})' if detail else ''}"
 
@@ -225,5 +223,5 @@ def _is_wrong_field(counted: Counted) -> bool:
 
 def _bad_hint(counted: Counted) -> str:
     if _is_wrong_field(counted):
-        return "Name the field that holds the text with --text-field."
-    return "Allow a larger share with --max-bad; what is counted already is kept."
+        return f"Name the field that holds the text with {option('text_field')}."
+    return f"Allow a larger share with {option('max_bad')}; what is counted already is kept."

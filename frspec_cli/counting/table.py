@@ -8,7 +8,7 @@ intervals without reading the text again. The metadata holds no time and no work
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from frspec_cli.errors import FrspecError
 
 FOLDS = 10
 _TOKENS_AT_ONCE = 1 << 10
-_ROWS_AT_ONCE = 1 << 18  # what is read is scattered while it is in the processor's cache
+_ROWS_AT_ONCE = 1 << 18  # rows read are scattered while they are in the processor's cache
 _SCHEMA = pa.schema(
     [
         ("token_id", pa.int32()),
@@ -39,10 +39,10 @@ class FrequencyTable:
     """Counts by token, source and fold.
 
     counts: source -> int64 [FOLDS, rows], rows = the tokenizer's highest id + 1.
-    metadata: what the `frspec` key of the parquet file holds, less `schema`. Keys that every table has: `tokenizer`
-    (`reference`, `fingerprint`, `size`, `highest_id`, `model_rows` or None, `forced` {id: reason}), `lines`, `documents`,
-    `tokens`, `bytes`, `skipped` {reason: n}, `shards`, `encoder`, `options`, `stability` {k: {...}}.
-    documents: source -> int64 [FOLDS, rows], documents that hold the token; None where that was not counted.
+    metadata: what the `frspec` key of the parquet file holds, less `schema`. Every table has `tokenizer` (`reference`,
+        `fingerprint`, `size`, `highest_id`, `model_rows` or None, `forced` {id: reason}), `lines`, `documents`, `tokens`,
+        `bytes`, `skipped` {reason: n}, `shards`, `encoder`, `options`, `stability` {k: {...}}.
+    documents: source -> int64 [FOLDS, rows], documents that hold the token; None unless they were counted.
     """
 
     counts: Mapping[str, np.ndarray]
@@ -73,6 +73,10 @@ class FrequencyTable:
             total += by_fold.sum(axis=0) if folds is None else by_fold[sorted(folds)].sum(axis=0)
         return total
 
+    def by_fold(self) -> np.ndarray:
+        """int64 [FOLDS, rows]: counts over all sources."""
+        return sum_by_fold(self.counts.values(), self.rows)
+
     @property
     def fingerprint(self) -> str:
         """The fingerprint of the tokenizer that counted."""
@@ -92,7 +96,7 @@ class FrequencyTable:
         ]
         schema = _SCHEMA
         if self.documents is not None:
-            # A token that was counted stands in at least one document, so the cells are the same.
+            # A token that was counted is in at least one document, so the cells are the same.
             _, documents = _counted_cells([self.documents[source] for source in sources], self.rows)
             arrays.append(column(documents, pa.int64()))
             schema = schema.append(_DOCUMENTS)
@@ -100,7 +104,10 @@ class FrequencyTable:
 
     @staticmethod
     def read(path: Path | str) -> FrequencyTable:
-        """Reads a table. Raises `FrspecError` when the file is missing, broken, no frequency table, or of a later schema."""
+        """Reads a table.
+
+        Raises `FrspecError` if the file is missing, broken, not a frequency table, or of a later schema.
+        """
         make = "frspec count-freq SOURCE --tokenizer T --out counts.parquet"
         table, metadata = read_parquet(path, _SCHEMA.names, "frequency table", make=make)
         rows = int(metadata["tokenizer"]["highest_id"]) + 1
@@ -108,29 +115,43 @@ class FrequencyTable:
         return FrequencyTable(_dense(table, rows, path, "count"), metadata, documents)
 
 
+def sum_by_fold(counts: Iterable[np.ndarray], rows: int) -> np.ndarray:
+    """int64 [FOLDS, rows]: the sum of arrays of that shape."""
+    total = np.zeros((FOLDS, rows), dtype=np.int64)
+    for each in counts:
+        total += each
+    return total
+
+
 def _counted_cells(counts: list[np.ndarray], rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """The cells above zero of `counts` (each int64 [FOLDS, rows]) as (token * sources + source) * FOLDS + fold, in this
-    order, and their counts; both int64 [n]. A few tokens at a time, turned round while they are in the processor's cache."""
-    width = len(counts) * FOLDS
-    cells, found = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    for first in range(0, rows if counts else 0, _TOKENS_AT_ONCE):
-        block = np.concatenate([each[:, first : first + _TOKENS_AT_ONCE] for each in counts]).T.ravel()
-        cell = np.flatnonzero(block)
-        cells.append(cell + first * width)
-        found.append(block[cell])
-    return np.concatenate(cells), np.concatenate(found)
+    """The cells above zero and their counts, both int64 [n], in the order of the file.
+
+    counts: for each source int64 [FOLDS, rows]. A cell is (token * sources + source) * FOLDS + fold.
+    A whole array turned from [sources * FOLDS, rows] to [rows, sources * FOLDS] would miss the processor's cache at every
+    step, so a block of tokens is turned at a time.
+    """
+    width = len(counts) * FOLDS  # cells of one token
+    cells, cell_counts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for first_token in range(0, rows if counts else 0, _TOKENS_AT_ONCE):
+        block = np.concatenate([each[:, first_token : first_token + _TOKENS_AT_ONCE] for each in counts])
+        in_file_order = block.T.ravel()
+        above_zero = np.flatnonzero(in_file_order)
+        cells.append(first_token * width + above_zero)
+        cell_counts.append(in_file_order[above_zero])
+    return np.concatenate(cells), np.concatenate(cell_counts)
 
 
-def _dense(table: pa.Table, rows: int, path: Path | str, counted: str) -> dict[str, np.ndarray]:
+def _dense(table: pa.Table, rows: int, path: Path | str, name: str) -> dict[str, np.ndarray]:
+    """source -> int64 [FOLDS, rows] from the column `name` (`count` or `documents`)."""
     table = table.unify_dictionaries()
     labels = table["source"].chunk(0).dictionary.to_pylist() if len(table) else []
     dense = np.zeros((len(labels), FOLDS, rows), dtype=np.int64)
     flat, total = dense.reshape(-1), 0
     for batch in table.to_batches(max_chunksize=_ROWS_AT_ONCE):
-        token, fold, count = (values(batch[name]) for name in ("token_id", "fold", counted))
+        token, fold, count = (values(batch[label]) for label in ("token_id", "fold", name))
         if token.min() < 0 or token.max() >= rows or fold.min() < 0 or fold.max() >= FOLDS:
             raise FrspecError(f"{path} holds a token id or a fold outside its range, so it is damaged.")
-        # One flat index for all sources. Every cell stands once in what `write` makes, so assigning is enough.
+        # One flat index for all sources. In what `write` makes, a cell occurs once, so assigning is enough.
         cell = values(batch["source"].indices).astype(np.int64)
         cell *= FOLDS
         cell += fold

@@ -1,13 +1,12 @@
-"""One shard's text to its counts: the function that every engine (this process, a worker, a cluster) runs."""
+"""One shard's text to its counts: the function that every executor (this process, a worker, a cluster) runs."""
 
 from __future__ import annotations
 
 import hashlib
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,10 @@ from frspec_cli.corpus.reading import read_shard
 from frspec_cli.corpus.shards import Shard
 from frspec_cli.corpus.streams import BrokenFile
 from frspec_cli.counting.accumulator import CountAccumulator, ShardCounts
+from frspec_cli.counting.document_encoder import DocumentEncoder, build_encoder
 from frspec_cli.counting.options import CountOptions
 from frspec_cli.counting.table import FOLDS
-from frspec_cli.tokens.chat import ChatEncoder, chat_encoder
+from frspec_cli.progress import Advance
 from frspec_cli.tokens.encoder import Encoded, Encoder, ReferenceEncoder
 
 BATCH_DOCUMENTS = 512
@@ -27,10 +27,7 @@ BATCH_BYTES = 2 << 20
 MAX_EXAMPLES = 8
 """Skipped records whose place is remembered, for each shard."""
 RECHECK_SHARE = 1000
-"""One byte in so many, at most, is kept to be encoded again by the reference."""
-
-Progress = Callable[[int, int, int, int], None]
-"""Called with what was done since the last call: documents, their bytes, their tokens, bytes read from the disk."""
+"""At most one byte in this many is kept to be encoded again by the reference."""
 
 
 @dataclass(frozen=True)
@@ -43,89 +40,110 @@ class ShardTask:
     limit_tokens: int | None = None
 
 
-def fold_of(data: bytes) -> int:
-    """A document's fold, 0 to 9: CRC-32 of its UTF-8 bytes, mod 10. The same on every machine, and nearly free."""
-    return zlib.crc32(data) % FOLDS
+@dataclass(frozen=True)
+class CounterSpec:
+    """How a `ShardCounter` is made: small enough to be sent to another process or machine.
+
+    encoder: `reference` or `fast`.
+    tokenizer: path of the tokenizer.json.
+    rows: the tokenizer's highest id + 1.
+    """
+
+    encoder: str
+    tokenizer: str
+    rows: int
+    options: CountOptions
 
 
-def silent(documents: int, size: int, tokens: int, read: int) -> None:
+def silent(**amounts: int) -> None:
     """Progress that nobody watches."""
 
 
 class ShardCounter:
     """Counts shards with one encoder, which lives as long as this does.
 
-    rows: the tokenizer's highest id + 1. tokenizer: path of its tokenizer.json, for conversations. Of what any encoder
-    but the reference made, some documents are kept with their ids, for the reference to confirm.
+    encoder: the encoder that `spec` names, if it has been built already.
+    Of the ids that any encoder but the reference makes, a few documents' are kept for the reference to check.
     """
 
-    def __init__(self, encoder: Encoder, rows: int, options: CountOptions, tokenizer: str) -> None:
-        self.encoder = encoder
-        self.rows = rows
-        self.options = options
-        self.tokenizer = tokenizer
-        self.recheck = encoder.name != ReferenceEncoder.name
+    def __init__(self, spec: CounterSpec, encoder: Encoder | None = None) -> None:
+        self.spec = spec
+        self.rows = spec.rows
+        self.options = spec.options
+        self.recheck = spec.encoder != ReferenceEncoder.name
+        self.encoder = DocumentEncoder(
+            encoder or build_encoder(spec.encoder, spec.tokenizer),
+            spec.tokenizer,
+            assistant_only=spec.options.assistant_only,
+        )
 
-    @cached_property
-    def chat(self) -> ChatEncoder:
-        """How conversations are encoded; made at the first one."""
-        return chat_encoder(self.tokenizer, assistant_only=self.options.assistant_only)
+    def count(self, task: ShardTask, progress: Advance = silent) -> ShardCounts:
+        """The task's counts.
 
-    def count(self, task: ShardTask, progress: Progress = silent) -> ShardCounts:
-        """The task's counts. A broken container raises, or with --skip-broken-files counts as nothing and says so."""
+        progress: gets what was done since its last call: `documents`, their `bytes`, their `tokens`, and the bytes `read`
+        from the disk.
+        Raises `BrokenFile` for a broken container; with `skip_broken_files` it counts as nothing and is recorded so.
+        """
         try:
-            return _ShardRun(self, task, progress).part()
+            return _ShardRun(self, task, progress).count()
         except BrokenFile as error:
             if not self.options.skip_broken_files:
                 raise
-            part = CountAccumulator(self.rows, document_frequency=self.options.document_frequency).part()
+            part = self.accumulator().part()
             part.shards = [_record(task.shard, "", broken=error.message)]
             return part
+
+    def accumulator(self) -> CountAccumulator:
+        """An empty one, for the counts of one shard."""
+        return CountAccumulator(self.rows, document_frequency=self.options.document_frequency)
 
 
 class _ShardRun:
     """The state of counting one shard: what was read, what is waiting to be encoded, what was counted."""
 
-    def __init__(self, counter: ShardCounter, task: ShardTask, progress: Progress) -> None:
+    def __init__(self, counter: ShardCounter, task: ShardTask, progress: Advance) -> None:
         self.counter = counter
         self.task = task
         self.progress = progress
         self.digest = _Digest()
-        self.tally = CountAccumulator(counter.rows, document_frequency=counter.options.document_frequency)
+        self.accumulator = counter.accumulator()
         self.documents = self.tokens = self.bytes = 0
         self.skipped: list[Skipped] = []
-        self.samples: list[tuple[str, np.ndarray]] = []
+        self.samples: list[tuple[Document, np.ndarray]] = []
         self.sampled_bytes = 0
 
-    def part(self) -> ShardCounts:
-        digest = self.digest
-        complete = True
-        for batch in self._batches(digest):
-            if not self._count(batch):
-                complete = False
+    def count(self) -> ShardCounts:
+        for batch in self._batches():
+            self._count_batch(batch)
+            if self._has_its_tokens():
                 break
-        self.progress(0, 0, 0, digest.passed())
-        part = self.tally.part()
-        shard = self.task.shard
-        complete = complete and self.documents != self.task.limit_documents
-        record = _record(shard, digest.hexdigest() if complete else "")
-        reasons = Counter(skipped.reason for skipped in self.skipped)
-        record |= {"lines": self.documents + len(self.skipped), "documents": self.documents, "tokens": self.tokens}
-        record |= {"bytes": self.bytes, "skipped": dict(sorted(reasons.items()))}
-        part.shards = [record]
+        self.progress(documents=0, bytes=0, tokens=0, read=self.digest.passed())
+        part = self.accumulator.part()
+        part.shards = [self._record()]
         part.examples = [
-            (item.file or shard.label, 0 if item.file else item.line, item.reason, item.detail)
+            (item.file or self.task.shard.label, 0 if item.file else item.line, item.reason, item.detail)
             for item in _first_of_each_reason(self.skipped)
         ]
         part.samples = self.samples
         return part
 
-    def _batches(self, digest: Any) -> Iterator[list[Document]]:
-        """Documents in batches; stops behind the last one that the limit on documents allows."""
+    def _record(self) -> dict[str, Any]:
+        cut = self._has_its_tokens() or self.documents == self.task.limit_documents
+        record = _record(self.task.shard, "" if cut else self.digest.hexdigest())
+        reasons = Counter(skipped.reason for skipped in self.skipped)
+        record |= {"lines": self.documents + len(self.skipped), "documents": self.documents, "tokens": self.tokens}
+        return record | {"bytes": self.bytes, "skipped": dict(sorted(reasons.items()))}
+
+    def _has_its_tokens(self) -> bool:
+        """Whether the limit on tokens is reached."""
+        return self.task.limit_tokens is not None and self.tokens >= self.task.limit_tokens
+
+    def _batches(self) -> Iterator[list[Document]]:
+        """Documents in batches; stops after the last one that the limit on documents allows."""
         batch: list[Document] = []
         size = 0
         limit = self.task.limit_documents
-        for item in read_shard(self.task.shard, self.counter.options.fields, digest):
+        for item in read_shard(self.task.shard, self.counter.options.fields, self.digest):
             if isinstance(item, Skipped):
                 self.skipped.append(item)
                 continue
@@ -140,64 +158,104 @@ class _ShardRun:
         if batch:
             yield batch
 
-    def _count(self, batch: list[Document]) -> bool:
-        """Counts a batch; False when the limit on tokens was reached in it."""
-        crcs = [zlib.crc32(document.data) for document in batch]
-        order = sorted(range(len(batch)), key=lambda index: (batch[index].source, crcs[index] % FOLDS))
-        encoded = self._encode([batch[index] for index in order])
-        lengths = np.empty(len(batch), dtype=np.int64)
-        lengths[order] = np.diff(encoded.offsets)
-        keep, cut = self._within_limit(batch, lengths)
-        position = {document: place for place, document in enumerate(order)}
-        if keep == len(batch) and not cut:
-            for first, last in _runs([(batch[index].source, crcs[index] % FOLDS) for index in order]):
-                document = order[first]
-                ids = encoded.ids[encoded.offsets[first] : encoded.offsets[last]]
-                self._add(batch[document].source, crcs[document] % FOLDS, ids, encoded.offsets[first : last + 1])
+    def _count_batch(self, documents: list[Document]) -> None:
+        """Counts documents, up to the limit on tokens."""
+        batch = _Batch.encoded(documents, self.counter.encoder)
+        kept = self._within_limit(batch.lengths)
+        if kept is batch.lengths:
+            for source, fold, ids, lengths in batch.groups():
+                self._add(source, fold, ids, lengths)
         else:
-            for index in range(keep):
-                ids = encoded.of(position[index])
-                ids = ids[:cut] if cut and index == keep - 1 else ids
-                self._add(batch[index].source, crcs[index] % FOLDS, ids, np.array([0, len(ids)]))
-        size = sum(len(document.data) for document in batch[:keep])
-        tokens = cut - int(lengths[keep - 1]) + int(lengths[:keep].sum()) if cut else int(lengths[:keep].sum())
-        self.documents += keep
+            for index, length in enumerate(kept):
+                self._add(*batch.keys[index], batch.ids_of(index)[:length], kept[index : index + 1])
+        size = sum(len(document.data) for document in documents[: len(kept)])
+        tokens = int(kept.sum())
+        self.documents += len(kept)
         self.bytes += size
         self.tokens += tokens
+        if self._has_its_tokens():
+            last_line = documents[len(kept) - 1].line
+            self.skipped = [item for item in self.skipped if item.line < last_line]
         if self.counter.recheck:
-            self._sample(batch[:keep], crcs, encoded, position)
-        self.progress(keep, size, tokens, self.digest.passed())
-        return self.task.limit_tokens is None or self.tokens < self.task.limit_tokens
+            self._sample(batch, len(kept))
+        self.progress(documents=len(kept), bytes=size, tokens=tokens, read=self.digest.passed())
 
-    def _encode(self, batch: list[Document]) -> Encoded:
-        if any(document.messages is not None for document in batch):
-            return self.counter.chat.encode(batch, self.counter.encoder)
-        return self.counter.encoder.encode([item.text for item in batch], [item.data for item in batch])
-
-    def _within_limit(self, batch: list[Document], lengths: np.ndarray) -> tuple[int, int]:
-        """(documents to keep, ids to keep of the last one or 0 for all); drops skipped records behind them."""
+    def _within_limit(self, lengths: np.ndarray) -> np.ndarray:
+        """How many ids of each document are counted: int64 [documents kept]; `lengths` itself if none is cut or left out."""
         limit = self.task.limit_tokens
         if limit is None:
-            return len(batch), 0
+            return lengths
         ends = self.tokens + np.cumsum(lengths)
-        keep = min(int(np.searchsorted(ends, limit)) + 1, len(batch))
-        cut = limit - int(ends[keep - 1] - lengths[keep - 1]) if ends[keep - 1] > limit else 0
-        if ends[keep - 1] >= limit:
-            self.skipped = [item for item in self.skipped if item.line < batch[keep - 1].line]
-        return keep, cut
+        last = int(np.searchsorted(ends, limit))  # the document in which the limit is reached
+        if last >= len(lengths):
+            return lengths
+        kept = lengths[: last + 1].copy()
+        kept[last] -= ends[last] - limit
+        return kept
 
-    def _add(self, source: str, fold: int, ids: np.ndarray, offsets: np.ndarray) -> None:
-        self.tally.add(source, fold, ids)
+    def _add(self, source: str, fold: int, ids: np.ndarray, lengths: np.ndarray) -> None:
+        self.accumulator.add(source, fold, ids)
         if self.counter.options.document_frequency:
-            self.tally.add_documents(source, fold, _unique_by_document(ids, np.diff(offsets), self.counter.rows))
+            unique_ids = _unique_by_document(ids, lengths, self.counter.rows)
+            self.accumulator.add_documents(source, fold, unique_ids)
 
-    def _sample(self, batch: list[Document], crcs: list[int], encoded: Encoded, position: dict[int, int]) -> None:
+    def _sample(self, batch: _Batch, kept: int) -> None:
         """Keeps a few documents for the reference: chosen by their hash, never more than their share of the bytes."""
-        for index, document in enumerate(batch):
-            fits = (self.sampled_bytes + len(document.data)) * RECHECK_SHARE <= self.bytes
-            if fits and (crcs[index] >> 8) % 16 == 0 and document.messages is None:
-                self.sampled_bytes += len(document.data)
-                self.samples.append((document.text, encoded.of(position[index]).copy()))
+        for index, document in enumerate(batch.documents[:kept]):
+            size = len(document.data)
+            fits = (self.sampled_bytes + size) * RECHECK_SHARE <= self.bytes
+            if fits and size and (batch.crcs[index] >> 8) % 16 == 0:
+                self.sampled_bytes += size
+                self.samples.append((document, batch.ids_of(index).copy()))
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Documents with their ids.
+
+    Documents are encoded grouped by source and fold, so that a group's ids are one slice; limits and samples go by the
+    order in which they were read. All fields but the last two are in the order read; `place` leads from it to the other.
+
+    documents, crcs: as read, with the CRC-32 of each.
+    keys: (source, fold) of each.
+    lengths: int64 [documents], how many ids each has.
+    place: where in `grouped` each is.
+    grouped: the ids, document by document, sorted by (source, fold).
+    """
+
+    documents: list[Document]
+    crcs: list[int]
+    keys: list[tuple[str, int]]
+    lengths: np.ndarray
+    place: np.ndarray
+    grouped: Encoded
+
+    @staticmethod
+    def encoded(documents: list[Document], encoder: DocumentEncoder) -> _Batch:
+        """Encodes the documents."""
+        # A document's fold, 0 to 9, is its hash mod 10: the same on every machine, and nearly free.
+        crcs = [zlib.crc32(document.data) for document in documents]
+        keys = [(document.source, crc % FOLDS) for document, crc in zip(documents, crcs, strict=True)]
+        order = sorted(range(len(documents)), key=keys.__getitem__)
+        grouped = encoder.encode([documents[index] for index in order])
+        lengths, place = np.empty((2, len(documents)), dtype=np.int64)
+        lengths[order] = np.diff(grouped.offsets)
+        place[order] = np.arange(len(documents))
+        return _Batch(documents, crcs, keys, lengths, place, grouped)
+
+    def ids_of(self, index: int) -> np.ndarray:
+        """The ids of one document, by the order read."""
+        return self.grouped.of(int(self.place[index]))
+
+    def groups(self) -> Iterator[tuple[str, int, np.ndarray, np.ndarray]]:
+        """(source, fold, ids, lengths of its documents) of every group."""
+        keys = sorted(self.keys)
+        ids, offsets = self.grouped
+        first = 0
+        for last in range(1, len(keys) + 1):
+            if last == len(keys) or keys[last] != keys[first]:
+                yield *keys[first], ids[offsets[first] : offsets[last]], np.diff(offsets[first : last + 1])
+                first = last
 
 
 class _Digest:
@@ -220,15 +278,6 @@ class _Digest:
         return passed
 
 
-def _runs(keys: list[Any]) -> Iterator[tuple[int, int]]:
-    """(first, last + 1) of every run of equal neighbours."""
-    first = 0
-    for index in range(1, len(keys) + 1):
-        if index == len(keys) or keys[index] != keys[first]:
-            yield first, index
-            first = index
-
-
 def _unique_by_document(ids: np.ndarray, lengths: np.ndarray, rows: int) -> np.ndarray:
     """ids [n] of documents of the given lengths -> each document's distinct ids, one document after another."""
     document = np.repeat(np.arange(len(lengths), dtype=np.int64), lengths)
@@ -236,13 +285,13 @@ def _unique_by_document(ids: np.ndarray, lengths: np.ndarray, rows: int) -> np.n
 
 
 def _first_of_each_reason(skipped: list[Skipped]) -> list[Skipped]:
-    seen: Counter[str] = Counter()
-    chosen: list[Skipped] = []
+    counts: Counter[str] = Counter()
+    examples: list[Skipped] = []
     for item in skipped:
-        seen[item.reason] += 1
-        if seen[item.reason] <= MAX_EXAMPLES // 2 and len(chosen) < MAX_EXAMPLES:
-            chosen.append(item)
-    return chosen
+        counts[item.reason] += 1
+        if counts[item.reason] <= MAX_EXAMPLES // 2 and len(examples) < MAX_EXAMPLES:
+            examples.append(item)
+    return examples
 
 
 def _record(shard: Shard, sha256: str, *, broken: str = "") -> dict[str, Any]:

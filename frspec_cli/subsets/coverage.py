@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from frspec_cli.counting.table import FOLDS, FrequencyTable
+from frspec_cli.counting.table import FOLDS, FrequencyTable, sum_by_fold
 from frspec_cli.statistics import Interval, jackknife
 from frspec_cli.subsets.scripts import CJK, Scripts
 from frspec_cli.subsets.subset import VocabularySubset
@@ -36,7 +36,7 @@ def coverage(
     """
     check_subset_against_table(subset, table, name="the subset", warn=warn)
     ids = subset.prefix(subset.k if k is None else k).token_ids
-    by_fold = sum(table.counts.values(), np.zeros((FOLDS, table.rows), dtype=np.int64))
+    by_fold = table.by_fold()
     return jackknife(by_fold[:, ids[ids < table.rows]].sum(axis=1), by_fold.sum(axis=1))
 
 
@@ -66,12 +66,12 @@ def coverage_rows(
     holds what a smaller one does. counts: source -> int64 [FOLDS, rows]. scripts: None where tokens' bytes are unknown.
     """
     ks = sorted(chosen)
-    folds, rows = next(iter(counts.values())).shape
-    entry = np.full((folds, rows), len(ks))  # the index of the smallest k that holds a token
+    rows = next(iter(counts.values())).shape[1]
+    entry = np.full((FOLDS, rows), len(ks))  # the index of the smallest k that holds a token
     for index in reversed(range(len(ks))):
         for fold, ids in enumerate(chosen[ks[index]]):
             entry[fold, ids[ids < rows]] = index
-    total = sum(counts.values(), np.zeros((folds, rows), dtype=np.int64))
+    total = sum_by_fold(counts.values(), rows)
     found = [_Share(ALL, ALL, _spread(total, entry, len(ks)))]
     if len(counts) > 1:
         found += [_Share(source, ALL, _spread(counts[source], entry, len(ks))) for source in sorted(counts)]

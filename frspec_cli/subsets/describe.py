@@ -84,10 +84,10 @@ def _decompressed(file: IO[bytes]) -> IO[bytes]:
 
 
 def _parquet(path: Path) -> dict[str, Any]:
-    file = open_parquet(path)
-    names = file.schema_arrow.names
-    if b"frspec" not in (file.schema_arrow.metadata or {}):
-        return {"kind": "parquet", "rows": file.metadata.num_rows, "columns": names}
+    with open_parquet(path) as file:
+        names = file.schema_arrow.names
+        if b"frspec" not in (file.schema_arrow.metadata or {}):
+            return {"kind": "parquet", "rows": file.metadata.num_rows, "columns": names}
     return _subset(path) if "rank" in names else _table(path)
 
 

@@ -46,10 +46,7 @@ class Corpus:
 
     def by_fold(self) -> np.ndarray:
         """int64 [FOLDS, rows], over all sources."""
-        total = np.zeros((FOLDS, self.table.rows), dtype=np.int64)
-        for counts in self.table.counts.values():
-            total += counts
-        return total
+        return self.table.by_fold()
 
 
 def is_table(path: str) -> bool:
@@ -77,16 +74,17 @@ def load_eval_table(on: str, tokenizer: Callable[[], str], *, say: Callable[[str
 
 def _count(on: str, tokenizer: str, say: Callable[[str], None]) -> Corpus:
     from frspec_cli.corpus.sources import find_shards
-    from frspec_cli.counting.count import Listener, RunOptions, count_corpus
+    from frspec_cli.counting.count import count_corpus
     from frspec_cli.counting.options import CountOptions
+    from frspec_cli.progress import Callbacks
 
     answers = holds_answers(on)
     say(f"counting {'the answers in ' if answers else ''}{on} ...")
     shards = find_shards([on], say=say)
     with tempfile.TemporaryDirectory(prefix="frspec-") as folder:
-        options, how = CountOptions(assistant_only=answers), RunOptions(encoder="auto")
+        options = CountOptions(assistant_only=answers)
         out = Path(folder) / "counts.parquet"
-        table = count_corpus(shards, tokenizer, out, options=options, how=how, listener=Listener(say=say)).table
+        table = count_corpus(shards, tokenizer, out, options=options, callbacks=Callbacks(say=say)).table
     if not table.metadata["tokens"]:
         raise FrspecError(f"{on} holds no tokens.")
     name = Path(on).name.split(".")[0] or on

@@ -15,7 +15,7 @@ import numpy as np
 
 from frspec_cli import storage
 from frspec_cli.counting.merge import check_kinds
-from frspec_cli.counting.table import FOLDS, FrequencyTable
+from frspec_cli.counting.table import FOLDS, FrequencyTable, sum_by_fold
 from frspec_cli.errors import FrspecError
 
 MIX_UNITS = 10**15  # a mix is counted in integers, too: units of 1e-15 of the whole, so that a sum over folds is exact
@@ -50,10 +50,7 @@ class Evidence:
 
     def by_fold(self) -> np.ndarray:
         """int64 [FOLDS, rows]: all parts together."""
-        total = np.zeros_like(next(iter(self.parts.values())))
-        for part in self.parts.values():
-            total += part
-        return total
+        return sum_by_fold(self.parts.values(), next(iter(self.parts.values())).shape[1])
 
 
 def gather(tables: Sequence[NamedTable], weights: Mapping[str, float] | None = None) -> Evidence:

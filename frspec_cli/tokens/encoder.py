@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from frspec_cli.tokens.tokenizer import LoadedTokenizer, load_tokenizer
+from frspec_cli.tokens.tokenizer import LoadedTokenizer
 
 
 class Encoded(NamedTuple):
-    """ids: the token ids of all texts, one after another (an unsigned or int32 array [n]); offsets: int64 [texts + 1],
-    text i's ids are `ids[offsets[i]:offsets[i + 1]]`."""
+    """The token ids of several texts.
+
+    ids: of all texts, one after another; an unsigned or int32 array [n].
+    offsets: int64 [texts + 1]; text i's ids are `ids[offsets[i]:offsets[i + 1]]`.
+    """
 
     ids: np.ndarray
     offsets: np.ndarray
@@ -22,19 +24,34 @@ class Encoded(NamedTuple):
         return self.ids[self.offsets[index] : self.offsets[index + 1]]
 
 
+def joined(parts: list[np.ndarray]) -> Encoded:
+    """The ids of several texts, each text's an array of its own."""
+    offsets = np.zeros(len(parts) + 1, dtype=np.int64)
+    np.cumsum([len(part) for part in parts], out=offsets[1:])
+    return Encoded(np.concatenate(parts) if parts else np.zeros(0, np.int32), offsets)
+
+
 class Encoder(Protocol):
-    """Encodes texts without adding or recognising special tokens. name: `reference` or `fast`."""
+    """Encodes texts without adding or recognising special tokens.
+
+    name: `reference` or `fast`.
+    version: of the package that encodes.
+    rows: the tokenizer's highest id + 1.
+    """
 
     name: str
     version: str
 
+    @property
+    def rows(self) -> int: ...
+
     def encode(self, texts: list[str], data: list[bytes]) -> Encoded:
-        """texts: what is encoded; data: the same in UTF-8 (an encoder takes whichever it likes better)."""
+        """The ids of each text. data: the same texts in UTF-8 (an encoder uses either)."""
         ...
 
 
 class ReferenceEncoder:
-    """`tokenizers.encode_batch_fast` on the tokenizer.json as it lies there: what every other encoder is held against."""
+    """`tokenizers.encode_batch_fast` on the unchanged tokenizer.json: what every other encoder is checked against."""
 
     name = "reference"
 
@@ -44,37 +61,11 @@ class ReferenceEncoder:
         self.tokenizer = tokenizer
         self.version = f"tokenizers {tokenizers.__version__}"
 
+    @property
+    def rows(self) -> int:
+        """See `Encoder.rows`."""
+        return self.tokenizer.highest_id + 1
+
     def encode(self, texts: list[str], data: list[bytes]) -> Encoded:
-        parts = self.tokenizer.encode_batch(texts)
-        offsets = np.zeros(len(parts) + 1, dtype=np.int64)
-        np.cumsum([len(part) for part in parts], out=offsets[1:])
-        return Encoded(np.concatenate(parts) if parts else np.zeros(0, np.int32), offsets)
-
-
-@dataclass(frozen=True)
-class EncoderSpec:
-    """How a worker makes its encoder: small enough to be sent to another process or machine.
-
-    name: `reference` or `fast`. tokenizer: the path of the tokenizer.json. threads: use all cores in one process.
-    """
-
-    name: str
-    tokenizer: str
-    threads: bool = False
-
-    def build(self) -> Encoder:
-        """The encoder. Raises `FrspecError` when the tokenizer cannot be loaded."""
-        return ENCODERS[self.name](self)
-
-
-def _reference(spec: EncoderSpec) -> Encoder:
-    return ReferenceEncoder(load_tokenizer(spec.tokenizer))
-
-
-def _fast(spec: EncoderSpec) -> Encoder:
-    from frspec_cli.tokens.fast import FastEncoder
-
-    return FastEncoder(spec.tokenizer, parallel=spec.threads)
-
-
-ENCODERS = {"reference": _reference, "fast": _fast}
+        """See `Encoder.encode`; ids are int32."""
+        return joined(self.tokenizer.encode_batch(texts))

@@ -49,7 +49,7 @@ def hostile_texts(tokenizer: LoadedTokenizer) -> list[str]:
 
 
 def compare(fast: Encoder, tokenizer: LoadedTokenizer, texts: list[str]) -> Probed:
-    """Encodes the texts both ways. Raises `EncodersDiffer` for the first that differs."""
+    """Encodes the texts both ways. Raises `EncodersDiffer` for the first text whose ids differ."""
     data = [text.encode() for text in texts]
     encoded = fast.encode(texts, data)
     for index, (text, expected) in enumerate(zip(texts, tokenizer.encode_batch(texts), strict=True)):
@@ -57,14 +57,14 @@ def compare(fast: Encoder, tokenizer: LoadedTokenizer, texts: list[str]) -> Prob
     return Probed(len(texts), sum(map(len, data)))
 
 
-def check(text: str, found: np.ndarray, expected: np.ndarray) -> None:
+def check(text: str, ids: np.ndarray, expected: np.ndarray) -> None:
     """Raises `EncodersDiffer` unless the two arrays of ids for `text` are equal."""
-    if len(found) == len(expected) and (found == expected).all():
+    if len(ids) == len(expected) and (ids == expected).all():
         return
-    shared = min(len(found), len(expected))
-    differ = np.flatnonzero(found[:shared] != expected[:shared])
+    shared = min(len(ids), len(expected))
+    differ = np.flatnonzero(ids[:shared] != expected[:shared])
     position = int(differ[0]) if len(differ) else shared
     raise EncodersDiffer(
         f"the fast encoder differs from the reference on {text[:60]!r}, from id {position} on: "
-        f"{found[position : position + 4].tolist()} for {expected[position : position + 4].tolist()}."
+        f"{ids[position : position + 4].tolist()} for {expected[position : position + 4].tolist()}."
     )

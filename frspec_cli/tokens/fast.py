@@ -1,8 +1,8 @@
-"""The fast encoder: gigatoken, an optional package, never trusted before it agreed with the reference (see `gate`).
+"""The fast encoder: gigatoken, an optional package, never trusted before it agreed with the reference (`encoder_check`).
 
-It lives from a cache of words, so its first megabytes in every process are slow: let few processes live long. The cache
-grows as long as there are new words (150 MB over the first 190 MB of web text with Gemma's tokenizer) and has no bound of
-its own, so now and then the encoder begins anew.
+It relies on a word cache, so its first megabytes in every process are slow: let few processes live long. The cache grows
+as long as there are new words (150 MB over the first 190 MB of web text with Gemma's tokenizer) and has no bound of its
+own, so now and then the encoder is rebuilt.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import orjson
 
 from frspec_cli.errors import FrspecError
 from frspec_cli.tokens.definition import read_json
-from frspec_cli.tokens.encoder import Encoded, ReferenceEncoder
+from frspec_cli.tokens.encoder import Encoded, ReferenceEncoder, joined
 from frspec_cli.tokens.tokenizer import BYTE_OF_CHARACTER, load_tokenizer
 
 RENEW_BYTES = 2 << 30
-"""Text after which the cache of words is dropped: it costs about a second in forty."""
+"""Text after which the word cache is dropped: it costs about a second in forty."""
 
 
 class FastEncoderRefuses(FrspecError):
@@ -32,7 +32,11 @@ class FastEncoder:
 
     Some byte-level vocabularies lack bytes (SmolLM2's has no 0x04); gigatoken refuses those, the reference drops such
     bytes. They get ids past the last one here, and a text in which such an id turns up is encoded by the reference.
-    rows: the tokenizer's highest id + 1. Raises `FastEncoderRefuses`.
+
+    path: of the tokenizer.json.
+    parallel: encode batches on all cores.
+    rows: the tokenizer's highest id + 1.
+    Raises `FastEncoderRefuses`.
     """
 
     name = "fast"
@@ -86,7 +90,7 @@ class FastEncoder:
 
     def _one_by_one(self, data: list[bytes]) -> Encoded:
         # Quicker than a batch (Gemma's by two fifths), and it does without the awkward arrays that a batch comes in.
-        return _joined([self._tokenizer.backend.encode(item) for item in data])
+        return joined([self._tokenizer.backend.encode(item) for item in data])
 
     def _on_all_cores(self, data: list[bytes]) -> Encoded:
         layout = self._tokenizer.encode_batch(data, parallel=True).layout
@@ -96,31 +100,25 @@ class FastEncoder:
     def _without_stand_ins(self, encoded: Encoded, texts: list[str]) -> Encoded:
         where = np.searchsorted(encoded.offsets, np.flatnonzero(encoded.ids >= self.first_stand_in), side="right") - 1
         again = sorted(set(where.tolist()))
-        right = self.reference.encode([texts[index] for index in again], [])
-        replaced = {index: right.of(place).astype(np.uint32) for place, index in enumerate(again)}
-        return _joined([replaced.get(index, encoded.of(index)) for index in range(len(texts))])
-
-
-def _joined(parts: list[np.ndarray]) -> Encoded:
-    offsets = np.zeros(len(parts) + 1, dtype=np.int64)
-    np.cumsum([len(part) for part in parts], out=offsets[1:])
-    return Encoded(np.concatenate(parts), offsets)
+        correct = self.reference.encode([texts[index] for index in again], [])
+        replaced = {index: correct.of(place).astype(np.uint32) for place, index in enumerate(again)}
+        return joined([replaced.get(index, encoded.of(index)) for index in range(len(texts))])
 
 
 def _definition(path: str) -> dict[str, Any]:
-    """The tokenizer.json at `path`, if it is of a kind that may be handed over."""
+    """The tokenizer.json at `path`, if gigatoken may be given one of its kind."""
     try:
         definition = read_json(path)
         if not isinstance(definition["model"]["vocab"], dict) or not definition["model"]["vocab"]:
             raise FastEncoderRefuses("the fast encoder does not take this tokenizer (it has no vocabulary by name).")
         definition["added_tokens"] = definition.get("added_tokens") or []
     except (OSError, ValueError, KeyError, TypeError):
-        raise FastEncoderRefuses(f"{path} is no tokenizer.json as the fast encoder knows them.") from None
+        raise FastEncoderRefuses(f"{path} is not a tokenizer.json of a kind that the fast encoder takes.") from None
     return definition
 
 
 def _fill_missing_bytes(definition: dict[str, Any], first: int) -> int | None:
-    """Gives the bytes that a byte-level vocabulary lacks the ids from `first` on; `first`, or None if none lacks."""
+    """Gives the bytes that a byte-level vocabulary lacks the ids from `first` on; `first`, or None if none is missing."""
     model = definition["model"]
     if model.get("type") != "BPE" or '"ByteLevel"' not in json.dumps(definition.get("pre_tokenizer")):
         return None

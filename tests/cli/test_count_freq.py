@@ -55,9 +55,9 @@ def test_the_bar_says_how_fast_and_how_far() -> None:
     output = Output()
     output.err = Console(file=io.StringIO(), force_terminal=True, width=140)
     with _Bar(output) as bar:
-        listener = bar.listener()
-        listener.begin(1000)
-        listener.progress(1234, 5_000_000, 1_200_000, 250)
+        callbacks = bar.callbacks()
+        callbacks.begin(1000)
+        callbacks.advance(documents=1234, bytes=5_000_000, tokens=1_200_000, read=250)
         bar.progress.refresh()
     shown = output.err.file.getvalue()
     assert "25%" in shown
@@ -87,7 +87,7 @@ def test_parts_merge_to_the_bytes_of_one_run(cli, tmp_path: Path, corpus: Path, 
         (["CORPUS", "--tokenizer", "nosuch"], 1, "there is no model named 'nosuch'"),
         (["CORPUS", "--shard", "4/3"], 2, "--shard is I/N with 1 <= I <= N, not 4/3."),
         (["CORPUS", "--shard", "x"], 2, "--shard x is not of the form I/N"),
-        (["CORPUS", "--max-bad", "many"], 2, "--max-bad many is no share"),
+        (["CORPUS", "--max-bad", "many"], 2, "--max-bad many is not a share"),
         (["CORPUS", "--encoder", "quick"], 2, "--encoder quick is not one of auto, fast, reference."),
         (["CORPUS", "--until-stable", "7"], 2, "--until-stable is a share"),
         (["CORPUS", "--out", "CORPUS"], 1, "is a folder."),

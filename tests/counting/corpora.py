@@ -15,8 +15,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from frspec_cli.corpus.sources import Selection, find_shards
 from frspec_cli.counting.count import CountResult, count_corpus
-from frspec_cli.counting.options import CountOptions, Listener, RunOptions
+from frspec_cli.counting.options import CountOptions, RunOptions
 from frspec_cli.counting.table import FrequencyTable
+from frspec_cli.progress import Callbacks
 
 TRAINING_TEXT = [
     "the quick brown fox jumps over the lazy dog and the hen runs away from the fox",
@@ -121,10 +122,10 @@ def count(
     *,
     selection: Selection | None = None,
     options: CountOptions | None = None,
-    listener: Listener | None = None,
+    callbacks: Callbacks | None = None,
     **how: Any,
 ) -> CountResult:
     """Counts with one worker unless told otherwise."""
     shards = find_shards([str(source) for source in sources], selection)
     how = {"workers": 1} | how
-    return count_corpus(shards, str(tokenizer), out, options=options, how=RunOptions(**how), listener=listener)
+    return count_corpus(shards, str(tokenizer), out, options=options, how=RunOptions(**how), callbacks=callbacks)

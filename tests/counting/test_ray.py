@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from frspec_cli.counting.options import Listener
 from frspec_cli.errors import FrspecError
+from frspec_cli.progress import Callbacks
 from tests.counting.corpora import count, texts, write_jsonl
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
@@ -20,7 +20,7 @@ needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="
 def test_without_ray_it_says_what_to_install(tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     path = write_jsonl(tmp_path / "a.jsonl", texts(3))
-    with pytest.raises(FrspecError, match="--engine ray needs Ray") as caught:
+    with pytest.raises(FrspecError, match="engine ray needs Ray") as caught:
         count([path], tokenizer, tmp_path / "out.parquet", engine="ray")
     assert "frspec[ray]" in caught.value.hint
 
@@ -63,7 +63,7 @@ def test_a_node_that_is_killed_in_the_middle_does_not_show(
             encoder="reference",
             engine="ray",
             workers=4,
-            listener=Listener(finished=kill_once),
+            callbacks=Callbacks(finished=kill_once),
         )
         killer.join()
     finally:

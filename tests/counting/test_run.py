@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -17,13 +18,15 @@ import pytest
 
 from frspec_cli.corpus import shards as cutting
 from frspec_cli.corpus.streams import BrokenFile
-from frspec_cli.counting import executors as engines
-from frspec_cli.counting import run
-from frspec_cli.counting.ledger import ledger_folder
-from frspec_cli.counting.options import CountOptions, Listener
+from frspec_cli.counting import executors, run, worker
+from frspec_cli.counting.accumulator import CountAccumulator
+from frspec_cli.counting.options import CountOptions
 from frspec_cli.errors import FrspecError
+from frspec_cli.progress import Callbacks
+from frspec_cli.resume import run_folder
 from frspec_cli.tokens.encoder import ReferenceEncoder
-from tests.counting.corpora import as_counter, byte_level, count, plain_loop, texts, write_jsonl
+from frspec_cli.tokens.encoder_check import EncodersDiffer
+from tests.counting.corpora import TEMPLATE, as_counter, byte_level, count, plain_loop, texts, write_jsonl
 
 
 class Stop(Exception):
@@ -36,7 +39,7 @@ def _corpus(folder: Path, shards: int = 6, documents: int = 10, words: int = 40)
     return folder
 
 
-def _stopping(after: int) -> Listener:
+def _stopping(after: int) -> Callbacks:
     left = [after]
 
     def finished(size: int) -> None:
@@ -44,7 +47,7 @@ def _stopping(after: int) -> Listener:
         if left[0] == 0:
             raise Stop
 
-    return Listener(finished=finished)
+    return Callbacks(finished=finished)
 
 
 @pytest.fixture
@@ -58,69 +61,100 @@ def _undisturbed(tmp_path: Path, corpus: Path, tokenizer: Path, **options) -> by
     return out.read_bytes()
 
 
-@pytest.mark.parametrize("options", [{}, {"limit_documents": 33}, {"limit_tokens": 400}, {"until_stable": 0.5}])
+@pytest.mark.parametrize(
+    ("options", "needed"),
+    [({}, 6), ({"limit_documents": 33}, 4), ({"limit_tokens": 400}, 1), ({"until_stable": 0.5}, 1)],
+)
 @pytest.mark.parametrize("join", [64, 2])
-def test_a_stopped_run_goes_on_to_the_same_bytes(
-    tmp_path: Path, corpus: Path, tokenizer: Path, options: dict, join: int, monkeypatch: pytest.MonkeyPatch
+def test_a_stopped_run_resumes_to_the_same_bytes(
+    tmp_path: Path,
+    corpus: Path,
+    tokenizer: Path,
+    options: dict,
+    needed: int,
+    join: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Every run is stopped once it has counted one more shard, until all the shards that are needed are counted."""
     expected = _undisturbed(tmp_path, corpus, tokenizer, **options)
     monkeypatch.setattr(run, "JOIN_AFTER", join)
     out = tmp_path / "out.parquet"
-    for _ in range(8):
-        try:
-            count([corpus], tokenizer, out, options=CountOptions(**options), encoder="reference", listener=_stopping(1))
-        except Stop:
-            assert ledger_folder(out).is_dir()
-            assert not out.exists()
-        else:
-            break
+    for _ in range(needed):
+        with pytest.raises(Stop):
+            count(
+                [corpus], tokenizer, out, options=CountOptions(**options), encoder="reference", callbacks=_stopping(1)
+            )
+        assert run_folder(out).is_dir()
+        assert not out.exists()
     count([corpus], tokenizer, out, options=CountOptions(**options), encoder="reference")
     assert out.read_bytes() == expected
     assert {path.name for path in tmp_path.iterdir()} == {"corpus", "undisturbed.parquet", "out.parquet"}
 
 
-def test_going_on_is_said_and_nothing_is_counted_twice(tmp_path: Path, corpus: Path, tokenizer: Path) -> None:
+def test_resuming_is_reported_and_nothing_is_counted_twice(tmp_path: Path, corpus: Path, tokenizer: Path) -> None:
     out = tmp_path / "out.parquet"
     with pytest.raises(Stop):
-        count([corpus], tokenizer, out, listener=_stopping(4), encoder="reference")
+        count([corpus], tokenizer, out, callbacks=_stopping(4), encoder="reference")
     said: list[str] = []
     finished: list[int] = []
-    count([corpus], tokenizer, out, listener=Listener(say=said.append, finished=finished.append), encoder="reference")
-    assert said == ["4 of 6 shards were counted before; going on."]
+    count([corpus], tokenizer, out, callbacks=Callbacks(say=said.append, finished=finished.append), encoder="reference")
+    assert said == ["4 of 6 shards were counted before; resuming."]
     assert len(finished) == 2
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_progress_adds_up(tmp_path: Path, corpus: Path, tokenizer: Path, workers: int) -> None:
-    told: list[tuple[int, ...]] = []
+    told: list[dict[str, int]] = []
     sizes: list[int] = []
-    listener = Listener(progress=lambda *done: told.append(done), begin=sizes.append)
-    metadata = count([corpus], tokenizer, tmp_path / "out.parquet", listener=listener, workers=workers).table.metadata
+    callbacks = Callbacks(advance=lambda **amounts: told.append(amounts), begin=sizes.append)
+    metadata = count([corpus], tokenizer, tmp_path / "out.parquet", callbacks=callbacks, workers=workers).table.metadata
     assert sizes == [sum(path.stat().st_size for path in corpus.iterdir())]
-    sums = tuple(map(sum, zip(*told, strict=True)))
-    assert sums == (metadata["documents"], metadata["bytes"], metadata["tokens"], sizes[0])
+    sums = {name: sum(amounts.get(name, 0) for amounts in told) for name in ("documents", "bytes", "tokens", "read")}
+    assert sums == {name: metadata[name] for name in ("documents", "bytes", "tokens")} | {"read": sizes[0]}
 
 
 def _half_counted(tmp_path: Path, corpus: Path, tokenizer: Path) -> Path:
     out = tmp_path / "out.parquet"
     with pytest.raises(Stop):
-        count([corpus], tokenizer, out, listener=_stopping(3), encoder="reference")
+        count([corpus], tokenizer, out, callbacks=_stopping(3), encoder="reference")
     return out
 
 
 def test_a_changed_option_is_refused_and_named(tmp_path: Path, corpus: Path, tokenizer: Path) -> None:
     out = _half_counted(tmp_path, corpus, tokenizer)
-    with pytest.raises(FrspecError, match="--text-field was not given, now it is body") as caught:
+    with pytest.raises(FrspecError, match="text_field was not given, now it is body") as caught:
         count([corpus], tokenizer, out, options=CountOptions(text_field="body"), encoder="reference")
-    assert "--restart" in caught.value.hint
+    assert "restart" in caught.value.hint
     pytest.importorskip("gigatoken")
     with pytest.raises(FrspecError, match="the encoder was reference, now it is fast"):
         count([corpus], tokenizer, out, encoder="fast")
 
 
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        (
+            "tokenizer_config.json",
+            r"tokenizer_config\.json beside the tokenizer \(chat template, end-of-sequence token\)",
+        ),
+        ("chat_template.jinja", r"chat_template\.jinja beside the tokenizer \(chat template\)"),
+        ("generation_config.json", r"generation_config\.json beside the tokenizer \(end-of-sequence tokens\)"),
+    ],
+)
+def test_a_changed_chat_template_or_end_of_sequence_is_refused_and_named(
+    tmp_path: Path, corpus: Path, file: str, said: str
+) -> None:
+    tokenizer = byte_level(tmp_path / "tokenizer")
+    out = _half_counted(tmp_path, corpus, tokenizer)
+    changed = {"chat_template": TEMPLATE.replace("<|end|>", "<|turn|>"), "eos_token": "<|turn|>", "eos_token_id": 1}
+    (tokenizer / file).write_text(json.dumps(changed))
+    with pytest.raises(FrspecError, match=said + " has changed"):
+        count([corpus], tokenizer, out, encoder="reference")
+
+
 def test_another_tokenizer_is_refused(tmp_path: Path, corpus: Path, tokenizer: Path) -> None:
     out = _half_counted(tmp_path, corpus, tokenizer)
-    with pytest.raises(FrspecError, match=r"the tokenizer was [0-9a-f]{16}, now it is [0-9a-f]{16}"):
+    with pytest.raises(FrspecError, match=r"the tokenizer was [0-9a-f]{12}, now it is [0-9a-f]{12}"):
         count([corpus], byte_level(tmp_path / "other", size=350), out, encoder="reference")
 
 
@@ -143,7 +177,7 @@ def test_a_changed_corpus_is_refused_and_named(
     with pytest.raises(FrspecError, match=message):
         count([corpus], tokenizer, out, encoder="reference")
     count([corpus], tokenizer, out, encoder="reference", restart=True)
-    assert not ledger_folder(out).exists()
+    assert not run_folder(out).exists()
 
 
 def test_a_touched_file_is_looked_at_again(tmp_path: Path, corpus: Path, tokenizer: Path) -> None:
@@ -152,7 +186,7 @@ def test_a_touched_file_is_looked_at_again(tmp_path: Path, corpus: Path, tokeniz
     first = corpus / "s00.jsonl.zst"
     os.utime(first, ns=(1, 1))
     with pytest.raises(Stop):
-        count([corpus], tokenizer, out, listener=_stopping(1), encoder="reference")
+        count([corpus], tokenizer, out, callbacks=_stopping(1), encoder="reference")
     data = bytearray(first.read_bytes())
     data[-5] ^= 1
     first.write_bytes(data)
@@ -167,7 +201,7 @@ def test_a_touched_file_is_looked_at_again(tmp_path: Path, corpus: Path, tokeniz
 def test_an_entry_that_cannot_be_read_is_counted_again(tmp_path: Path, corpus: Path, tokenizer: Path) -> None:
     expected = _undisturbed(tmp_path, corpus, tokenizer)
     out = _half_counted(tmp_path, corpus, tokenizer)
-    entry = sorted(ledger_folder(out).glob("*.npz"))[1]
+    entry = sorted(run_folder(out).glob("*.npz"))[1]
     entry.write_bytes(entry.read_bytes()[:-40])
     count([corpus], tokenizer, out, encoder="reference")
     assert out.read_bytes() == expected
@@ -178,11 +212,11 @@ def test_two_runs_on_one_output_do_not_meet(tmp_path: Path, corpus: Path, tokeni
     failed: list[str] = []
 
     def second(size: int) -> None:
-        with pytest.raises(FrspecError, match=r"another run is counting into out\.parquet") as caught:
+        with pytest.raises(FrspecError, match=r"another process is writing to .*out\.parquet\.ledger") as caught:
             count([corpus], tokenizer, out, encoder="reference")
         failed.append(caught.value.message)
 
-    count([corpus], tokenizer, out, listener=Listener(finished=second), encoder="reference")
+    count([corpus], tokenizer, out, callbacks=Callbacks(finished=second), encoder="reference")
     assert len(failed) == 6
     assert out.exists()
 
@@ -192,7 +226,6 @@ def test_an_encoder_that_is_caught_late_starts_the_run_again(
 ) -> None:
     """It passes the probe, then goes wrong: the documents that are checked on the way give it away."""
     fast = pytest.importorskip("frspec_cli.tokens.fast")
-    counting = pytest.importorskip("frspec_cli.counting.worker")
     pytest.importorskip("gigatoken")
     right = fast.FastEncoder.encode
     calls = [0]
@@ -205,14 +238,61 @@ def test_an_encoder_that_is_caught_late_starts_the_run_again(
         )
 
     monkeypatch.setattr(fast.FastEncoder, "encode", wrong)
-    monkeypatch.setattr(counting, "RECHECK_SHARE", 1)
+    monkeypatch.setattr(worker, "RECHECK_SHARE", 1)
     said: list[str] = []
     out = tmp_path / "out.parquet"
     corpus = _corpus(tmp_path / "more", documents=80)
-    table = count([corpus], tokenizer, out, listener=Listener(say=said.append)).table
+    table = count([corpus], tokenizer, out, callbacks=Callbacks(say=said.append)).table
     assert said[0].startswith("counting again with the reference encoder: the fast encoder differs")
     assert table.metadata["encoder"]["name"] == "reference"
     assert out.read_bytes() == _undisturbed(tmp_path, corpus, tokenizer)
+
+
+def _conversations(path: Path, number: int) -> Path:
+    turns = [{"role": "user", "content": "hens?"}, {"role": "assistant", "content": ""}]
+    return write_jsonl(path, [{"messages": [turns[0], turns[1] | {"content": text}]} for text in texts(number)])
+
+
+def test_an_encoder_that_is_wrong_on_conversations_fails_the_probe(
+    tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = pytest.importorskip("frspec_cli.tokens.fast")
+    pytest.importorskip("gigatoken")
+    path = _conversations(tmp_path / "chat.jsonl", 20)
+    out = tmp_path / "out.parquet"
+    right = count([path], tokenizer, out, encoder="fast").table
+    text_only = count([write_jsonl(tmp_path / "one.jsonl", ["a fox"])], tokenizer, out, encoder="fast").table
+    probes = [table.metadata["encoder"]["probe"]["documents"] for table in (right, text_only)]
+    assert probes[0] - probes[1] == 19  # 20 conversations against one text
+    encode = fast.FastEncoder.encode
+
+    def wrong(self, chosen, data):
+        encoded = encode(self, chosen, data)
+        return encoded._replace(ids=encoded.ids + 1) if "hens?" in chosen else encoded
+
+    monkeypatch.setattr(fast.FastEncoder, "encode", wrong)
+    with pytest.raises(EncodersDiffer, match=r"the fast encoder differs from the reference on 'hens\?"):
+        count([path], tokenizer, out, encoder="fast")
+
+
+def test_an_encoder_that_is_caught_late_on_conversations_starts_the_run_again(
+    tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = pytest.importorskip("frspec_cli.tokens.fast")
+    pytest.importorskip("gigatoken")
+    encode = fast.FastEncoder.encode
+
+    def wrong(self, chosen, data):
+        encoded = encode(self, chosen, data)
+        return encoded._replace(ids=encoded.ids[::-1].copy()) if len(chosen) > 100 and "hens?" in chosen else encoded
+
+    monkeypatch.setattr(fast.FastEncoder, "encode", wrong)
+    monkeypatch.setattr(worker, "RECHECK_SHARE", 1)
+    path = _conversations(tmp_path / "chat.jsonl", 200)
+    said: list[str] = []
+    table = count([path], tokenizer, tmp_path / "out.parquet", callbacks=Callbacks(say=said.append)).table
+    assert said[0].startswith("counting again with the reference encoder: the fast encoder differs")
+    assert table.metadata["encoder"]["name"] == "reference"
 
 
 def test_an_encoder_that_fails_the_probe_is_not_used(
@@ -223,7 +303,7 @@ def test_an_encoder_that_fails_the_probe_is_not_used(
     right = fast.FastEncoder.encode
     monkeypatch.setattr(fast.FastEncoder, "encode", lambda self, chosen, data: right(self, chosen[::-1], data[::-1]))
     said: list[str] = []
-    table = count([corpus], tokenizer, tmp_path / "out.parquet", listener=Listener(say=said.append), workers=2).table
+    table = count([corpus], tokenizer, tmp_path / "out.parquet", callbacks=Callbacks(say=said.append), workers=2).table
     assert "reference encoder" in said[0]
     assert as_counter(table) == plain_loop(tokenizer, [text for index in range(6) for text in texts(10, seed=index)])
     with pytest.raises(FrspecError, match="the fast encoder differs"):
@@ -237,7 +317,7 @@ def test_too_many_bad_records_end_the_run(tmp_path: Path, tokenizer: Path) -> No
     ) as caught:
         count([path], tokenizer, tmp_path / "out.parquet")
     assert "for instance a.jsonl, line 51: missing field (its fields are body)" in caught.value.message
-    assert "--max-bad" in caught.value.hint
+    assert "max_bad" in caught.value.hint
     assert count([path], tokenizer, tmp_path / "out.parquet", max_bad=0.05).lines == 52
 
 
@@ -256,6 +336,16 @@ def test_lines_are_those_of_the_file_also_when_it_is_split(
     assert (line < 151, reason) == (True, "not a string")
 
 
+def test_lines_of_a_hub_dataset_are_those_of_the_shard_that_is_named() -> None:
+    """Its `start` is the shard's number, not a byte."""
+    counted, part = run.Counted(CountAccumulator(4)), CountAccumulator(4).part()
+    sums = {"size": 0, "lines": 9, "documents": 8, "tokens": 8, "bytes": 8, "skipped": {"null": 1}}
+    part.shards = [{"path": "hub:data/train/00001-of-00003", "format": "hub", "sha256": "", "start": 1, **sums}]
+    part.examples = [("hub:data/train/00001-of-00003", 7, "null", "")]
+    counted.add(part)
+    assert run.in_words(counted.examples[0]) == "hub:data/train/00001-of-00003, line 7: null"
+
+
 def test_skipped_files_are_named(tmp_path: Path, tokenizer: Path) -> None:
     for name, data in (("a.txt", b"x"), ("b.txt", b"\xff"), ("c.txt", b"")):
         (tmp_path / name).write_bytes(data)
@@ -272,9 +362,9 @@ def test_a_wrong_field_is_noticed_early(tmp_path: Path, tokenizer: Path, monkeyp
         write_jsonl(tmp_path / "corpus" / f"{index}.jsonl.gz", [{"body": "x"}] * 30)
     finished: list[int] = []
     with pytest.raises(FrspecError, match="30 of 30 records") as caught:
-        count([tmp_path / "corpus"], tokenizer, tmp_path / "o.parquet", listener=Listener(finished=finished.append))
+        count([tmp_path / "corpus"], tokenizer, tmp_path / "o.parquet", callbacks=Callbacks(finished=finished.append))
     assert len(finished) == 1
-    assert "--text-field" in caught.value.hint
+    assert "text_field" in caught.value.hint
 
 
 def test_empty_text_files_are_not_bad(tmp_path: Path, tokenizer: Path) -> None:
@@ -313,7 +403,7 @@ def test_the_rest_is_not_counted_once_the_ranking_is_sure(tmp_path: Path, tokeni
     options = CountOptions(until_stable=0.02, stable_k=100)
     first = count([corpus], tokenizer, tmp_path / "a.parquet", options=options)
     count([corpus], tokenizer, tmp_path / "b.parquet", options=options, workers=2)
-    assert first.stopped == "--until-stable"
+    assert first.stopped == "until_stable"
     assert 0 < len(first.table.metadata["shards"]) < 8
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
 
@@ -358,38 +448,74 @@ def test_bundles_of_many_files_do_not_fill_the_pipe(
 def test_spawned_workers_count_the_same(
     tmp_path: Path, corpus: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines.sys, "platform", "elsewhere")
+    monkeypatch.setattr(executors.sys, "platform", "elsewhere")
     out = tmp_path / "out.parquet"
     count([corpus], tokenizer, out, workers=2, encoder="reference")
     assert out.read_bytes() == _undisturbed(tmp_path, corpus, tokenizer)
 
 
+GATED = """
+import sys, time
+from pathlib import Path
+from frspec_cli.cli.app import main
+from frspec_cli.counting.worker import ShardCounter
+
+gate, first_gated = Path(sys.argv.pop(1)), int(sys.argv.pop(1))
+count = ShardCounter.count
+
+def gated(self, task, *progress):
+    while task.index >= first_gated and not gate.exists():
+        time.sleep(0.002)
+    return count(self, task, *progress)
+
+ShardCounter.count = gated  # forked workers have it too
+main()
+"""
+"""The command line; shards from the `first_gated` on wait until the file `gate` exists, so a test may stop the run first."""
+
+
+def _gated(gate: Path, first_gated: int, *arguments: object, **options) -> subprocess.Popen:
+    command = [sys.executable, "-c", GATED, str(gate), str(first_gated), "count-freq", *map(str, arguments)]
+    return subprocess.Popen(command, cwd=Path(__file__).parents[2], **options)
+
+
+def _saved(out: Path) -> int:
+    """Shards that the ledger holds."""
+    entries = [list(map(int, path.stem.split("-"))) for path in run_folder(out).glob("*-*.npz")]
+    return len({index for first, last in entries for index in range(first, last + 1)})
+
+
 def _kill_until_done(tmp_path: Path, tokenizer: Path, *, kills: int, shards: int, documents: int) -> None:
-    """SIGKILL at random moments between the first and the last ledger entry; workers and order of arguments change."""
+    """SIGKILL at random moments, each time after one more ledger entry at least while there are any to come.
+
+    The last shard waits until all kills are done, so that no run can end before. Workers and order of arguments change.
+    """
     corpus = _corpus(tmp_path / "corpus", shards, documents, words=4000)
     expected = _undisturbed(tmp_path, corpus, tokenizer)
-    out = tmp_path / "out.parquet"
+    out, gate = tmp_path / "out.parquet", tmp_path / "gate"
     chance = random.Random(5)
-    killed = 0
-    while not out.exists():
-        files = [str(path) for path in corpus.iterdir()]
+
+    def start() -> subprocess.Popen:
+        files = list(corpus.iterdir())
         chance.shuffle(files)
-        command = [sys.executable, "-m", "frspec_cli", "count-freq", *files, "--tokenizer", str(tokenizer), "--quiet"]
-        command += ["--out", str(out), "--encoder", "reference", "--source-name", "corpus"]
-        command += ["--workers", str(chance.randint(1, 2))]
-        process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
-        before = len(list(ledger_folder(out).glob("*.npz")))
-        while killed < kills and process.poll() is None:
-            time.sleep(chance.uniform(0.001, 0.02))
-            if len(list(ledger_folder(out).glob("*.npz"))) > before and not out.exists():
-                process.send_signal(signal.SIGKILL)
-                killed += 1
-                break
-        assert process.wait(timeout=120) in (0, -signal.SIGKILL)
-    assert killed == kills
+        rest = ["--tokenizer", tokenizer, "--quiet", "--out", out, "--encoder", "reference", "--source-name", "corpus"]
+        return _gated(gate, shards - 1, *files, *rest, "--workers", chance.randint(1, 2), start_new_session=True)
+
+    for _ in range(kills):
+        before = _saved(out)
+        process = start()
+        while _saved(out) == before < shards - 1:
+            assert process.poll() is None
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.02))
+        process.kill()
+        assert process.wait(timeout=120) == -signal.SIGKILL
+        assert not out.exists()
+    gate.touch()
+    assert start().wait(timeout=120) == 0
     assert out.read_bytes() == expected
     shutil.rmtree(corpus)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.parquet", "undisturbed.parquet"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gate", "out.parquet", "undisturbed.parquet"]
 
 
 def test_killed_and_started_again_until_done(tmp_path: Path, tokenizer: Path) -> None:
@@ -402,19 +528,18 @@ def test_killed_thirty_times(tmp_path: Path, tokenizer: Path) -> None:
 
 
 def test_an_interrupt_is_resumable(tmp_path: Path, tokenizer: Path) -> None:
-    corpus = _corpus(tmp_path / "corpus", 6, 12, words=4000)
+    corpus = _corpus(tmp_path / "corpus")
     out = tmp_path / "out.parquet"
-    command = [sys.executable, "-m", "frspec_cli", "count-freq", str(corpus), "-t", str(tokenizer), "-o", str(out)]
-    command += ["--workers", "2", "--encoder", "reference"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not list(ledger_folder(out).glob("*.npz")):
-        time.sleep(0.005)
+    arguments = [corpus, "-t", tokenizer, "-o", out, "--workers", 2, "--encoder", "reference"]
+    process = _gated(tmp_path / "never", 3, *arguments, stderr=subprocess.PIPE, text=True)
+    while _saved(out) < 3:
+        assert process.poll() is None
+        time.sleep(0.002)
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
-    assert process.stderr is not None
-    message = process.stderr.read()
+    _, message = process.communicate(timeout=120)
+    assert process.returncode == 130
     assert "interrupted" in message
-    assert "the same command goes on" in message
-    assert ledger_folder(out).is_dir()
+    assert "run the same command again to resume" in message
+    assert _saved(out) == 3
     count([corpus], tokenizer, out, encoder="reference")
     assert out.read_bytes() == _undisturbed(tmp_path, corpus, tokenizer)

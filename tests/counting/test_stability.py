@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from frspec_cli.counting.stability import expected_loss, ranking, stability
+from frspec_cli.counting.ranking import rank_by_count
+from frspec_cli.counting.stability import expected_loss, stability
 
 ROWS, K = 4000, 800
 
@@ -23,7 +24,7 @@ def _folds(law: np.ndarray, tokens: int, seed: int, burst: int = 1) -> np.ndarra
 
 def _true_loss(law: np.ndarray, by_fold: np.ndarray, k: int = K) -> float:
     best = np.sort(law)[::-1][:k].sum()
-    return float(best - law[ranking(by_fold.sum(axis=0))[:k]].sum())
+    return float(best - law[rank_by_count(by_fold.sum(axis=0))[:k]].sum())
 
 
 @pytest.mark.parametrize("tokens", [20_000, 100_000, 1_000_000])
@@ -44,7 +45,7 @@ def test_held_out_coverage_is_that_of_new_text() -> None:
         by_fold = _folds(law, 200_000, seed)
         row = stability(by_fold, (K,))[str(K)]
         # The ranking that is judged comes from nine tenths of the text.
-        true = np.mean([law[ranking(by_fold.sum(axis=0) - by_fold[fold])[:K]].sum() for fold in range(10)])
+        true = np.mean([law[rank_by_count(by_fold.sum(axis=0) - by_fold[fold])[:K]].sum() for fold in range(10)])
         inside += row["low"] <= true <= row["high"]
     assert inside >= 34  # of 40; 95 % intervals
 
@@ -71,4 +72,4 @@ def test_too_little_text_says_nothing() -> None:
 
 
 def test_ties_are_broken_by_id() -> None:
-    assert ranking(np.array([1, 3, 3, 0, 1])).tolist() == [1, 2, 0, 4, 3]
+    assert rank_by_count(np.array([1, 3, 3, 0, 1])).tolist() == [1, 2, 0, 4, 3]

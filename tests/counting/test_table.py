@@ -1,4 +1,4 @@
-"""The table's file: what is written is read, in bytes that only its content decides; what is no table is said."""
+"""The table's file: what is written is read, in bytes that only its content decides; what is not a table is refused."""
 
 from __future__ import annotations
 
@@ -53,11 +53,12 @@ def test_totals_over_parts(tmp_path: Path) -> None:
     table = _table()
     assert (table.totals() == table.totals(sources=["web"]) + table.totals(sources=["code"])).all()
     assert (table.totals() == sum(table.totals(folds=[fold]) for fold in range(10))).all()
+    assert all((table.by_fold()[fold] == table.totals(folds=[fold])).all() for fold in range(10))
     with pytest.raises(FrspecError, match="no source 'books'; it has: code, web"):
         table.totals(sources=["books"])
 
 
-def test_what_is_no_table_is_said(tmp_path: Path) -> None:
+def test_what_is_not_a_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FrspecError, match="there is no file"):
         FrequencyTable.read(tmp_path / "none")
     (tmp_path / "broken").write_bytes(b"PAR1 and no more")
@@ -65,9 +66,9 @@ def test_what_is_no_table_is_said(tmp_path: Path) -> None:
         FrequencyTable.read(tmp_path / "broken")
     (tmp_path / "text").write_text("text")
     (tmp_path / "empty").write_bytes(b"")
-    for name, said in (("text", "is no parquet file"), ("empty", "is empty"), (".", "is a folder")):
+    for name, said in (("text", "is not a parquet file"), ("empty", "is empty"), (".", "is a folder")):
         with pytest.raises(FrspecError, match=said):
             FrequencyTable.read(tmp_path / name)
     pq.write_table(pa.table({"text": ["x"]}), tmp_path / "other.parquet")
-    with pytest.raises(FrspecError, match="no frequency table"):
+    with pytest.raises(FrspecError, match="not a frequency table"):
         FrequencyTable.read(tmp_path / "other.parquet")

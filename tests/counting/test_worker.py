@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 
 from frspec_cli.corpus import shards as cutting
 from frspec_cli.corpus.sources import Selection
-from frspec_cli.counting import accumulator as tally
-from frspec_cli.counting import worker as counting
+from frspec_cli.counting import accumulator, worker
 from frspec_cli.counting.merge import merge
 from frspec_cli.counting.options import CountOptions, RunOptions
 from frspec_cli.counting.table import FrequencyTable
@@ -110,8 +109,8 @@ def test_any_batches_pieces_and_shards_give_the_bytes_of_one_run(
     files = [write_jsonl(folder / "a.jsonl", first), write_jsonl(folder / "b.jsonl", second)]
     how = {"max_bad": 1.0, "encoder": "reference"}
     whole = count(files, tokenizer, folder / "whole.parquet", **how).table
-    monkeypatch.setattr(counting, "BATCH_DOCUMENTS", batch)
-    monkeypatch.setattr(tally, "FLUSH_TOKENS", 3 * batch)
+    monkeypatch.setattr(worker, "BATCH_DOCUMENTS", batch)
+    monkeypatch.setattr(accumulator, "FLUSH_TOKENS", 3 * batch)
     outs = [folder / f"part{index}.parquet" for index in range(1, parts + 1)]
     for index, out in enumerate(outs, start=1):
         count(list(reversed(files)), tokenizer, out, shard=(index, parts), **how)
@@ -146,7 +145,7 @@ def test_limits_on_tokens_cut_inside_a_document(
     options = CountOptions(limit_tokens=limit)
     result = count([corpus], tokenizer, tmp_path / "out.parquet", options=options, workers=workers, **LENIENT)
     assert (result.table.metadata["tokens"], int(result.table.totals().sum())) == (limit, limit)
-    assert result.stopped == "--limit-tokens"
+    assert result.stopped == "limit_tokens"
     documents = result.table.metadata["documents"]
     assert plain_loop(tokenizer, DOCUMENTS[: documents - 1]).total() < limit
     assert plain_loop(tokenizer, DOCUMENTS[:documents]).total() >= limit
@@ -159,7 +158,7 @@ def test_limits_on_tokens_cut_inside_a_document(
 def test_document_frequencies(
     tmp_path: Path, corpus: Path, tokenizer: Path, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(counting, "BATCH_DOCUMENTS", batch)
+    monkeypatch.setattr(worker, "BATCH_DOCUMENTS", batch)
     out = tmp_path / "out.parquet"
     count([corpus], tokenizer, out, options=CountOptions(document_frequency=True), **LENIENT)
     expected: Counter[int] = Counter()
@@ -196,19 +195,22 @@ def test_tokenizers_with_holes_in_their_ids(tmp_path: Path, tokenizer: Path) -> 
     assert as_counter(table) == plain_loop(tmp_path, DOCUMENTS)
 
 
-def test_options_out_of_range_are_usage_errors() -> None:
-    for make in (
-        lambda: CountOptions(limit_documents=0),
-        lambda: CountOptions(until_stable=0.0),
-        lambda: RunOptions(workers=0),
-        lambda: RunOptions(shard=(3, 2)),
-        lambda: RunOptions(max_bad=2),
-        lambda: RunOptions(engine="dask"),
-    ):
-        with pytest.raises(UsageError, match="--"):
-            make()
+@pytest.mark.parametrize(
+    ("make", "values", "message"),
+    [
+        (CountOptions, {"limit_documents": 0}, "limit_documents must be at least 1, not 0"),
+        (CountOptions, {"until_stable": 0.0}, "until_stable is a share of all tokens between 0 and 1, not 0"),
+        (RunOptions, {"workers": 0}, "workers must be at least 1, not 0"),
+        (RunOptions, {"shard": (3, 2)}, "shard is I/N with 1 <= I <= N, not 3/2"),
+        (RunOptions, {"max_bad": 2}, "max_bad is a share between 0 and 1, not 2"),
+        (RunOptions, {"engine": "dask"}, "engine dask is not one of local, ray"),
+    ],
+)
+def test_options_out_of_range_are_usage_errors(make, values: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make(**values)
 
 
 def test_another_encoder_name_is_a_usage_error(tmp_path: Path, corpus: Path) -> None:
-    with pytest.raises(UsageError, match="--encoder quick is not one of auto, fast, reference"):
+    with pytest.raises(UsageError, match="encoder quick is not one of auto, fast, reference"):
         count([corpus], sentence_piece(tmp_path), tmp_path / "out.parquet", encoder="quick")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from frspec_cli.tokens.encoder import Encoded, EncoderSpec
+from frspec_cli.tokens.encoder import Encoded, ReferenceEncoder
 from frspec_cli.tokens.encoder_check import EncodersDiffer, check, compare, hostile_texts
 from frspec_cli.tokens.fast import FastEncoder, FastEncoderRefuses
 from frspec_cli.tokens.tokenizer import load_tokenizer
@@ -46,7 +46,7 @@ def test_special_strings_are_ordinary_text(tmp_path: Path) -> None:
     assert not set(tokenizer.added) & set(ids.tolist())
 
 
-def test_the_cache_of_words_is_dropped_now_and_then_and_no_id_changes(tmp_path: Path, monkeypatch) -> None:
+def test_the_word_cache_is_dropped_now_and_then_and_no_id_changes(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("frspec_cli.tokens.fast.RENEW_BYTES", 100)
     tokenizer = load_tokenizer(str(byte_level(tmp_path, all_bytes=False)))
     fast = FastEncoder(str(tokenizer.path))
@@ -59,8 +59,8 @@ def test_the_cache_of_words_is_dropped_now_and_then_and_no_id_changes(tmp_path: 
 
 
 def test_nothing_is_encoded_to_nothing(tmp_path: Path) -> None:
-    for name in ("fast", "reference"):
-        encoder = EncoderSpec(name, str(byte_level(tmp_path) / "tokenizer.json")).build()
+    tokenizer = load_tokenizer(str(byte_level(tmp_path)))
+    for encoder in (FastEncoder(str(tokenizer.path)), ReferenceEncoder(tokenizer)):
         for chosen in ([], ["", ""]):
             encoded = encoder.encode(chosen, [text.encode() for text in chosen])
             assert (len(encoded.ids), encoded.offsets.tolist()) == (0, [0] * (len(chosen) + 1))

@@ -1,0 +1,53 @@
+"""How commands show a frequency table that they wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from frspec_cli.cli.output import Output
+
+if TYPE_CHECKING:
+    from frspec_cli.counting.table import FrequencyTable
+
+
+def show_skipped(output: Output, table: FrequencyTable, examples: list[tuple[str, int, str, str]]) -> None:
+    """Says what was skipped, why and where."""
+    from frspec_cli.counting.run import in_words
+
+    skipped = table.metadata["skipped"]
+    if total := sum(skipped.values()):
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in skipped.items())
+        output.say(f"skipped {total:,} of {table.metadata['lines']:,} records: {reasons}.")
+        for example in sorted(examples, key=lambda example: example[2] == "empty")[:8]:
+            output.say(f"  {in_words(example)}")
+    for shard in table.metadata["shards"]:
+        if "broken" in shard:
+            output.warn(f"left out: {shard['broken']}")
+
+
+def show_table(output: Output, out: Path, table: FrequencyTable, seconds: float) -> None:
+    """The figures of a table that was written: stability for people, one object for programs."""
+    metadata = table.metadata
+    rows = [
+        (
+            k,
+            f"{row['coverage']:.2%}",
+            f"{row['low']:.2%} - {row['high']:.2%}",
+            f"{row['expected_loss']:.3%}",
+            f"{row['kept']:.1%}",
+        )
+        for k, row in metadata["stability"].items()
+    ]
+    if rows:
+        output.table("", ("top k", "held-out coverage", "95 %", "expected loss", "kept by other text"), rows)
+    value: dict[str, Any] = {"out": str(out), "tokenizer": metadata["tokenizer"]["reference"]}
+    value |= {"encoder": metadata["encoder"]["name"]}
+    value |= {name: metadata[name] for name in ("lines", "documents", "skipped", "tokens", "bytes")}
+    value |= {"seconds": round(seconds, 3), "stability": metadata["stability"]}
+    rate = metadata["bytes"] / 1e6 / max(seconds, 1e-9)
+    output.result(
+        value,
+        f"{metadata['documents']:,} documents, {metadata['tokens']:,} tokens, {metadata['bytes'] / 1e6:,.1f} MB "
+        f"in {seconds:.1f} s ({rate:,.1f} MB/s, encoder: {metadata['encoder']['name']}) -> {out}",
+    )
