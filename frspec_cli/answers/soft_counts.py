@@ -24,10 +24,10 @@ from frspec_cli.counting.table import FOLDS, FrequencyTable
 from frspec_cli.counting.worker import fold_of
 from frspec_cli.errors import FrspecError
 from frspec_cli.models.target import Target
-from frspec_cli.subsets.eval_table import SOFT_UNITS
 from frspec_cli.tokens.tokenizer import LoadedTokenizer
 
 TOP = 256
+SOFT_UNITS = 1_000_000  # sums of probabilities are stored as whole millionths
 _HELD = 4 << 20  # probabilities held back before they are summed
 _LOGIT_ROWS = 128  # rows of full-vocabulary logits held at once
 _NO_SOURCE = "answers"

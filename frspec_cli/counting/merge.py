@@ -22,11 +22,9 @@ def merge(tables: Sequence[FrequencyTable], names: Sequence[str]) -> FrequencyTa
     if len(tables) < 2:
         raise UsageError("merge needs at least two tables.")
     _check_tokenizers(tables, names)
-    soft = check_kinds(tables, names)
     shards = [shard for table in tables for shard in table.metadata["shards"]]
     shards.sort(key=lambda shard: (shard["path"], shard.get("start", 0)))
     metadata = {
-        **({"kind": "soft"} if soft else {}),
         "tokenizer": _merged_tokenizer([table.metadata["tokenizer"] for table in tables]),
         **corpus_record(shards),
         "encoder": _merged_encoder([table.metadata["encoder"] for table in tables]),
@@ -60,18 +58,6 @@ def _check_tokenizers(tables: Sequence[FrequencyTable], names: Sequence[str]) ->
                 f"{names[0]} and {name} were counted with different tokenizers: {ours} ({first.fingerprint[:12]}) and "
                 f"{theirs} ({table.fingerprint[:12]})."
             )
-
-
-def check_kinds(tables: Sequence[FrequencyTable], names: Sequence[str]) -> bool:
-    """Whether these are soft counts. Raises `FrspecError` if some are and some are not: their units differ."""
-    soft = [table.metadata.get("kind") == "soft" for table in tables]
-    if any(soft) and not all(soft):
-        raise FrspecError(
-            f"{names[soft.index(True)]} holds soft counts (millionths of probability), {names[soft.index(False)]} counts of "
-            "tokens: they do not add up.",
-            hint=f"build-vocab {option('mix')} weighs them against each other.",
-        )
-    return all(soft)
 
 
 def counted_twice(tables: Sequence[FrequencyTable], names: Sequence[str]) -> list[str]:

@@ -110,6 +110,10 @@ class FrequencyTable:
         """
         make = "frspec count-freq SOURCE --tokenizer T --out counts.parquet"
         table, metadata = read_parquet(path, _SCHEMA.names, "frequency table", make=make)
+        if metadata.get("kind") == "soft":
+            raise FrspecError(
+                f"{path} holds soft counts, which this frspec no longer reads.", hint=f"Count with `{make}`."
+            )
         rows = int(metadata["tokenizer"]["highest_id"]) + 1
         documents = _dense(table, rows, path, "documents") if _DOCUMENTS.name in table.column_names else None
         return FrequencyTable(_dense(table, rows, path, "count"), metadata, documents)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from frspec_cli.errors import FrspecError
+from frspec_cli.counting.ranking import rank_by_count
+from frspec_cli.errors import FrspecError, option
 from frspec_cli.subsets.subset import REASONS
 
 FORCED, BUDGET, FREQUENCY = (REASONS.index(reason) for reason in ("forced", "budget", "frequency"))
@@ -19,8 +20,12 @@ FORCED, BUDGET, FREQUENCY = (REASONS.index(reason) for reason in ("forced", "bud
 
 @dataclass(frozen=True)
 class Budget:
-    """Rows kept for one script. name: as the user wrote it. rows: how many. scores: int64 [rows of the vocabulary],
-    each token's count in text of that script, 0 where the token does not belong to it."""
+    """Rows kept for one script.
+
+    name: as the user wrote it.
+    rows: how many.
+    scores: int64 [rows of the vocabulary], each token's count in text of that script, 0 if it does not belong to it.
+    """
 
     name: str
     rows: int
@@ -32,7 +37,9 @@ class Ranking:
     """Every id that may be chosen, best first.
 
     token_ids: int64 [n], the forced first, then the tokens that were seen, then the unseen ones by id.
-    counts: int64 [rows of the vocabulary], by id. forced: how many stand first. seen: how many are forced or were seen.
+    counts: int64 [rows of the vocabulary], by id.
+    forced: number of forced ids.
+    seen: number of ids that are forced or were seen.
     """
 
     token_ids: np.ndarray
@@ -43,8 +50,12 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Choice:
-    """k ids in rank order. token_ids: int64 [k]. reasons: int8 [k], indices of REASONS. padded: how many were never
-    seen and stand there only because padding was asked for."""
+    """k ids in rank order.
+
+    token_ids: int64 [k].
+    reasons: int8 [k], indices of REASONS.
+    padded: number of ids that were never seen and are there only because padding was asked for.
+    """
 
     token_ids: np.ndarray
     reasons: np.ndarray
@@ -54,11 +65,12 @@ class Choice:
 def rank(counts: np.ndarray, *, forced: Collection[int], allowed: np.ndarray) -> Ranking:
     """Ranks the allowed ids by (-count, id), forced ones first.
 
-    counts: int64 [rows]. forced: ids, those that are not allowed are left out. allowed: bool [rows], the ids that the
-    tokenizer has and the model has a row for.
+    counts: int64 [rows].
+    forced: ids; those that are not allowed are left out.
+    allowed: bool [rows], the ids that the tokenizer has and the model has a row for.
     """
     ids = np.flatnonzero(allowed)
-    order = ids[np.argsort(-counts[ids], kind="stable")]  # stable: equal counts stay by id
+    order = ids[rank_by_count(counts[ids])]
     is_forced = np.zeros(len(counts), dtype=bool)
     is_forced[[index for index in forced if 0 <= index < len(counts)]] = True
     first, others = order[is_forced[order]], order[~is_forced[order]]
@@ -69,18 +81,14 @@ def rank(counts: np.ndarray, *, forced: Collection[int], allowed: np.ndarray) ->
 def choose(ranking: Ranking, k: int, *, budgets: Sequence[Budget] = (), pad: bool = False) -> Choice:
     """The subset of exactly k ids.
 
-    Raises `FrspecError` where k is below the number forced, above the vocabulary, above the number of tokens ever
-    seen (unless `pad`), or too small for the budgets.
+    Raises `FrspecError` if k is below the number forced, above the vocabulary, above the number of tokens ever seen
+    (unless `pad`), or too small for the budgets.
     """
     _check_size(ranking, k, pad)
-    base = ranking.token_ids[:k]
-    if budgets:
-        base = _with_budgets(ranking, k, budgets, pad)
-    chosen = np.zeros(len(ranking.counts), dtype=bool)
-    chosen[base] = True
-    ids = ranking.token_ids[chosen[ranking.token_ids]]  # back into rank order
-    by_frequency = np.zeros(len(ranking.counts), dtype=bool)
+    selected, by_frequency = (np.zeros(len(ranking.counts), dtype=bool) for _ in range(2))
     by_frequency[ranking.token_ids[:k]] = True
+    selected[_with_budgets(ranking, k, budgets) if budgets else ranking.token_ids[:k]] = True
+    ids = ranking.token_ids[selected[ranking.token_ids]]  # back into rank order
     reasons = np.where(by_frequency[ids], FREQUENCY, BUDGET).astype(np.int8)
     reasons[: ranking.forced] = FORCED
     unseen = int((ranking.counts[ids[ranking.forced :]] == 0).sum())
@@ -90,7 +98,7 @@ def choose(ranking: Ranking, k: int, *, budgets: Sequence[Budget] = (), pad: boo
 def smallest_covering(ranking: Ranking, target: float) -> int:
     """The smallest k whose tokens are at least `target` (0..1) of all that was counted.
 
-    Raises `FrspecError` where even all allowed tokens are not enough (ids past the model's rows were counted).
+    Raises `FrspecError` if even all allowed tokens are not enough (ids past the model's rows were counted).
     """
     total = int(ranking.counts.sum())
     covered = np.cumsum(ranking.counts[ranking.token_ids[: ranking.seen]])
@@ -108,29 +116,29 @@ def _check_size(ranking: Ranking, k: int, pad: bool) -> None:
     if k < ranking.forced:
         raise FrspecError(
             f"k {k} is smaller than the {ranking.forced} tokens that are forced in.",
-            hint="Choose a larger k, or force fewer: --forced eos, or --forced none.",
+            hint=f"Choose a larger k, or force fewer: {option('forced')} eos, or {option('forced')} none.",
         )
     if k > ranking.seen and not pad:
         raise FrspecError(
             f"k {k} asks for more tokens than were seen: only {ranking.seen} distinct ones, forced included.",
-            hint=f"Count more text, choose --k {ranking.seen}, or let --pad fill the rest by id.",
+            hint=f"Count more text, choose {option('k')} {ranking.seen}, or let {option('pad')} fill the rest by id.",
         )
 
 
-def _with_budgets(ranking: Ranking, k: int, budgets: Sequence[Budget], pad: bool) -> np.ndarray:
+def _with_budgets(ranking: Ranking, k: int, budgets: Sequence[Budget]) -> np.ndarray:
     """The k ids of forced + each budget's best + the rest by frequency, in no particular order."""
     required = np.zeros(len(ranking.counts), dtype=bool)
     required[ranking.token_ids[: ranking.forced]] = True
     usable = ranking.token_ids[ranking.forced :]
     for budget in budgets:
-        mine = usable[budget.scores[usable] > 0]
-        if len(mine) < budget.rows:
+        candidates = usable[budget.scores[usable] > 0]
+        if len(candidates) < budget.rows:
             raise FrspecError(
-                f"the script budget {budget.name}={budget.rows} asks for more than the {len(mine)} tokens of that "
+                f"the script budget {budget.name}={budget.rows} asks for more than the {len(candidates)} tokens of that "
                 "script that were seen.",
-                hint=f"Count text in that script too, or write --script-budget {budget.name}={len(mine)}.",
+                hint=f"Count text in that script too, or write {option('script_budget')} {budget.name}={len(candidates)}.",
             )
-        required[mine[np.argsort(-budget.scores[mine], kind="stable")[: budget.rows]]] = True
+        required[candidates[rank_by_count(budget.scores[candidates])[: budget.rows]]] = True
     if (needed := int(required.sum())) > k:
         raise FrspecError(f"k {k} is too small: forced tokens and script budgets need {needed} rows.")
     rest = ranking.token_ids[~required[ranking.token_ids]][: k - needed]

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from frspec_cli import storage
-from frspec_cli.counting.merge import check_kinds
 from frspec_cli.counting.table import FOLDS, FrequencyTable, sum_by_fold
 from frspec_cli.errors import FrspecError
 
@@ -63,7 +62,6 @@ def gather(tables: Sequence[NamedTable], weights: Mapping[str, float] | None = N
     every = {(named.name, source): index for index, named in enumerate(tables) for source in named.table.sources}
     rows = max(named.table.rows for named in tables)
     if not weights:
-        check_kinds([named.table for named in tables], [named.name for named in tables])
         labels = sorted({source for _, source in every})
         if len(tables) == 1:  # as it is: a large table is not copied
             return Evidence({label: tables[0].table.counts[label] for label in labels})

@@ -107,16 +107,18 @@ def test_the_table_for_people_and_the_picture(counts, frspec, tmp_path) -> None:
     assert (tmp_path / "x.png").stat().st_size > 5000
 
 
-def test_soft_counts_are_mass_and_only_with_the_word(byte_level, make_table, frspec, tmp_path) -> None:
-    million = 1_000_000
-    table = make_table(byte_level, {"answers": {65: 6 * million, 66: 3 * million, 67: million}}, kind="soft")
-    table.write(tmp_path / "soft.parquet")
-    frspec("build-vocab", tmp_path / "soft.parquet", "--k", 4, "--out", tmp_path / "s.parquet")
-    code, out, _ = frspec("coverage", tmp_path / "s.parquet", "--on", tmp_path / "soft.parquet", "--mass", "--json")
-    row = json.loads(out)["rows"][0]
-    assert (code, row["tokens"], row["coverage"]) == (0, 10, 0.6)
-    code, _, err = frspec("coverage", tmp_path / "s.parquet", "--on", tmp_path / "soft.parquet")
-    assert (code, "Add --mass" in err) == (2, True)
+def test_soft_counts_of_an_older_version_are_refused(byte_level, make_table, frspec, tmp_path) -> None:
+    make_table(byte_level, {"answers": {65: 6_000_000, 66: 3_000_000}}, kind="soft").write(tmp_path / "soft.parquet")
+    make_table(byte_level, {"answers": {65: 6, 66: 3}}).write(tmp_path / "counts.parquet")
+    frspec("build-vocab", tmp_path / "counts.parquet", "--k", 4, "--out", tmp_path / "s.parquet")
+    for command in (
+        ("build-vocab", tmp_path / "soft.parquet", "--k", 4, "--out", tmp_path / "x"),
+        ("merge", tmp_path / "soft.parquet", tmp_path / "counts.parquet", "--out", tmp_path / "x"),
+        ("coverage", tmp_path / "s.parquet", "--on", tmp_path / "soft.parquet"),
+        ("inspect", tmp_path / "soft.parquet"),
+    ):
+        code, _, err = frspec(*command)
+        assert (code, "holds soft counts, which this frspec no longer reads" in err) == (1, True)
 
 
 def test_a_budget_is_shown_against_the_same_rows_by_frequency(counts, frspec, tmp_path) -> None:

@@ -18,7 +18,7 @@ from frspec_cli.statistics import jackknife
 from frspec_cli.subsets import scripts
 from frspec_cli.subsets.build import Builder, Recipe
 from frspec_cli.subsets.coverage import coverage, coverage_rows, curve, most_frequent_lost, rarest_kept
-from frspec_cli.subsets.eval_table import Corpus, measure_on
+from frspec_cli.subsets.evaluation import Evaluation, evaluate
 from frspec_cli.subsets.mix import NamedTable
 from frspec_cli.subsets.plot import plot_curves
 from frspec_cli.subsets.scripts import Scripts, script_of
@@ -114,8 +114,8 @@ def test_coverage_by_source_and_script(byte_level, make_table) -> None:
     letter = byte_level.backend.token_to_id("a")
     table = make_table(byte_level, {"en": {letter: 80, 15: 20}, "zh": {han: 50}})
     found = Scripts.of(byte_level, table.rows)
-    chosen = {1: [np.array([letter])] * FOLDS, 2: [np.array([letter, han])] * FOLDS}
-    rows = {(r.k, r.source, r.script): r for r in coverage_rows(chosen, table.counts, found)}
+    ids_by_fold = {1: [np.array([letter])] * FOLDS, 2: [np.array([letter, han])] * FOLDS}
+    rows = {(r.k, r.source, r.script): r for r in coverage_rows(ids_by_fold, table.counts, found)}
     assert rows[1, "all", "all"].coverage == pytest.approx(80 / 150)
     assert rows[2, "all", "all"].coverage == pytest.approx(130 / 150)
     assert (rows[1, "en", "all"].coverage, rows[1, "zh", "all"].coverage) == (0.8, 0.0)
@@ -131,8 +131,8 @@ def test_coverage_equals_a_sum_by_hand(data: st.DataObject) -> None:
     numbers = data.draw(st.lists(st.integers(0, 5), min_size=120, max_size=120))
     counts = {"a": np.array(numbers).reshape(shape), "b": np.array(numbers[::-1]).reshape(shape)}
     order = np.array(data.draw(st.permutations(range(12))))
-    chosen = {k: [order[:k]] * FOLDS for k in (2, 5, 12)}
-    for row in coverage_rows(chosen, counts, None):
+    ids_by_fold = {k: [order[:k]] * FOLDS for k in (2, 5, 12)}
+    for row in coverage_rows(ids_by_fold, counts, None):
         part = sum(counts.values()) if row.source == "all" else counts[row.source]
         assert row.coverage == pytest.approx(part[:, order[: row.k]].sum() / part.sum())
         assert row.low <= row.coverage <= row.high
@@ -165,9 +165,9 @@ def test_rarest_kept_and_most_frequent_lost() -> None:
     assert rarest_kept(np.array([0, 99]), counts, 1) == [(99, 0)]
 
 
-def _measured(byte_level, table, subset, sha256: str = "a" * 64):
-    corpus = Corpus("counts", NamedTable("counts", table, sha256))
-    return measure_on("subset", subset, corpus, [corpus], byte_level)
+def _evaluate(byte_level, table, subset, sha256: str = "a" * 64) -> Evaluation:
+    named = NamedTable("counts", table, sha256)
+    return evaluate("subset", subset, named, [named], byte_level)
 
 
 def test_on_its_own_table_a_subset_is_held_out_by_fold(byte_level, make_table) -> None:
@@ -177,12 +177,12 @@ def test_on_its_own_table_a_subset_is_held_out_by_fold(byte_level, make_table) -
     table = make_table(byte_level, {"web": counts})
     named = NamedTable("counts", table, "a" * 64)
     subset = Builder([named], byte_level, Recipe(forced="none")).subset(10)
-    own = _measured(byte_level, table, subset)
+    own = _evaluate(byte_level, table, subset)
     assert own.how == "held out by fold"
-    assert coverage_rows({10: own.chosen(10)}, table.counts, None)[0].coverage == 0.5
-    other = _measured(byte_level, table, subset, "b" * 64)
+    assert coverage_rows({10: own.ids_by_fold(10)}, table.counts, None)[0].coverage == 0.5
+    other = _evaluate(byte_level, table, subset, "b" * 64)
     assert other.how == "other text"
-    assert coverage_rows({10: other.chosen(10)}, table.counts, None)[0].coverage == pytest.approx(190 / 200)
+    assert coverage_rows({10: other.ids_by_fold(10)}, table.counts, None)[0].coverage == pytest.approx(190 / 200)
 
 
 def test_a_mixed_subset_is_held_out_only_with_all_its_tables(byte_level, make_table) -> None:
@@ -190,12 +190,11 @@ def test_a_mixed_subset_is_held_out_only_with_all_its_tables(byte_level, make_ta
     two = NamedTable("two", make_table(byte_level, {"code": {70: 500, 66: 300}}), "2" * 64)
     recipe = Recipe(weights={"web": 2, "code": 1})
     subset = Builder([one, two], byte_level, recipe).subset(6)
-    corpora = [Corpus(each.name, each) for each in (one, two)]
-    assert measure_on("s", subset, corpora[0], corpora[:1], byte_level).how == "in sample"
-    both = measure_on("s", subset, corpora[0], corpora, byte_level)
+    assert evaluate("s", subset, one, [one], byte_level).how == "in sample"
+    both = evaluate("s", subset, one, [one, two], byte_level)
     assert both.how == "held out by fold"
     assert both.builder is not None
-    assert both.chosen(6)[0].tolist() == subset.token_ids.tolist()
+    assert both.ids_by_fold(6)[0].tolist() == subset.token_ids.tolist()
 
 
 def test_curves_rise_to_what_the_subset_covers_and_can_be_drawn(byte_level, make_table, tmp_path) -> None:
