@@ -1,23 +1,29 @@
-"""Files that appear whole or not at all, hashes of what is in them, and the cache folder."""
+"""Files that appear whole or not at all, locks between processes, hashes, and the cache folder."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from frspec_cli.errors import FrspecError
+from frspec_cli.errors import FrspecError, option
 
 LOCK = "lock"
 """The file by which a process claims a folder."""
+
+_OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 @contextmanager
@@ -25,10 +31,10 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yields a temporary path beside `path`; what is written there takes `path`'s place when the block ends well.
 
     The data is on the disk (fsync) before the name is; if the block raises, the temporary file goes and `path` stays as
-    it was. Raises `FrspecError` when the folder cannot be written to or the disk is full.
+    it was. Raises `FrspecError` if the folder cannot be written to or the disk is full.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    temporary = _temporary(path)
     with _plain_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -41,13 +47,16 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: Path | str) -> Iterator[Path]:
+def atomic_folder(path: Path | str, *, keep_existing: bool = False) -> Iterator[Path]:
     """Like `atomic_path` for a folder: `path` appears with all its files, or not at all.
 
-    An existing folder at `path` is replaced. When two processes finish at once, one of the two (equal) folders stays.
+    keep_existing: a folder that is already at `path` stays, for folders whose path says what they hold: another process
+        may be reading it. Otherwise it is replaced; of two processes that finish together, the later one's folder stays.
+        Files that a reader has open stay readable, but for an instant there is no folder at `path`.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    path = path.resolve() if path.is_symlink() else path
+    temporary = _temporary(path)
     with _plain_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -56,38 +65,86 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
             for file in temporary.rglob("*"):
                 _sync(file)
             _sync(temporary)
-            replaced = temporary.with_suffix(".old")
-            if path.is_dir():
-                os.replace(path, replaced)
-            os.replace(temporary, path)
+            _move_folder(temporary, path, keep_existing=keep_existing)
             _sync(path.parent)
-            shutil.rmtree(replaced, ignore_errors=True)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def claim_folder(folder: Path, taken: str) -> IO[str]:
-    """Makes `folder` if need be and takes it for this process, until the returned lock file is closed or the process ends.
+def _move_folder(temporary: Path, path: Path, *, keep_existing: bool) -> None:
+    while True:
+        try:
+            os.rename(temporary, path)  # takes the place of nothing, or of an empty folder
+            return
+        except OSError as error:
+            if error.errno not in _OCCUPIED:
+                raise
+        if keep_existing:
+            return
+        replaced = _temporary(path)
+        with contextlib.suppress(FileNotFoundError):  # another process is replacing it too
+            os.rename(path, replaced)
+            shutil.rmtree(replaced, ignore_errors=True)
 
-    taken: the sentence for the `FrspecError` where another process has it. Raises one too where the folder cannot be made.
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+
+
+def claim_folder(folder: Path, taken: str) -> IO[str]:
+    """Creates `folder` if needed and locks it for this process, until the returned file is closed or the process ends.
+
+    taken: the sentence of the `FrspecError` if another process holds the lock.
+    Also raises one if the folder cannot be created. Where the filesystem has no locks, warns and locks nothing.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / LOCK, "a")  # noqa: SIM115 (the caller closes it)
+        lock = open(folder / LOCK, "a", encoding="utf-8")  # noqa: SIM115 (the caller closes it)
     except OSError as error:
-        raise FrspecError(
-            f"{folder} cannot be written: {error.strerror or error}.", hint="Choose another --out."
-        ) from error
+        reason = error.strerror or error
+        raise FrspecError(f"{folder} cannot be written: {reason}.", hint=f"Choose another {option('out')}.") from error
+    if not _lock(lock, wait=False):
+        lock.close()
+        raise FrspecError(taken, hint=f"Wait for it, or choose another {option('out')}.")
+    return lock
+
+
+@contextmanager
+def exclusive(name: str, *, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Holds the lock `name` of the cache folder, so that one process at a time runs the block.
+
+    waiting: called if another process holds the lock, before waiting for it.
+    """
+    path = cache_folder() / "locks" / f"{name}.lock"
+    with _plain_os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed below)
+    with lock:
+        if not _lock(lock, wait=False):
+            waiting()
+            _lock(lock, wait=True)
+        yield
+
+
+def _lock(file: IO[str], *, wait: bool) -> bool:
+    """Whether this process now holds the lock, or there are no locks here; False if another process holds it."""
     try:
         import fcntl
-    except ImportError:  # no such lock on Windows: two runs at once are then not noticed
-        return lock
+    except ImportError:  # there is no such lock on Windows: two runs at once are then not noticed
+        return True
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        raise FrspecError(taken, hint="Wait for it, or choose another --out.") from None
-    return lock
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise FrspecError(f"{file.name} cannot be locked: {error.strerror or error}.") from error
+        warnings.warn(
+            f"the filesystem of {file.name} has no locks: do not run two processes on the same files there.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return True
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:
@@ -107,7 +164,7 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def read_json(path: Path | str) -> Any:
-    """The JSON value in `path`. Raises `FrspecError` where the file is missing or is no JSON."""
+    """The JSON value in `path`. Raises `FrspecError` if the file is missing or is not valid JSON."""
     try:
         return json.loads(Path(path).read_bytes())
     except FileNotFoundError:
@@ -150,10 +207,17 @@ def _plain_os_errors(path: Path) -> Iterator[None]:
         if error.filename is not None and not str(error.filename).startswith(str(path.parent)):
             raise
         reason = error.strerror or str(error)
-        if path.is_dir():
+        if isinstance(error, IsADirectoryError):
             reason = "it is a folder"
+        elif isinstance(error, NotADirectoryError) and path.is_file():
+            reason = "it is a file, not a folder"
         elif blocking := next((each for each in path.parents if each.is_file()), None):
             reason = f"{blocking} is a file, not a folder"
+        other = (
+            "Set FRSPEC_CACHE to another folder"
+            if path.is_relative_to(cache_folder())
+            else f"Choose another {option('out')}"
+        )
         raise FrspecError(
-            f"{path} cannot be written: {reason}.", hint="Choose another --out, or make room and try again."
+            f"{path} cannot be written: {reason}.", hint=f"{other}, or free space and try again."
         ) from error

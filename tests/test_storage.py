@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -14,8 +16,9 @@ from frspec_cli.errors import FrspecError
 
 
 @pytest.fixture(autouse=True)
-def no_waiting_for_the_disk() -> None:
+def no_waiting_for_the_disk(tmp_path_factory, monkeypatch) -> None:
     """Here the disk is waited for."""
+    monkeypatch.setenv("FRSPEC_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path) -> None:
@@ -61,6 +64,100 @@ def test_a_folder_replaces_the_one_before(tmp_path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["head"]
 
 
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_folder_that_comes_and_goes_meanwhile_is_no_failure(tmp_path, monkeypatch, keep: bool) -> None:
+    """Another process puts its folder at the path, and a third one has moved it away again when this one looks."""
+    rename, moved = os.rename, []
+
+    def occupied(source, target):
+        moved.append(target)
+        if len(moved) == 1:
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", occupied)
+    with storage.atomic_folder(tmp_path / "head", keep_existing=keep) as temporary:
+        (temporary / "config.json").write_text("{}")
+    assert [file.name for file in tmp_path.iterdir()] == ([] if keep else ["head"])
+
+
+def test_a_folder_that_others_may_be_reading_is_kept(tmp_path) -> None:
+    for text in ("one", "two"):
+        with storage.atomic_folder(tmp_path / "model", keep_existing=True) as temporary:
+            (temporary / "config.json").write_text(text)
+    assert (tmp_path / "model" / "config.json").read_text() == "one"
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]
+
+
+REPLACE_OFTEN = """
+import sys
+from frspec_cli import storage
+for number in range(60):
+    with storage.atomic_folder(sys.argv[1]) as temporary:
+        for name in "ab":
+            (temporary / name).write_text(str(number))
+"""
+
+
+def test_processes_that_replace_one_folder_all_succeed(tmp_path) -> None:
+    runs = [subprocess.Popen([sys.executable, "-c", REPLACE_OFTEN, tmp_path / "head"]) for _ in range(3)]
+    assert [run.wait(timeout=120) for run in runs] == [0, 0, 0]
+    assert sorted(file.name for file in (tmp_path / "head").iterdir()) == ["a", "b"]
+    assert [file.name for file in tmp_path.iterdir()] == ["head"]
+
+
+def test_a_linked_folder_stays_a_link(tmp_path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "head").symlink_to(tmp_path / "real")
+    for _ in range(2):
+        with storage.atomic_folder(tmp_path / "head") as temporary:
+            (temporary / "config.json").write_text("{}")
+    assert (tmp_path / "head").is_symlink()
+    assert (tmp_path / "real" / "config.json").is_file()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["head", "real"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
+def test_a_filesystem_without_locks_is_warned_about_and_used(tmp_path, monkeypatch, code: int) -> None:
+    def fail(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", fail)
+    with pytest.warns(RuntimeWarning, match="has no locks"):
+        storage.claim_folder(tmp_path / "run", "taken.").close()
+    with pytest.warns(RuntimeWarning, match="has no locks"), storage.exclusive("model"):
+        pass
+
+
+def test_a_lock_that_fails_otherwise_is_one_sentence(tmp_path, monkeypatch) -> None:
+    def fail(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("fcntl.flock", fail)
+    with pytest.raises(FrspecError, match="lock cannot be locked: Input/output error"):
+        storage.claim_folder(tmp_path / "run", "taken.")
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from frspec_cli import storage
+with storage.claim_folder(Path(sys.argv[1]), "taken."):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_of_another_process_is_taken(tmp_path) -> None:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / "run"], **pipes) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(FrspecError, match=r"^taken\.$"):
+            storage.claim_folder(tmp_path / "run", "taken.")
+        other.communicate()
+    storage.claim_folder(tmp_path / "run", "taken.").close()
+
+
 def test_a_folder_is_claimed_by_one_at_a_time(tmp_path) -> None:
     with storage.claim_folder(tmp_path / "run", "taken."), pytest.raises(FrspecError, match=r"taken\."):
         storage.claim_folder(tmp_path / "run", "taken.")
@@ -73,6 +170,11 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path) -> None:
         storage.write_text(tmp_path / "file" / "out", "x")
     with pytest.raises(FrspecError, match="cannot be written: it is a folder"):
         storage.write_text(tmp_path, "x")
+    with (
+        pytest.raises(FrspecError, match="cannot be written: it is a file, not a folder"),
+        storage.atomic_folder(tmp_path / "file"),
+    ):
+        pass
 
 
 def test_read_json_says_what_is_wrong(tmp_path) -> None:
