@@ -12,10 +12,10 @@ from typing import Any
 
 from frspec_cli.corpus.shards import MAX_DEFAULT_SOURCES, Shard, arrange
 from frspec_cli.errors import FrspecError
+from frspec_cli.models.locate import HUB_ID
 
 FORMATS = {".txt": "text", ".md": "text", ".jsonl": "jsonl", ".json": "json", ".parquet": "parquet", ".arrow": "arrow"}
 COMPRESSIONS = {".gz": "gz", ".zst": "zst"}
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _NUMBERING = re.compile(r"([-_.]?\d+)(-of-\d+)?$")
 _WILDCARD = re.compile(r"[*?\[]")
 
@@ -78,7 +78,7 @@ def find_shards(
 def _is_hub(source: str) -> bool:
     if source.startswith("hub:"):
         return True
-    return bool(_HUB_ID.fullmatch(source)) and not Path(source).exists() and not _split_suffix(source)[0]
+    return bool(HUB_ID.fullmatch(source)) and not Path(source).exists() and not _split_suffix(source)[0]
 
 
 def _look(source: str, selection: Selection) -> Iterator[_Found]:

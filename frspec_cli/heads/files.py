@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,11 @@ import torch
 
 from frspec_cli import storage
 from frspec_cli.errors import FrspecError
-from frspec_cli.models.locate import download_snapshot
+from frspec_cli.models.locate import HUB_ID, download_snapshot
 from frspec_cli.tensor_files import load_torch, read_safetensors
 
 WEIGHTS = "model.safetensors"
 _BIN = "pytorch_model.bin"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def locate_head(name: str | Path) -> Path:
@@ -26,7 +24,7 @@ def locate_head(name: str | Path) -> Path:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
-    if folder.exists() or not _HUB_ID.fullmatch(str(name)):
+    if folder.exists() or not HUB_ID.fullmatch(str(name)):
         raise FrspecError(f"there is no draft head at {name}: no such folder.")
     try:
         found = download_snapshot(str(name), ["config.json", "*.safetensors", "*.safetensors.index.json"])

@@ -25,7 +25,7 @@ def test_a_misspelt_short_name_is_refused_with_the_nearest(tmp_path, monkeypatch
 
 
 def test_a_missing_path_never_goes_to_the_hub(tmp_path) -> None:
-    with pytest.raises(FrspecError, match="no such folder"):
+    with pytest.raises(FrspecError, match="it is not a folder"):
         locate_model(str(tmp_path / "no" / "model"))
 
 
