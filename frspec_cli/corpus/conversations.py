@@ -1,24 +1,22 @@
-"""Records that are conversations: `{"role", "content"}` or ShareGPT's `{"from", "value"}`, and recorded answers.
+"""The one parser of conversations and of recorded answers.
 
-A recorded answer names the token ids that the model really made (`response_token_ids`): they are counted as they are,
-since to decode and encode again is not the identity. `finish: "length"` says that the answer was cut: no turn ends there.
+A conversation is a list of `{"role", "content"}` or of ShareGPT's `{"from", "value"}`. A recorded answer names the token
+ids that the model emitted (`response_token_ids`): they are used as they are, since decoding and encoding again is not
+the identity. `finish: "length"` says that the answer was cut off, so no turn ends there.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from frspec_cli.corpus.documents import (
-    BAD_CONVERSATION,
-    EMPTY,
-    INVALID_UTF8,
-    TOO_LONG,
-    Document,
-    Message,
-    Skipped,
-)
+from frspec_cli.corpus.documents import CONVERSATION_FIELDS, Document, Message, Reason, Skipped
+from frspec_cli.corpus.jsonl import at, read_jsonl
+from frspec_cli.errors import FrspecError
 
 _ROLES = {
     "human": "user",
@@ -32,27 +30,102 @@ _ROLES = {
 }
 
 
-def of_conversation(
+class BadRecord(ValueError):
+    """A record that is not what it should be; the message says what is wrong with it."""
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedAnswer:
+    """One answer of a model, as `frspec collect` writes it.
+
+    id: the record's own id, or None.
+    prompt_ids, response_ids: int32 [n].
+    finished: whether the model ended the answer itself.
+    greedy: whether it was decoded without sampling.
+    text: the assistant's last message, or None if the record holds no conversation.
+    source: the record's label, "" if it has none.
+    """
+
+    id: str | None
+    prompt_ids: np.ndarray
+    response_ids: np.ndarray
+    finished: bool
+    greedy: bool
+    text: str | None
+    source: str
+
+
+def parse_answer(record: Any) -> RecordedAnswer:
+    """The recorded answer in a JSON object. Raises `BadRecord`."""
+    if not isinstance(record, dict):
+        raise BadRecord("it is not a JSON object")
+    for name in ("prompt_token_ids", "response_token_ids", "finish"):
+        if name not in record:
+            raise BadRecord(f"it has no field {name!r}")
+    finish = record["finish"]
+    if finish not in ("stop", "length"):
+        raise BadRecord(f'finish is {finish!r}, expected "stop" or "length"')
+    turns = next((record[name] for name in CONVERSATION_FIELDS if record.get(name)), ())
+    assistant = [message for message in parse_messages(turns) if message.role == "assistant"]
+    return RecordedAnswer(
+        id=parse_id(record.get("id")),
+        prompt_ids=_token_ids(record, "prompt_token_ids"),
+        response_ids=_token_ids(record, "response_token_ids"),
+        finished=finish == "stop",
+        greedy=not record.get("temperature"),
+        text=assistant[-1].content if assistant else None,
+        source=str(record.get("source") or ""),
+    )
+
+
+def read_answer_records(path: Path | str) -> Iterator[tuple[int, RecordedAnswer]]:
+    """(line number, answer) of every record in a file of JSON lines. Raises `FrspecError`, naming the line."""
+    for number, record in read_jsonl(path):
+        try:
+            yield number, parse_answer(record)
+        except BadRecord as error:
+            raise FrspecError(
+                f"{at(path, number)} is not a recorded answer: {error}.", hint="`frspec collect` writes them."
+            ) from None
+
+
+def parse_id(value: Any) -> str | None:
+    """A record's own id as a string; None if it is missing, null or empty. Raises `BadRecord` for other types."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise BadRecord(f"its id is a {type(value).__name__}, expected a string or a number")
+    return str(value)
+
+
+def parse_messages(turns: Any) -> list[Message]:
+    """The messages of a conversation, roles by their usual names. Raises `BadRecord`."""
+    if not isinstance(turns, list | tuple):
+        raise BadRecord(f"the conversation is a {type(turns).__name__}, expected a list")
+    messages = []
+    for number, turn in enumerate(turns, start=1):
+        message = _message(turn)
+        if message is None:
+            raise BadRecord(f"turn {number} has no role and text")
+        messages.append(message)
+    return messages
+
+
+def conversation_document(
     record: dict[str, Any], turns: list[Any], line: int, source: str, longest: int
 ) -> Document | Skipped:
     """A document from a record whose text field holds a list of turns."""
-    messages: list[Message] = []
-    for turn in turns:
-        message = _message(turn)
-        if message is None:
-            return Skipped(line, BAD_CONVERSATION, f"turn {len(messages) + 1} has no role and text")
-        messages.append(message)
     try:
-        messages = _with_recorded(record, messages)
+        messages = _with_recorded_ids(record, parse_messages(turns))
         data = "".join(message.content for message in messages).encode()
     except UnicodeEncodeError:
-        return Skipped(line, INVALID_UTF8, "a lone surrogate")
-    except (TypeError, ValueError, OverflowError) as error:
-        return Skipped(line, BAD_CONVERSATION, f"response_token_ids: {error}")
+        return Skipped(line, Reason.INVALID_UTF8, "a lone surrogate")
+    except BadRecord as error:
+        return Skipped(line, Reason.BAD_CONVERSATION, str(error))
     if len(data) > longest:
-        return Skipped(line, TOO_LONG, f"{len(data):,} bytes")
+        return Skipped(line, Reason.TOO_LONG, f"{len(data):,} bytes")
     if not data and all(message.ids is None for message in messages):
-        return Skipped(line, EMPTY)
+        return Skipped(line, Reason.EMPTY)
     return Document(line, source, "", data, tuple(messages))
 
 
@@ -71,18 +144,25 @@ def _message(turn: Any) -> Message | None:
     return Message(_ROLES.get(role, role), content)
 
 
-def _with_recorded(record: dict[str, Any], messages: list[Message]) -> list[Message]:
-    """The last assistant turn with its recorded ids and whether it was finished."""
-    ids = record.get("response_token_ids")
-    finished = record.get("finish") != "length"
+def _with_recorded_ids(record: dict[str, Any], messages: list[Message]) -> list[Message]:
+    """The messages, the last assistant turn with its recorded ids and whether it was finished."""
     if not messages or messages[-1].role != "assistant":
         return messages
-    last = messages[-1]._replace(finished=finished)
-    if ids is not None:
-        if not isinstance(ids, list) or not all(type(index) is int for index in ids):
-            raise TypeError("not a list of integers")
-        array = np.asarray(ids, dtype=np.int32)
-        if len(array) and array.min() < 0:
-            raise ValueError("a negative id")
-        last = last._replace(ids=array)
+    last = messages[-1]._replace(finished=record.get("finish") != "length")
+    if record.get("response_token_ids") is not None:
+        last = last._replace(ids=_token_ids(record, "response_token_ids"))
     return [*messages[:-1], last]
+
+
+def _token_ids(record: dict[str, Any], field: str) -> np.ndarray:
+    """int32 [n]: the ids in a field. Raises `BadRecord`."""
+    ids = record[field]
+    if not isinstance(ids, list) or not all(type(index) is int for index in ids):
+        raise BadRecord(f"{field} is not a list of integers")
+    try:
+        array = np.asarray(ids, dtype=np.int32)
+    except OverflowError:
+        raise BadRecord(f"{field} holds a number that is too large for a token id") from None
+    if len(array) and array.min() < 0:
+        raise BadRecord(f"{field} holds a negative id")
+    return array

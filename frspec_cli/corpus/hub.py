@@ -1,6 +1,6 @@
 """Datasets on the model hub, streamed through `datasets`: each of a dataset's own shards is one of ours.
 
-`owner/name`, or `hub:PATH` for anything else that `datasets.load_dataset` takes, such as a local folder.
+A source is `owner/name`, or `hub:PATH` for anything else that `datasets.load_dataset` takes, such as a local folder.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qs, urlencode
 
-from frspec_cli.corpus.documents import Document, Fields, Skipped, of_record
+from frspec_cli.corpus.documents import Document, Fields, Skipped
+from frspec_cli.corpus.records import record_document
 from frspec_cli.corpus.shards import Shard
-from frspec_cli.errors import FrspecError
+from frspec_cli.errors import FrspecError, option
 
 
 def hub_shards(source: str, *, split: str, config: str | None) -> list[Shard]:
-    """The shards of a dataset's split. Raises `FrspecError` where the hub or the dataset cannot be had."""
+    """The shards of a dataset's split. Raises `FrspecError` if the hub cannot be reached or the dataset not opened."""
     name = source.removeprefix("hub:")
     address = "hub:?" + urlencode({"name": name, "split": split, "config": config or ""})
     count = _dataset(address).num_shards
@@ -30,13 +31,13 @@ def hub_shards(source: str, *, split: str, config: str | None) -> list[Shard]:
 
 
 def read_hub(shard: Shard, fields: Fields, digest: Any) -> Iterator[Document | Skipped]:
-    """The rows of one shard; the digest is of the documents' text, since there is no file to hash."""
+    """The rows of one shard. The digest is of the documents' text, since there is no file to hash."""
     import pyarrow as pa
 
-    part = _dataset(shard.paths[0]).shard(num_shards=shard.stop, index=shard.start, contiguous=True)
+    rows = _dataset(shard.paths[0]).shard(num_shards=shard.stop, index=shard.start, contiguous=True)
     try:
-        for line, record in enumerate(part, start=1):
-            document = of_record(record, line, shard, fields)
+        for line, record in enumerate(rows, start=1):
+            document = record_document(record, line, shard, fields)
             if digest is not None and isinstance(document, Document):
                 digest.update(document.data)
             yield document
@@ -55,19 +56,19 @@ def _dataset(address: str) -> Any:
         return datasets.load_dataset(query["name"], query["config"] or None, split=query["split"], streaming=True)
     except (FileNotFoundError, datasets.exceptions.DatasetNotFoundError) as error:
         raise FrspecError(
-            f"there is no dataset {query['name']!r} that can be had: {_first_line(error)}.",
+            f"the dataset {query['name']!r} was not found: {_first_line(error)}.",
             hint="If it is gated, accept its terms on the hub and log in with `hf auth login`.",
         ) from None
     except (OSError, RuntimeError) as error:
         raise FrspecError(
             f"there is no folder {query['name']} here, and the model hub could not be reached to look for a dataset of "
             f"that name: {_first_line(error)}.",
-            hint="Name local files or folders; HF_HUB_OFFLINE=1 skips the waiting.",
+            hint="Name local files or folders; HF_HUB_OFFLINE=1 skips the wait.",
         ) from None
     except ValueError as error:
         raise FrspecError(
             f"the dataset {query['name']} cannot be opened: {_first_line(error)}.",
-            hint="Choose the split by --split and the configuration by --config.",
+            hint=f"Choose the split with {option('split')} and the configuration with {option('config')}.",
         ) from None
 
 

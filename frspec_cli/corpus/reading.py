@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from frspec_cli.corpus.documents import (
-    EMPTY,
-    TOO_LONG,
-    Document,
-    Fields,
-    Skipped,
-    of_bytes,
-    of_record,
-    parse_json,
-    wanted,
-)
+from frspec_cli.corpus import json_list
+from frspec_cli.corpus.documents import Document, Fields, Reason, Skipped
+from frspec_cli.corpus.hub import read_hub
+from frspec_cli.corpus.records import bytes_document, parse_json, record_document, require_assistant
 from frspec_cli.corpus.shards import Shard
 from frspec_cli.corpus.streams import lines, piece_chunks, text_chunks
-from frspec_cli.errors import FrspecError
+from frspec_cli.corpus.tables import read_arrow, read_parquet
+from frspec_cli.errors import FrspecError, option
 
 Reader = Callable[[Shard, Fields, Any], Iterator[Document | Skipped]]
 _LINE_OVERHEAD = 4
-"""A JSON line may be longer than its text: escapes and other fields. Beyond this many times the longest text it is cut."""
+"""A JSON line may be longer than its text: escapes and other fields. Above this multiple of the longest text it is cut."""
 
 
 def read_shard(shard: Shard, fields: Fields, digest: Any) -> Iterator[Document | Skipped]:
     """The shard's records in their order, each as a document or as skipped for a reason.
 
-    digest: a hashlib object that is updated with the shard's bytes, or None. Raises `BrokenFile` for a damaged container.
+    digest: a hashlib object that is updated with the shard's bytes, or None.
+    Raises `BrokenFile` for a damaged container.
     """
     return READERS[shard.format](shard, fields, digest)
 
@@ -41,83 +36,67 @@ def _line_chunks(shard: Shard, digest: Any) -> Iterator[bytes]:
 
 
 def _read_jsonl(shard: Shard, fields: Fields, digest: Any) -> Iterator[Document | Skipped]:
+    return _json_lines(_line_chunks(shard, digest), shard, fields)
+
+
+def _json_lines(chunks: Iterable[bytes], shard: Shard, fields: Fields) -> Iterator[Document | Skipped]:
     longest = fields.longest * _LINE_OVERHEAD
-    for number, line in enumerate(lines(_line_chunks(shard, digest), longest=longest), start=1):
-        yield _json_line(line, number, shard, fields)
-
-
-def _json_line(line: bytes | None, number: int, shard: Shard, fields: Fields) -> Document | Skipped:
-    if line is None:
-        return Skipped(number, TOO_LONG, f"the line has more than {fields.longest * _LINE_OVERHEAD:,} bytes")
-    if number == 1 and shard.start == 0:
-        line = line.removeprefix(codecs.BOM_UTF8)
-    if not line or line.isspace():
-        return Skipped(number, EMPTY)
-    record, reason, detail = parse_json(line)
-    return Skipped(number, reason, detail) if reason else of_record(record, number, shard, fields)
+    for number, line in enumerate(lines(chunks, longest=longest), start=1):
+        if line is None:
+            yield Skipped(number, Reason.TOO_LONG, f"the line has more than {longest:,} bytes")
+            continue
+        if number == 1 and shard.start == 0:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        if not line or line.isspace():
+            yield Skipped(number, Reason.EMPTY)
+            continue
+        record = parse_json(line, number)
+        yield record if isinstance(record, Skipped) else record_document(record, number, shard, fields)
 
 
 def _read_lines(shard: Shard, fields: Fields, digest: Any) -> Iterator[Document | Skipped]:
     for number, line in enumerate(lines(_line_chunks(shard, digest), longest=fields.longest), start=1):
         if line is None:
-            yield Skipped(number, TOO_LONG, f"more than {fields.longest:,} bytes")
+            yield Skipped(number, Reason.TOO_LONG, f"more than {fields.longest:,} bytes")
             continue
         if number == 1 and shard.start == 0:
             line = line.removeprefix(codecs.BOM_UTF8)
-        yield wanted(of_bytes(line.removesuffix(b"\r"), number, shard.source, fields.longest), fields)
+        document = bytes_document(line.removesuffix(b"\r"), number, shard.source, fields.longest)
+        yield require_assistant(document, fields)
 
 
 def _read_text(shard: Shard, fields: Fields, digest: Any) -> Iterator[Document | Skipped]:
-    """Every file is a document; its number in the bundle stands for the line."""
+    """Every file is a document; its number in the bundle is its line."""
     for number, path in enumerate(shard.paths, start=1):
-        held: list[bytes] = []
+        chunks: list[bytes] = []
         size = 0
         for chunk in text_chunks(shard, path, digest):
             size += len(chunk)
             if size <= fields.longest:
-                held.append(chunk)
+                chunks.append(chunk)
         if size > fields.longest:
-            yield Skipped(number, TOO_LONG, f"{size:,} bytes", path)
+            yield Skipped(number, Reason.TOO_LONG, f"{size:,} bytes", shard.file_name(path))
             continue
-        document = of_bytes(b"".join(held).removeprefix(codecs.BOM_UTF8), number, shard.source, fields.longest)
-        document = wanted(document, fields)
-        yield document._replace(file=path) if isinstance(document, Skipped) else document
+        data = b"".join(chunks).removeprefix(codecs.BOM_UTF8)
+        document = require_assistant(bytes_document(data, number, shard.source, fields.longest), fields)
+        yield document._replace(file=shard.file_name(path)) if isinstance(document, Skipped) else document
 
 
 def _read_json(shard: Shard, fields: Fields, digest: Any) -> Iterator[Document | Skipped]:
-    from frspec_cli.corpus.json_list import items, starts_with_list
-
-    chunks, is_list = starts_with_list(text_chunks(shard, shard.paths[0], digest))
-    if is_list:
-        for number, record in enumerate(items(chunks, shard.label), start=1):
-            yield of_record(record, number, shard, fields)
+    chunks, text = json_list.first_text(text_chunks(shard, shard.paths[0], digest))
+    if text.startswith(b"["):
+        for number, record in enumerate(json_list.items(chunks, shard.label), start=1):
+            yield record_document(record, number, shard, fields)
         return
     # Files named .json often hold one record a line.
-    for number, line in enumerate(lines(chunks, longest=fields.longest * _LINE_OVERHEAD), start=1):
-        if number == 1 and line is not None and parse_json(line)[1] and line.lstrip()[:1] == b"{":
+    for document in _json_lines(chunks, shard, fields):
+        broken = isinstance(document, Skipped) and document.reason == Reason.BROKEN_JSON
+        if broken and document.line == 1 and text.startswith(b"{"):
             raise FrspecError(
                 f"{shard.label} holds one JSON object, neither a list of records nor a record on each line.",
-                hint="Leave it out (--glob chooses files in a folder), or convert it to .jsonl.",
+                hint=f"Leave it out ({option('glob')} selects files in a folder), or convert it to .jsonl.",
             )
-        yield _json_line(line, number, shard, fields)
-
-
-def _read_parquet(shard: Shard, fields: Fields, digest: Any) -> Iterator[Document | Skipped]:
-    from frspec_cli.corpus.tables import read_parquet
-
-    return read_parquet(shard, fields, digest)
-
-
-def _read_arrow(shard: Shard, fields: Fields, digest: Any) -> Iterator[Document | Skipped]:
-    from frspec_cli.corpus.tables import read_arrow
-
-    return read_arrow(shard, fields, digest)
-
-
-def _read_hub(shard: Shard, fields: Fields, digest: Any) -> Iterator[Document | Skipped]:
-    from frspec_cli.corpus.hub import read_hub
-
-    return read_hub(shard, fields, digest)
+        yield document
 
 
 READERS: dict[str, Reader] = {
@@ -125,7 +104,7 @@ READERS: dict[str, Reader] = {
     "lines": _read_lines,
     "text": _read_text,
     "json": _read_json,
-    "parquet": _read_parquet,
-    "arrow": _read_arrow,
-    "hub": _read_hub,
+    "parquet": read_parquet,
+    "arrow": read_arrow,
+    "hub": read_hub,
 }

@@ -44,9 +44,14 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """How messages name it."""
+        """How messages name the whole shard."""
         more = f" and {len(self.paths) - 1} more files" if len(self.paths) > 1 else ""
         return self.label + more
+
+    def file_name(self, path: str) -> str:
+        """How messages name one of its files: like the label, relative to the corpus's folder."""
+        folder = self.paths[0].removesuffix(self.label)
+        return self.label if path == self.paths[0] else path.removeprefix(folder)
 
 
 def arrange(files: Iterable[Shard]) -> list[Shard]:
@@ -78,13 +83,19 @@ def _bundle(shards: Iterable[Shard]) -> list[Shard]:
     size = 0
     for shard in shards:
         fits = size + shard.size <= BUNDLE_BYTES and groups and len(groups[-1]) < BUNDLE_FILES
-        if fits and shard.format == groups[-1][0].format == "text" and shard.source == groups[-1][0].source:
+        if fits and _can_share(shard, groups[-1][0]):
             groups[-1].append(shard)
             size += shard.size
         else:
             groups.append([shard])
             size = shard.size
     return [group[0] if len(group) == 1 else _join(group) for group in groups]
+
+
+def _can_share(shard: Shard, first: Shard) -> bool:
+    # A compressed file stays alone: if it is damaged, it is left out without its neighbours.
+    plain_text = all(each.format == "text" and not each.compression for each in (shard, first))
+    return plain_text and shard.source == first.source
 
 
 def _join(group: list[Shard]) -> Shard:

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from contextlib import contextmanager
+from typing import IO, Any
 
 from frspec_cli.corpus.documents import (
     CONVERSATION_FIELDS,
     DEFAULT_SOURCE_FIELD,
-    INVALID_UTF8,
     Document,
     Fields,
+    Reason,
     Skipped,
-    of_record,
 )
+from frspec_cli.corpus.records import record_document
 from frspec_cli.corpus.shards import Shard
 from frspec_cli.corpus.streams import BrokenFile, open_binary, raw_chunks, text_chunks
-from frspec_cli.errors import FrspecError
+from frspec_cli.errors import FrspecError, option
 
 ROWS_AT_ONCE = 512
-_RECORDED = ("prompt_token_ids", "response_token_ids", "finish")
+_ANSWER_FIELDS = ("prompt_token_ids", "response_token_ids", "finish")
 
 
 def read_parquet(shard: Shard, fields: Fields, digest: Any) -> Iterator[Document | Skipped]:
-    """The rows of a parquet file. Raises `BrokenFile`, or `FrspecError` where the text column is not there."""
+    """The rows of a parquet file. Raises `BrokenFile`, or `FrspecError` if it has no text column."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -56,34 +57,37 @@ def read_arrow(shard: Shard, fields: Fields, digest: Any) -> Iterator[Document |
             raise _broken(shard, error, file.tell()) from None
 
 
-def _seekable(shard: Shard, digest: Any) -> Any:
-    """The file, hashed first: a table is read from its end. A compressed one is unpacked into a temporary file."""
+@contextmanager
+def _seekable(shard: Shard, digest: Any) -> Iterator[IO[bytes]]:
+    """The file, hashed first, since a table is read from its end. A compressed one is unpacked into a temporary file."""
     path = shard.paths[0]
-    if not shard.compression:
-        if digest is not None:
-            with open_binary(path) as file:
-                for _ in raw_chunks(file, digest):
-                    pass
-        return open_binary(path)
-    import tempfile
+    if shard.compression:
+        import tempfile
 
-    unpacked = tempfile.TemporaryFile()  # noqa: SIM115 (the reader closes it)
-    for chunk in text_chunks(shard, path, digest):
-        unpacked.write(chunk)
-    unpacked.seek(0)
-    return unpacked
+        with tempfile.TemporaryFile() as unpacked:
+            for chunk in text_chunks(shard, path, digest):
+                unpacked.write(chunk)
+            unpacked.seek(0)
+            yield unpacked
+        return
+    with open_binary(path) as file:
+        if digest is not None:
+            for _ in raw_chunks(file, digest):
+                pass
+            file.seek(0)
+        yield file
 
 
 def _columns(names: list[str], shard: Shard, fields: Fields) -> list[str]:
-    wanted = [fields.text] if fields.text else ["text", *CONVERSATION_FIELDS]
-    text = next((column for name in wanted for column in (name, name.split(".")[0]) if column in names), None)
+    candidates = [fields.text] if fields.text else ["text", *CONVERSATION_FIELDS]
+    text = next((column for name in candidates for column in (name, name.split(".")[0]) if column in names), None)
     if text is None:
         raise FrspecError(
-            f"{shard.label} has no column {wanted[0]!r}; it has: {', '.join(names)}.",
-            hint="Name the column that holds the text with --text-field.",
+            f"{shard.label} has no column {candidates[0]!r}; it has: {', '.join(names)}.",
+            hint=f"Name the column that holds the text with {option('text_field')}.",
         )
     label = fields.source or DEFAULT_SOURCE_FIELD
-    others = [name for name in (label, label.split(".")[0], *_RECORDED) if name in names]
+    others = [name for name in (label, label.split(".")[0], *_ANSWER_FIELDS) if name in names]
     return list(dict.fromkeys([text, *others]))
 
 
@@ -93,16 +97,16 @@ def _rows(batches: Any, shard: Shard, fields: Fields) -> Iterator[Document | Ski
         for record in _records(batch):
             line += 1
             if isinstance(record, UnicodeDecodeError):
-                yield Skipped(line, INVALID_UTF8, str(record.reason))
+                yield Skipped(line, Reason.INVALID_UTF8, str(record.reason))
             else:
-                yield of_record(record, line, shard, fields)
+                yield record_document(record, line, shard, fields)
 
 
 def _records(batch: Any) -> Iterator[dict[str, Any] | UnicodeDecodeError]:
     try:
         yield from batch.to_pylist()
     except UnicodeDecodeError:
-        # A row whose bytes are no UTF-8 spoils the batch: row by row it spoils itself only.
+        # A row whose bytes are not UTF-8 fails the whole batch; read row by row, only that row fails.
         for index in range(batch.num_rows):
             try:
                 yield batch.slice(index, 1).to_pylist()[0]

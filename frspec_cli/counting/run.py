@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from frspec_cli.corpus.documents import EMPTY, MISSING
+from frspec_cli.corpus.documents import Reason
 from frspec_cli.corpus.shards import LINE_FORMATS, Shard
 from frspec_cli.counting.accumulator import CountAccumulator, ShardCounts
 from frspec_cli.counting.ledger import Ledger
@@ -193,7 +193,7 @@ class CorpusRun:
 
 def bad_records(shard: dict[str, Any]) -> int:
     """Skipped records that count as bad. Empty ones do not if they are files or lines of plain text."""
-    harmless = shard["skipped"].get(EMPTY, 0) if shard["format"] in ("text", "lines") else 0
+    harmless = shard["skipped"].get(Reason.EMPTY, 0) if shard["format"] in ("text", "lines") else 0
     return sum(shard["skipped"].values()) - harmless
 
 
@@ -207,7 +207,7 @@ def _too_many_bad(counted: Counted, max_bad: float) -> str:
         f"{counted.bad:,} of {counted.lines:,} records ({counted.bad / counted.lines:.1%}) are bad ({reasons}), "
         f"more than {max_bad:.3g}"
     )
-    first = min(counted.examples, key=lambda example: example[2] == EMPTY)
+    first = min(counted.examples, key=lambda example: example[2] == Reason.EMPTY)
     return f"{share}; for instance {in_words(first)}."
 
 
@@ -218,7 +218,7 @@ def in_words(example: tuple[str, int, str, str]) -> str:
 
 
 def _is_wrong_field(counted: Counted) -> bool:
-    return counted.skipped[MISSING] * 2 > counted.lines
+    return counted.skipped[Reason.MISSING] * 2 > counted.lines
 
 
 def _bad_hint(counted: Counted) -> str:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
-import io
-import json
-import zlib
+from collections import Counter
 from pathlib import Path
-from typing import IO, Any
-
-import zstandard
+from typing import Any
 
 from frspec_cli import storage
+from frspec_cli.corpus.conversations import read_answer_records
+from frspec_cli.corpus.jsonl import count_lines, first_json
 from frspec_cli.counting.parquet import open_parquet
 from frspec_cli.counting.table import FrequencyTable
 from frspec_cli.errors import FrspecError
@@ -19,8 +16,6 @@ from frspec_cli.subsets.formats import read_foreign
 from frspec_cli.subsets.formats.content import container
 from frspec_cli.subsets.subset import VocabularySubset
 from frspec_cli.tensor_files import load_torch
-
-_LONGEST_LINE = 64 << 20
 
 
 def describe(path: Path | str) -> dict[str, Any]:
@@ -35,25 +30,13 @@ def describe(path: Path | str) -> dict[str, Any]:
     content = container(path)
     if content == "parquet":
         return _parquet(path)
-    record = first_record(path)
+    record = first_json(path)
     if isinstance(record, dict):
         return _json_object(path, record)
     tensors = tensor_shapes(path) if content in ("safetensors", "torch") else {}
     if tensors and not _has_map(tensors):
         return {"kind": "tensors", "tensors": tensors}
     return _foreign(path)
-
-
-def first_record(path: Path | str) -> Any:
-    """The JSON value of a file or of its first line, plain, .gz or .zst; None where there is none."""
-    try:
-        with open(path, "rb") as file, _decompressed(file) as text:
-            line = text.readline(_LONGEST_LINE)
-            if line.strip() in (b"{", b"["):  # an indented file
-                line += text.read(_LONGEST_LINE)
-            return json.loads(line)
-    except (ValueError, OSError, EOFError, zlib.error, zstandard.ZstdError):  # whatever it is, it is no JSON
-        return None
 
 
 def tensor_shapes(path: Path | str) -> dict[str, dict[str, Any]]:
@@ -71,16 +54,6 @@ def tensor_shapes(path: Path | str) -> dict[str, dict[str, Any]]:
             return {name: {"shape": each.get_shape(), "dtype": str(each.get_dtype())} for name, each in slices.items()}
     except SafetensorError as error:
         raise FrspecError(f"{path} is not a safetensors file: {error}.") from None
-
-
-def _decompressed(file: IO[bytes]) -> IO[bytes]:
-    head = file.read(4)
-    file.seek(0)
-    if head[:2] == b"\x1f\x8b":
-        return gzip.open(file)  # type: ignore[return-value]
-    if head == b"\x28\xb5\x2f\xfd":
-        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file))  # type: ignore[arg-type]
-    return file
 
 
 def _parquet(path: Path) -> dict[str, Any]:
@@ -128,29 +101,20 @@ def _json_object(path: Path, record: dict[str, Any]) -> dict[str, Any]:
             "tokens": len(record["model"].get("vocab", [])),
         }
     if "conversations" in record or "messages" in record or "prompt" in record or "turns" in record or "text" in record:
-        return {"kind": "records", "fields": sorted(record), "lines": sum(1 for _ in _lines(path))}
+        return {"kind": "records", "fields": sorted(record), "lines": count_lines(path)}
     return _foreign(path)
 
 
 def _answers(path: Path) -> dict[str, Any]:
-    finished, prompts = 0, 0
-    lengths: list[int] = []
-    sources: dict[str, int] = {}
-    for number, line in enumerate(_lines(path), start=1):
-        try:
-            answer = json.loads(line)
-            lengths.append(len(answer["response_token_ids"]))
-            prompts += len(answer["prompt_token_ids"])
-        except (ValueError, KeyError, TypeError):
-            raise FrspecError(f"{path}: line {number} is no recorded answer.") from None
-        finished += answer.get("finish") == "stop"
-        sources[answer.get("source", "")] = sources.get(answer.get("source", ""), 0) + 1
+    answers = [answer for _, answer in read_answer_records(path)]
+    sources = Counter(answer.source for answer in answers)
+    lengths = [len(answer.response_ids) for answer in answers]
     return {
         "kind": "answers",
-        "answers": len(lengths),
-        "finished": finished,
+        "answers": len(answers),
+        "finished": sum(answer.finished for answer in answers),
         "response_tokens": sum(lengths),
-        "prompt_tokens": prompts,
+        "prompt_tokens": sum(len(answer.prompt_ids) for answer in answers),
         "longest": max(lengths, default=0),
         "sources": dict(sorted(sources.items())),
     }
@@ -162,11 +126,6 @@ def _result(record: dict[str, Any]) -> dict[str, Any]:
     kept = ("schema", "options", "environment", "identical")
     known: dict[str, Any] = {name: record[name] for name in kept if name in record}
     return {"kind": "bench-result", "prompts": prompts, "methods": methods, **known}
-
-
-def _lines(path: Path) -> Any:
-    with open(path, "rb") as file, _decompressed(file) as text:
-        yield from (line for line in text if line.strip())
 
 
 def _folder(path: Path) -> dict[str, Any]:

@@ -35,9 +35,9 @@ def is_table(path: str) -> bool:
 
 def holds_answers(path: str) -> bool:
     """Whether the first line of a file is a target's recorded answer: then only what was answered is counted."""
-    from frspec_cli.subsets.describe import first_record
+    from frspec_cli.corpus.jsonl import first_json
 
-    record = first_record(path) if Path(path).is_file() else None
+    record = first_json(path) if Path(path).is_file() else None
     return isinstance(record, dict) and "response_token_ids" in record
 
 

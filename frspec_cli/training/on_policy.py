@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from frspec_cli.answers.records import Answer, lines_of
+from frspec_cli.answers.records import Answer
+from frspec_cli.corpus.conversations import read_answer_records
 from frspec_cli.decoding.text import decode
 from frspec_cli.errors import FrspecError
 from frspec_cli.models.target import Target
@@ -20,12 +20,10 @@ _OWN = 0.9  # rounding alone (another batch, another kernel) changes a few per c
 def check_tokenizer(path: Path, target: Target) -> None:
     """Raises `FrspecError` where the ids of the first records, decoded by the target's tokenizer, give none of their texts."""
     compared = alike = 0
-    for line in islice(lines_of(path), _LOOKED_AT):
-        record = json.loads(line) if line.strip() else {}
-        said = [turn.get("content") for turn in record.get("conversations", ()) if turn.get("role") == "assistant"]
-        if said and said[-1]:
+    for _, record in islice(read_answer_records(path), _LOOKED_AT):
+        if record.text:
             compared += 1
-            alike += decode(target.processor, record["response_token_ids"]).strip() == said[-1].strip()
+            alike += decode(target.processor, record.response_ids.tolist()).strip() == record.text.strip()
     if compared and not alike:
         raise FrspecError(
             f"{path} was made with another tokenizer than that of {target.name}: its token ids do not spell its texts.",

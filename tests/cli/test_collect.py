@@ -57,8 +57,8 @@ def test_wrong_input_is_one_sentence(cli, tmp_path, monkeypatch, arguments, code
     ("content", "said"),
     [
         ("", "holds no prompts."),
-        ('{"prompt": "x"}\n{"question": "?"}\n', "line 2 is no prompt."),
-        ("{\n", "line 1 is no JSON"),
+        ('{"prompt": "x"}\n{"question": "?"}\n', "line 2 is not a prompt."),
+        ("{\n", "line 1 is not valid JSON"),
     ],
 )
 def test_a_file_that_holds_no_prompts(cli, model, tmp_path, content, said):

@@ -130,4 +130,4 @@ def test_a_line_that_is_no_prompt_is_named(cli, model, tmp_path) -> None:
     file.write_text('{"prompt": "the fox"}\n{"question": "?"}\n')
     code, _, err = cli("generate", "--prompts", file, *model)
     assert code == 1
-    assert "line 2 is no prompt" in " ".join(err.split())
+    assert "line 2 is not a prompt" in " ".join(err.split())

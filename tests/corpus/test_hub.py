@@ -9,7 +9,7 @@ import pytest
 
 from frspec_cli.corpus import hub
 from frspec_cli.corpus.sources import Selection, find_shards
-from frspec_cli.errors import FrspecError
+from frspec_cli.errors import FrspecError, as_flags
 from tests.counting.corpora import as_counter, byte_level, count, plain_loop, texts, write_jsonl
 
 
@@ -36,7 +36,7 @@ def test_the_split_can_be_chosen(dataset: Path) -> None:
     assert len(find_shards([f"hub:{dataset}"], Selection(split="validation"))) == 1
     with pytest.raises(FrspecError, match="Bad split: nosuch") as caught:
         find_shards([f"hub:{dataset}"], Selection(split="nosuch"))
-    assert "--split" in caught.value.hint
+    assert "--split" in as_flags(caught.value.hint)
 
 
 def test_without_the_hub_the_error_is_one_sentence(
@@ -55,3 +55,14 @@ def test_without_the_hub_the_error_is_one_sentence(
     ):
         find_shards(["cerebras/SlimPajama-627B"])
     assert "Retrying" not in caplog.text
+
+
+def test_a_skipped_row_is_reported_with_its_number_in_the_shard(tmp_path: Path) -> None:
+    for index in range(2):
+        write_jsonl(tmp_path / "rows" / "data" / f"train-{index}.jsonl", [*texts(30, seed=index), {"text": ""}])
+    tokenizer = byte_level(tmp_path / "tokenizer")
+    result = count([f"hub:{tmp_path / 'rows'}"], tokenizer, tmp_path / "out.parquet", encoder="reference", max_bad=0.1)
+    assert [example[:3] for example in result.examples] == [
+        ("hub:rows/train/00000-of-00002", 31, "empty"),
+        ("hub:rows/train/00001-of-00002", 31, "empty"),
+    ]

@@ -7,8 +7,12 @@ from pathlib import Path
 import pytest
 
 from frspec_cli.corpus import shards as cutting
+from frspec_cli.corpus.documents import Fields, Skipped
+from frspec_cli.corpus.reading import read_shard
 from frspec_cli.corpus.sources import Selection, dataset_name, find_shards
+from frspec_cli.corpus.streams import BrokenFile
 from frspec_cli.errors import FrspecError
+from tests.counting.corpora import write
 
 
 @pytest.fixture
@@ -119,3 +123,41 @@ def test_urls_are_found_like_paths(corpus: Path) -> None:
     assert [label.replace("memory://mem", "memory:///mem") for label in _labels("memory://mem")] == expected
     assert len(_labels("memory://mem/b/*.jsonl")) == 2
     assert [shard.source for shard in find_shards(["memory://mem/a/notes.txt"])] == ["notes"]
+
+
+@pytest.mark.parametrize("names", [("a.txt", "b.txt.gz", "c.txt.zst", "d.txt"), ("a.txt.gz", "b.txt", "c.txt.gz")])
+def test_a_folder_may_mix_plain_and_compressed_texts(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        write(tmp_path / name, f"the text of {name}".encode())
+    documents = [item for shard in find_shards([str(tmp_path)]) for item in read_shard(shard, Fields(), None)]
+    assert [document.text for document in documents] == [f"the text of {name}" for name in names]
+
+
+def test_a_broken_file_among_small_ones_is_the_one_that_is_named(tmp_path: Path) -> None:
+    for name in ("a.txt.gz", "b.txt.gz", "c.txt.gz"):
+        write(tmp_path / name, f"the text of {name}".encode())
+    broken = tmp_path / "b.txt.gz"
+    broken.write_bytes(broken.read_bytes()[:-4])
+    outcomes = []
+    for shard in find_shards([str(tmp_path)]):
+        try:
+            outcomes += [item.text for item in read_shard(shard, Fields(), None)]
+        except BrokenFile as error:
+            outcomes.append(error.message)
+    assert outcomes == [
+        "the text of a.txt.gz",
+        f"b.txt.gz is broken: the gzip data ends too early at byte {broken.stat().st_size}.",
+        "the text of c.txt.gz",
+    ]
+
+
+def test_a_skipped_file_of_a_bundle_is_named_with_the_position_of_the_fault(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    for name, data in {"a.txt": b"fine", "inner/b.txt": b"caf\xe9", "inner/c.txt": b"long" * 50}.items():
+        (tmp_path / name).write_bytes(data)
+    [shard] = find_shards([str(tmp_path)])
+    skipped = [item for item in read_shard(shard, Fields(longest=100), None) if isinstance(item, Skipped)]
+    assert [(item.file, item.reason, item.detail) for item in skipped] == [
+        ("inner/b.txt", "invalid UTF-8", "byte 0xe9 at 3"),
+        ("inner/c.txt", "too long", "200 bytes"),
+    ]

@@ -14,7 +14,7 @@ from frspec_cli.corpus.documents import Document, Fields, Skipped
 from frspec_cli.corpus.reading import read_shard
 from frspec_cli.corpus.shards import Shard
 from frspec_cli.corpus.streams import BrokenFile
-from frspec_cli.errors import FrspecError
+from frspec_cli.errors import FrspecError, as_flags
 
 ROWS = {
     "text": ["one", None, "", "four"],
@@ -76,7 +76,7 @@ def test_conversations_and_nested_columns(tmp_path: Path) -> None:
 def test_a_missing_column_names_those_that_are_there(tmp_path: Path, form: str) -> None:
     with pytest.raises(FrspecError, match="has no column 'body'; it has: text, meta, unused") as caught:
         _read(_write(tmp_path / "rows", form), Fields("body"))
-    assert "--text-field" in caught.value.hint
+    assert "--text-field" in as_flags(caught.value.hint)
 
 
 def test_a_row_that_is_no_utf8_spoils_only_itself(tmp_path: Path) -> None:

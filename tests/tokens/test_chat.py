@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from frspec_cli.corpus.documents import Document, Fields, Message, Skipped, of_record
+from frspec_cli.corpus.documents import Document, Fields, Message, Skipped
+from frspec_cli.corpus.records import record_document
 from frspec_cli.corpus.shards import Shard
 from frspec_cli.errors import FrspecError
 from frspec_cli.tokens.chat import chat_encoder
@@ -71,7 +72,7 @@ def test_recorded_ids_are_taken_as_they_are(folder: Path) -> None:
 def test_a_cut_answer_ends_no_turn(folder: Path, assistant_only: bool) -> None:
     record = {"conversations": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "the"}]}
     for finish, ends in (("stop", [0]), ("length", [])):
-        document = of_record(record | {"finish": finish}, 1, SHARD, Fields())
+        document = record_document(record | {"finish": finish}, 1, SHARD, Fields())
         assert isinstance(document, Document)
         ids = _ids(folder, list(document.messages or ()), assistant_only=assistant_only)
         assert ids == [*([] if assistant_only else _plain(folder, "hi")), *_plain(folder, "the"), *ends]
@@ -113,5 +114,5 @@ def test_without_a_template_contents_and_the_end_of_sequence_count(tmp_path: Pat
     ],
 )
 def test_records_of_all_shapes(record: dict, reason: str | None) -> None:
-    found = of_record(record, 1, SHARD, Fields(assistant_only=True))
+    found = record_document(record, 1, SHARD, Fields(assistant_only=True))
     assert (found.reason if isinstance(found, Skipped) else None) == reason

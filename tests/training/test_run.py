@@ -10,7 +10,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-import zstandard
 from safetensors.torch import load_file
 
 from frspec_cli.answers import records as recorded
@@ -224,31 +223,3 @@ def test_few_answers_too_leave_one_to_validate_on(answers, count, held_out):
     train, kept = recorded.split(some)
     assert [id(a) for a in kept] == [id(some[i]) for i in held_out]
     assert [id(a) for a in train] == [id(a) for i, a in enumerate(some) if i not in held_out]
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("{", "no record of token ids"),
-        ('{"prompt_token_ids": [1], "response_token_ids": [1, 2]}', "no field 'finish'"),
-        ('{"prompt_token_ids": [1], "response_token_ids": [1, 97], "finish": "stop"}', "token id 97"),
-        ('{"prompt_token_ids": [1], "response_token_ids": [1, 2], "finish": "eos"}', "finish is 'eos'"),
-        ('{"prompt_token_ids": [], "response_token_ids": [1, 2], "finish": "stop"}', "prompt_token_ids is empty"),
-    ],
-)
-def test_a_broken_answer_is_named_with_its_line(tmp_path, line, message):
-    path = tmp_path / "answers.jsonl"
-    path.write_text('{"prompt_token_ids": [1], "response_token_ids": [1, 2], "finish": "stop"}\n' + line + "\n")
-    with pytest.raises(FrspecError, match=f":2: .*{message}"):
-        recorded.read_answers(path, vocab_size=97)
-
-
-def test_missing_and_broken_files_are_one_sentence(tmp_path):
-    with pytest.raises(FrspecError, match="there is no file"):
-        recorded.read_answers(tmp_path / "none.jsonl", vocab_size=97)
-    broken = tmp_path / "broken.jsonl.zst"
-    line = b'{"prompt_token_ids": [1], "response_token_ids": [1, 2], "finish": "stop"}\n'
-    for content in (b"no zstandard at all", zstandard.ZstdCompressor().compress(line * 9000)[:-7]):
-        broken.write_bytes(content)
-        with pytest.raises(FrspecError, match="is broken"):
-            recorded.read_answers(broken, vocab_size=97)
