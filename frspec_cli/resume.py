@@ -6,7 +6,9 @@ named. Parts appear in it whole or not at all (`storage`), so whatever is there 
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +22,10 @@ LEDGER, TRAINING = ".ledger", ".training"
 
 
 def run_folder(out: Path | str, suffix: str = LEDGER) -> Path:
-    """The folder of the output `out`."""
+    """The folder of the output `out`: beside it, or for a stream (see `storage.is_stream`) a temporary one of this process."""
     out = Path(out)
+    if storage.is_stream(out):
+        return Path(tempfile.gettempdir()) / f"frspec-{os.getpid()}-{out.name}{suffix}"
     return out.with_name(out.name + suffix)
 
 
@@ -36,8 +40,13 @@ class RunFolder:
     def opened(folder: Path) -> Iterator[RunFolder]:
         """Takes `folder` for this process, made if need be, and removes what a killed run left half-written.
 
-        Raises `FrspecError` if another process holds it, or if it cannot be written.
+        Raises `FrspecError` if another process holds it, if it cannot be written, or if it is not the folder of a run.
         """
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / storage.LOCK).is_file():
+            raise FrspecError(
+                f"{folder} exists and is not the folder of a run: what is in it would be removed.",
+                hint=f"Move it away, or choose another {option('out')}.",
+            )
         with storage.claim_folder(folder, f"another process is writing to {folder}."):
             for leftover in folder.rglob(".*.tmp"):
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)

@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 import shutil
+import stat
+import tempfile
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
@@ -31,19 +33,64 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yields a temporary path beside `path`; what is written there takes `path`'s place when the block ends well.
 
     The data is on the disk (fsync) before the name is; if the block raises, the temporary file goes and `path` stays as
-    it was. Raises `FrspecError` if the folder cannot be written to or the disk is full.
+    it was. A symlink stays: the file that it points to is replaced. A stream (see `is_stream`) gets the bytes written to it.
+    Raises `FrspecError` if the folder cannot be written to or the disk is full.
     """
-    path = Path(path)
-    temporary = _temporary(path)
-    with _plain_os_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    if is_stream(path):
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = Path(folder) / Path(path).name
+            yield temporary
+            place(temporary, path)
+        return
+    target = followed(path)
+    temporary = _temporary(target)
+    with _plain_os_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
-            _sync(temporary)
-            os.replace(temporary, path)
-            _sync(path.parent)
+            place(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def place(written: Path, path: Path | str) -> None:
+    """Puts the file `written` where `path` is, as `atomic_path` does: moved if on the same disk, copied into a stream.
+
+    Raises `FrspecError` if it cannot be written, but leaves a reader that went away (BrokenPipeError) to the caller.
+    """
+    if is_stream(path):
+        with _plain_os_errors(Path(path)), open(written, "rb") as source, open(path, "ab") as stream:
+            shutil.copyfileobj(source, stream)
+        return
+    target = followed(path)
+    with _plain_os_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _sync(written)
+        try:
+            os.replace(written, target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            with atomic_path(target) as beside:  # a symlink to another disk
+                shutil.copyfile(written, beside)
+        _sync(target.parent)
+
+
+def followed(path: Path | str) -> Path:
+    """The absolute path that `path` means, with `~` expanded and symlinks followed."""
+    return Path(os.path.realpath(os.path.expanduser(path)))
+
+
+def is_stream(path: Path | str) -> bool:
+    """Whether `path` is a device, a pipe or a socket, or this process's stdout by name: written to, never replaced."""
+    path = Path(os.path.expanduser(path))
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    if stat.S_ISREG(mode):  # a file that the shell opened as this process's stdout must not be replaced under its hands
+        return path.is_relative_to("/proc") or (path.is_relative_to("/dev") and not path.is_relative_to("/dev/shm"))
+    return not stat.S_ISDIR(mode)
 
 
 @contextmanager
@@ -54,8 +101,7 @@ def atomic_folder(path: Path | str, *, keep_existing: bool = False) -> Iterator[
         may be reading it. Otherwise it is replaced; of two processes that finish together, the later one's folder stays.
         Files that a reader has open stay readable, but for an instant there is no folder at `path`.
     """
-    path = Path(path)
-    path = path.resolve() if path.is_symlink() else path
+    path = followed(path)
     temporary = _temporary(path)
     with _plain_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -203,6 +249,8 @@ def _sync(path: Path) -> None:
 def _plain_os_errors(path: Path) -> Iterator[None]:
     try:
         yield
+    except BrokenPipeError:
+        raise
     except OSError as error:
         if error.filename is not None and not str(error.filename).startswith(str(path.parent)):
             raise

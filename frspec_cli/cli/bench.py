@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from frspec_cli import outputs
 from frspec_cli.cli import options, profile, replay
 from frspec_cli.cli.output import Output
 from frspec_cli.errors import UsageError
@@ -56,7 +57,9 @@ def command(
     With --profile: where the time of one cycle goes, and how EAGLE-2's compares with FR-Spec's at the same tree.
     With --replay nothing is timed: what is accepted, and why no more, by the draft alone.
     """
-    output = Output(as_json=as_json, quiet=quiet)
+    inputs = [suite, model, vocab, *(draft or [])]
+    out = outputs.check(out, inputs=inputs, replaces=outputs.JSON, what="a result")
+    output = Output(as_json=as_json, quiet=quiet, out=out)
     if replayed:
         others = {"--context-slots": context_slots > 0, "--profile": profiled, "--compile": compiled}
         for name, asked_for in others.items():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from frspec_cli import outputs
 from frspec_cli.cli import options
 from frspec_cli.cli.output import Output
 from frspec_cli.errors import FrspecError, UsageError
@@ -65,18 +66,26 @@ def command(
     """
     _check(k or [], coverage, forced, formats or [], model, tokenizer)
     recipe = _recipe(mix or [], script_budget or [], forced, force_id or [], pad, vocab_rows)
-    check_out(out, counts)
-    output = Output(as_json=as_json, quiet=quiet)
+    paths = _checked_paths(out, sorted(set(k or [0])), [*counts, model, tokenizer], formats or [])
+    output = Output(as_json=as_json, quiet=quiet, out=Path(next(iter(paths.values()))))
     builder = _builder(counts, model or tokenizer, recipe, output)
-    wanted = sorted(set(k)) if k else [builder.smallest_covering(coverage or 1.0)]
-    _write(builder, wanted, out, formats or [], output)
+    if not k:
+        paths = {builder.smallest_covering(coverage or 1.0): paths[0]}
+    _write(builder, paths, formats or [], output)
 
 
-def check_out(out: str, inputs: list[Path]) -> None:
-    """Raises `FrspecError` where a command would write over what it reads."""
-    for path in inputs:
-        if path.exists() and Path(out).exists() and Path(out).samefile(path):
-            raise FrspecError(f"--out {out} is the file that is read.", hint="Give the result another name.")
+def _checked_paths(out: str, ks: list[int], inputs: list[Path | str | None], formats: list[str]) -> dict[int, str]:
+    """Where the subset of each size goes; all that will be written is checked, other formats included."""
+    from frspec_cli.subsets.build import output_paths
+    from frspec_cli.subsets.exporting import check_export
+    from frspec_cli.subsets.formats import WRITERS
+
+    paths = output_paths(out, ks)
+    for k, path in paths.items():
+        paths[k] = str(outputs.check(path, inputs=inputs, replaces=outputs.PARQUET, what="a vocabulary subset"))
+        for name in formats:
+            check_export(name, paths[k].removesuffix(".parquet") + WRITERS[name].suffix, inputs)
+    return paths
 
 
 def _check(
@@ -125,17 +134,11 @@ def _builder(counts: list[Path], tokenizer: str | None, recipe: Recipe, output: 
     return builder
 
 
-def _write(builder: Builder, wanted: list[int], out: str, formats: list[str], output: Output) -> None:
-    from frspec_cli.subsets.build import output_paths
+def _write(builder: Builder, paths: dict[int, str], formats: list[str], output: Output) -> None:
     from frspec_cli.subsets.exporting import export_subset
     from frspec_cli.subsets.formats import WRITERS
 
-    if len(wanted) > 1 and Path(out).is_file():
-        raise FrspecError(f"{out} is a file, but several sizes need a folder.")
-    if len(wanted) == 1 and Path(out).is_dir():
-        raise FrspecError(f"{out} is a folder, but one size is one file.", hint=f"Try --out {out}/subset.parquet")
-    paths = output_paths(out, wanted)
-    subsets = {each: builder.subset(each) for each in wanted}  # all are chosen before the first is written
+    subsets = {each: builder.subset(each) for each in paths}  # all are chosen before the first is written
     rows = []
     for each, subset in subsets.items():
         subset.write(paths[each])

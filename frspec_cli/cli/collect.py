@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from frspec_cli import outputs
 from frspec_cli.answers.options import CollectOptions
 from frspec_cli.cli import options
 from frspec_cli.cli.output import Output
@@ -66,7 +67,8 @@ def command(
         limit=limit,
         max_prompt_tokens=max_prompt_tokens,
     )
-    output = Output(as_json=as_json, quiet=quiet)
+    out = outputs.check(out, inputs=[prompts, model], replaces=outputs.ANSWERS, what="a file of answers")
+    output = Output(as_json=as_json, quiet=quiet, out=out)
 
     from frspec_cli.answers.collect import collect
     from frspec_cli.answers.prompts import read_prompts

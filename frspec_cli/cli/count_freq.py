@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from frspec_cli import outputs
 from frspec_cli.cli import options
 from frspec_cli.cli.output import Output
 from frspec_cli.cli.tables import show_skipped, show_table
@@ -142,7 +143,8 @@ def command(
     """
     from frspec_cli.counting.count import count_corpus
 
-    output = Output(as_json=as_json, quiet=quiet)
+    out = outputs.check(out, inputs=[*sources, tokenizer], replaces=outputs.PARQUET, what="a frequency table")
+    output = Output(as_json=as_json, quiet=quiet, out=out)
     how = RunOptions(encoder, workers, engine, _share(max_bad), _shard(shard), restart)
     counted = CountOptions(
         text_field=text_field,

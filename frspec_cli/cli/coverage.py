@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from frspec_cli import outputs
 from frspec_cli.cli import options
 from frspec_cli.cli.output import Output
 
@@ -42,7 +43,8 @@ def command(
     from frspec_cli.subsets.plot import check_picture, plot_curves
 
     if plot is not None:
-        check_picture(plot)  # before anything is measured
+        check_picture(plot)
+        plot = outputs.check(plot, inputs=[*subsets, *on, tokenizer], name="plot")
     output = Output(as_json=as_json, quiet=quiet)
     session = CoverageSession(tokenizer=tokenizer, say=output.say, warn=output.warn)
     tables = session.open(on, subsets)

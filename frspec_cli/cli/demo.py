@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from frspec_cli import outputs
 from frspec_cli.cli import options
 from frspec_cli.cli.output import Output
 from frspec_cli.errors import VerificationError
@@ -24,6 +25,7 @@ def command(
     """
     from frspec_cli.bench import demo
 
+    outputs.check(out / "summary.json", inputs=[local], replaces=outputs.JSON, what="a result")
     output = Output(as_json=as_json, quiet=quiet)
     arms = 3 + (local is not None)
     with output.progress() as progress:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from frspec_cli import outputs
 from frspec_cli.cli import options
 from frspec_cli.cli.output import Output
 from frspec_cli.errors import FrspecError, UsageError
@@ -37,20 +38,20 @@ def command(
     has a place for, so only frspec runs it. An EAGLE-3 head sliced to a subset is the one way to FR-Spec under vLLM.
     """
     from frspec_cli.heads.export import PEERS
+    from frspec_cli.heads.files import HEAD, holds_only_head
 
     if to not in PEERS:
         raise UsageError(f"--to {to} is not one of {', '.join(PEERS)}.")
     if k is not None and vocab is None:
         raise UsageError("--k takes a prefix of --vocab, which is not given.")
-    if out.exists() and out.resolve() == Path(head).expanduser().resolve():
-        raise FrspecError(f"--out {out} is the head itself.", hint="Choose another --out.")
+    inputs = [head, vocab, model]
+    out = outputs.check(out, inputs=inputs, kind="folder", replaces=holds_only_head, what=HEAD)
     output = Output(as_json=as_json, quiet=quiet)
 
     from frspec_cli.heads.export import export_head
-    from frspec_cli.heads.files import check_out, locate_head
+    from frspec_cli.heads.files import locate_head
     from frspec_cli.models.locate import locate_model
 
-    check_out(out)
     folder = None if model is None else locate_model(model)
     subset = None if vocab is None else _subset(vocab, k, locate_head(head), folder, output)
     layers = None if folder is None else _layers(folder)

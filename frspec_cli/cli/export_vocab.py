@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from frspec_cli.cli import options
-from frspec_cli.cli.build_vocab import check_out
 from frspec_cli.cli.output import Output
 
 
@@ -34,11 +33,11 @@ def command(
     A manifest is written beside it: sha256 of the ids, the tokenizer's fingerprint, where the counts came from.
     No released vLLM takes a draft vocabulary for EAGLE-1/2 heads; EAGLE-3 heads carry their own (d2t).
     """
-    from frspec_cli.subsets.exporting import export_subset
+    from frspec_cli.subsets.exporting import check_export, export_subset
     from frspec_cli.subsets.load import load_subset
 
-    check_out(out, [subset])
-    output = Output(as_json=as_json, quiet=quiet)
+    out = str(check_export(to, out, [subset]))
+    output = Output(as_json=as_json, quiet=quiet, out=Path(out))
     loaded = load_subset(subset, k=k)
     export = export_subset(loaded, to, out, order=order, vocab_rows=vocab_rows)
     for warning in export.warnings:

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from frspec_cli import outputs
 from frspec_cli.cli import options
-from frspec_cli.cli.build_vocab import check_out
 from frspec_cli.cli.output import Output
 
 
@@ -36,8 +36,8 @@ def command(
     from frspec_cli.subsets.subset import show_token
     from frspec_cli.tokens.tokenizer import load_tokenizer
 
-    check_out(out, [file])
-    output = Output(as_json=as_json, quiet=quiet)
+    path = outputs.check(out, inputs=[file, tokenizer, counts], replaces=outputs.PARQUET, what="a vocabulary subset")
+    output, out = Output(as_json=as_json, quiet=quiet, out=path), str(path)
     entries = read_foreign(file, read_as=read_as)
     table = None if counts is None else NamedTable.read(counts)
     imported = import_list(entries, load_tokenizer(tokenizer), vocab_rows=vocab_rows, dedupe=dedupe, counts=table)

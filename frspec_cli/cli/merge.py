@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from frspec_cli import outputs
 from frspec_cli.cli import options
-from frspec_cli.cli.build_vocab import check_out
 from frspec_cli.cli.output import Output
 from frspec_cli.cli.tables import show_table
 
@@ -25,14 +25,12 @@ def command(
     """
     import time
 
-    from frspec_cli.counting.count import check_writable
     from frspec_cli.counting.merge import counted_twice, merge
     from frspec_cli.counting.table import FrequencyTable
 
-    output = Output(as_json=as_json, quiet=quiet)
+    out = outputs.check(out, inputs=tables, replaces=outputs.PARQUET, what="a frequency table")
+    output = Output(as_json=as_json, quiet=quiet, out=out)
     began = time.monotonic()
-    check_writable(out)
-    check_out(str(out), tables)
     names = [str(path) for path in tables]
     parts = [FrequencyTable.read(path) for path in tables]
     merged = merge(parts, names)

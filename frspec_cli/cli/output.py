@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -28,6 +30,9 @@ from rich.table import Table
 from rich.text import Text
 
 from frspec_cli.errors import as_flags
+from frspec_cli.outputs import is_stdout
+
+_ANY_WIDTH = 10_000
 
 
 class _Amount(ProgressColumn):
@@ -39,13 +44,19 @@ class _Amount(ProgressColumn):
 
 
 class Output:
-    """One command's output. `as_json`: one object on stdout and no bars. `quiet`: no talk on stderr either."""
+    """One command's output.
 
-    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
+    as_json: one object on stdout and no progress bars.
+    quiet: no talk on stderr either.
+    out: the file that the command writes; if that is stdout, everything else goes to stderr.
+    """
+
+    def __init__(self, *, as_json: bool = False, quiet: bool = False, out: Path | None = None) -> None:
         self.as_json = as_json
         self.quiet = quiet
-        self.out = Console(soft_wrap=True, highlight=False)
+        self._stdout_taken = out is not None and is_stdout(out)
         self.err = Console(stderr=True, soft_wrap=True, highlight=False)
+        self.out = self.err if self._stdout_taken else Console(soft_wrap=True, highlight=False)
 
     def say(self, text: str) -> None:
         """Talk: a line on stderr, unless quiet."""
@@ -58,24 +69,44 @@ class Output:
 
     def data(self, text: str, end: str = "\n") -> None:
         """Data: written to stdout as it is, at once."""
-        sys.stdout.write(text + end)
-        sys.stdout.flush()
+        stream = sys.stderr if self._stdout_taken else sys.stdout
+        stream.write(text + end)
+        stream.flush()
 
     def json(self, value: Any) -> None:
         """One JSON object on one line of stdout."""
         self.data(as_flags(json.dumps(value, ensure_ascii=False)))
 
     def table(self, title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]], *, left: int = 1) -> None:
-        """A table on stdout for people; nothing when a program reads. The first `left` columns are text."""
+        """A table on stdout for people; nothing when a program reads. The first `left` columns are text.
+
+        Nothing in it is ever cut: on a terminal that is too narrow, each row becomes a list of its cells.
+        """
         if self.as_json:
             return
-        table = Table(title=title or None, title_justify="left", title_style="bold", header_style="bold")
-        for index, column in enumerate(columns):
-            table.add_column(column, justify="left" if index < left else "right")
-        for row in rows:
-            table.add_row(*(Text(str(cell)) for cell in row))
-        console = self.out if self.out.is_terminal else Console(width=200, highlight=False)
-        console.print(table)
+        headers, cells = list(columns), [[str(cell) for cell in row] for row in rows]
+        table = Table(header_style="bold")
+        for index, header in enumerate(headers):
+            table.add_column(header, justify="left" if index < left else "right", no_wrap=True)
+        for row in cells:
+            table.add_row(*map(Text, row))
+        if title:
+            self.out.print(Text(title, style="bold"))
+        width = Measurement.get(self.out, self.out.options.update(max_width=_ANY_WIDTH), table).maximum
+        if self.out.is_terminal and width > self.out.width:
+            self._list(headers, cells, left)
+        else:
+            table.width = width
+            self.out.print(table)
+
+    def _list(self, headers: list[str], cells: list[list[str]], left: int) -> None:
+        """The cells of a table below each other: a row's text columns, and its figures under that."""
+        widest = max(map(len, headers[left:]), default=0)
+        for row in cells:
+            self.out.print(Text(", ".join(cell for cell in row[:left] if cell.strip()), style="bold"))
+            for header, cell in zip(headers[left:], row[left:], strict=True):
+                if cell:
+                    self.out.print(Text(f"  {header:<{widest}}  {cell}"))
 
     def result(self, value: dict[str, Any], line: str) -> None:
         """The end of a command: the JSON object for programs, else one closing line (it names the path written)."""

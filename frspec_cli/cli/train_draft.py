@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from frspec_cli import outputs
 from frspec_cli.cli import options
 from frspec_cli.cli.output import Output
 from frspec_cli.errors import UsageError
@@ -103,6 +104,11 @@ def command(
     tapped = _parse_taps(taps)
     layout = layout_named(layout)
     _check_layout(layout, vocab=vocab, k=k, taps=tapped)
+    from frspec_cli.heads.files import HEAD, holds_only_head
+
+    out = outputs.check(
+        out, inputs=[answers, model, vocab, init, features], kind="folder", replaces=holds_only_head, what=HEAD
+    )
 
     from frspec_cli.training.launch import launch, launched
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from frspec_cli import outputs
 from frspec_cli.cli import options
 from frspec_cli.cli.output import Output
 from frspec_cli.errors import UsageError, VerificationError
@@ -91,13 +92,13 @@ def command(
     )
     from frspec_cli.answers.prompts import Prompt, read_prompts
     from frspec_cli.bench.demo import PROMPTS
-    from frspec_cli.counting.count import check_writable
     from frspec_cli.progress import Callbacks
     from frspec_cli.verification.run import verify
 
     if out is not None:
-        check_writable(out)
-    output = Output(as_json=as_json, quiet=quiet)
+        inputs = [model, draft, vocab, prompts]
+        out = outputs.check(out, inputs=inputs, replaces=outputs.JSON, what="a result")
+    output = Output(as_json=as_json, quiet=quiet, out=out)
     built_in = [Prompt(text=text, id=str(number)) for number, text in enumerate(PROMPTS, start=1)]
     prompt_list = read_prompts(prompts) if prompts else built_in
     with output.progress() as progress:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from frspec_cli import outputs, storage
 from frspec_cli.corpus.shards import Shard
 from frspec_cli.counting.encoder_selection import check_encoder, recheck_samples, reference_of, select_fast_encoder
 from frspec_cli.counting.executors import Executor, InProcess, WorkerPool
@@ -17,7 +18,6 @@ from frspec_cli.counting.run import CorpusRun, Counted
 from frspec_cli.counting.stability import stability
 from frspec_cli.counting.table import FrequencyTable
 from frspec_cli.counting.worker import CounterSpec, ShardCounter
-from frspec_cli.errors import FrspecError, option
 from frspec_cli.models.locate import locate_tokenizer
 from frspec_cli.progress import Callbacks
 from frspec_cli.resume import run_folder
@@ -62,9 +62,8 @@ def count_corpus(
     """
     options, how, callbacks = options or CountOptions(), how or RunOptions(), callbacks or Callbacks()
     began = time.monotonic()
-    out = Path(out)
-    check_writable(out)
-    _check_not_read(out, shards)
+    read = [tokenizer, *(path for shard in shards for path in shard.paths)]
+    out = outputs.check(out, inputs=read, replaces=outputs.PARQUET, what="a frequency table")
     try:
         counted, table = _count_and_write(shards, tokenizer, out, options, how, callbacks)
     except EncodersDiffer as error:
@@ -147,32 +146,6 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def check_writable(out: Path) -> None:
-    """Finds out before the work whether the output can be written. Raises `FrspecError` if it cannot."""
-    another = f"Choose another {option('out')}."
-    if out.is_dir():
-        raise FrspecError(
-            f"{out} is a folder.", hint=f"Give {option('out')} the name of a file, such as counts.parquet."
-        )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise FrspecError(f"{out.parent} is not a folder.", hint=another) from None
-    except OSError as error:
-        raise FrspecError(f"{out.parent} cannot be made: {error.strerror}.", hint=another) from error
-    if not os.access(out.parent, os.W_OK):
-        raise FrspecError(f"{out.parent} cannot be written to.", hint=another)
-
-
-def _check_not_read(out: Path, shards: list[Shard]) -> None:
-    """Raises `FrspecError` if the table would be written over text that is counted."""
-    if not out.exists():
-        return
-    same_name = (path for shard in shards for path in shard.paths if Path(path).name == out.name)
-    if any(os.path.exists(path) and os.path.samefile(path, out) for path in same_name):
-        raise FrspecError(f"{option('out')} {out} is a file that is counted.", hint="Give the table another name.")
-
-
 def _table(
     counted: Counted, tokenizer: LoadedTokenizer, encoder: dict[str, Any], options: CountOptions
 ) -> FrequencyTable:
@@ -209,10 +182,5 @@ def _place(table: FrequencyTable, out: Path, ledger: Ledger) -> None:
     """
     written = ledger.folder / "table.parquet"
     table.write(written)
-    try:
-        os.replace(written, out)
-    except OSError as error:
-        raise FrspecError(
-            f"{out} cannot be written: {error.strerror}.", hint=f"Choose another {option('out')}."
-        ) from error
+    storage.place(written, out)
     ledger.remove()

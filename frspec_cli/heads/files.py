@@ -10,9 +10,11 @@ import torch
 from frspec_cli import storage
 from frspec_cli.errors import FrspecError
 from frspec_cli.models.locate import HUB_ID, download_snapshot
+from frspec_cli.subsets.describe import head_layout, tensor_shapes
 from frspec_cli.tensor_files import load_torch, read_safetensors
 
 WEIGHTS = "model.safetensors"
+HEAD = "a folder that holds a draft head and nothing else"
 _BIN = "pytorch_model.bin"
 
 
@@ -37,10 +39,14 @@ def locate_head(name: str | Path) -> Path:
     return found
 
 
-def check_out(out: Path) -> None:
-    """Raises `FrspecError` where writing a head to `out` would replace something that is no head."""
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / "config.json").is_file()):
-        raise FrspecError(f"{out} is there already and is no draft head.", hint="Choose another --out.")
+def holds_only_head(folder: Path) -> bool:
+    """Whether `folder` holds a draft head as frspec writes one, and nothing else: then another may replace it."""
+    if not {file.name for file in folder.iterdir()} <= {"config.json", WEIGHTS, "README.md"}:
+        return False
+    try:
+        return head_layout(read_config(folder), tensor_shapes(folder / WEIGHTS)) is not None
+    except (FrspecError, OSError):
+        return False
 
 
 def read_config(folder: Path) -> dict[str, Any]:

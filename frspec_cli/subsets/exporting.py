@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from frspec_cli import storage
+from frspec_cli import outputs, storage
 from frspec_cli.errors import FrspecError, UsageError, option
 from frspec_cli.subsets.formats import WRITERS, Writer
-from frspec_cli.subsets.manifest import write_manifest
+from frspec_cli.subsets.manifest import manifest_path, write_manifest
 from frspec_cli.subsets.subset import VocabularySubset
 
 
@@ -60,9 +62,25 @@ def export_subset(
     files = writer.files(subset, ids, rows, str(out))
     for file, data in files.items():
         storage.write_bytes(file, data)
-    write_manifest(out, subset, to=to, order=order, ids=ids, rows=rows, files=files)
+    if not storage.is_stream(out):  # nothing can be put beside a pipe
+        write_manifest(out, subset, to=to, order=order, ids=ids, rows=rows, files=files)
     warnings = [_rows_warning(subset) if writer.holds_rows and not vocab_rows else "", writer.warning(subset)]
     return Export(str(out), to, ids, tuple(filter(None, warnings)), writer.usage(subset, str(out)))
+
+
+def check_export(to: str, out: Path | str, inputs: Iterable[Path | str | None]) -> Path:
+    """The path to export to, as `outputs.check` gives it, after a check of all that the export writes there.
+
+    Raises `FrspecError` if it would write over something else, `UsageError` for an unknown format.
+    """
+    if _writer(to).suffix == ".speculators":  # the one format that is a folder
+        for name in ("d2t.npy", "t2d.npy"):
+            outputs.check(f"{out}/{name}", inputs=inputs)
+        return Path(os.path.expanduser(out))
+    path = outputs.check(out, inputs=inputs)
+    if not storage.is_stream(path):
+        outputs.check(manifest_path(path), inputs=inputs)
+    return path
 
 
 def _writer(to: str) -> Writer:

@@ -24,7 +24,7 @@ from frspec_cli.decoding.tree import TreeConfig
 from frspec_cli.errors import FrspecError
 from frspec_cli.heads.checkpoint import load_head, save_head
 from frspec_cli.heads.config import HeadConfig, Layout, head_config_for
-from frspec_cli.heads.files import check_out, read_config
+from frspec_cli.heads.files import read_config
 from frspec_cli.heads.head import EagleHead
 from frspec_cli.models.identity import has_weights, target_identity
 from frspec_cli.models.lm_head import LmHead
@@ -94,7 +94,6 @@ class Session:
         check_tokenizer(answers_path, target)
         config = self._head_config()
         if self.ranks.main:
-            check_out(out)
             self.run.begin(self._depends_on(initial))
         self.ranks.wait()
         store = partial(
