@@ -1,14 +1,14 @@
-"""How sure a ratio is: the jackknife over folds, the bootstrap over prompts or rounds."""
+"""How certain a ratio is: the jackknife over folds, the bootstrap over prompts or rounds."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 RESAMPLES = 2000
-_AT_ONCE = 4_000_000  # numbers in memory
+_IN_MEMORY = 4_000_000  # numbers of resampled rounds at once
 # Two-sided 95 % of Student's t for 1 to 9 degrees of freedom: a table has at most ten folds.
 _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
@@ -58,38 +58,49 @@ def speedup(
 
     Item i of each list belongs to prompt i; prompts are drawn with replacement, both methods' together.
     """
-    arrays = [np.asarray(values, dtype=np.float64) for values in (tokens, seconds, base_tokens, base_seconds)]
-    count = len(arrays[0])
-    draws = np.random.default_rng(seed).integers(0, count, size=(RESAMPLES, count))
-    sums = [values[draws].sum(axis=1) for values in arrays]
-    ratios = (sums[0] / sums[1]) / (sums[2] / sums[3])
-    whole = [values.sum() for values in arrays]
-    low, high = np.quantile(ratios, [0.025, 0.975])
-    return {"value": float((whole[0] / whole[1]) / (whole[2] / whole[3])), "low": float(low), "high": float(high)}
+    return _bootstrap(
+        lambda tokens, seconds, base_tokens, base_seconds: (tokens / seconds) / (base_tokens / base_seconds),
+        [tokens, seconds, base_tokens, base_seconds],
+        seed,
+    )
 
 
 def ratio(over: Sequence[float], under: Sequence[float], *, seed: int) -> dict[str, float] | None:
-    """sum(over) / sum(under) with a 95 % interval; item i of each belongs to prompt i. None where `under` is all zero."""
-    pairs = np.array([(a, b) for a, b in zip(over, under, strict=True) if b > 0], dtype=np.float64)
-    if not len(pairs):
+    """sum(over) / sum(under) with a 95 % interval; item i of each belongs to prompt i. None if `under` is all zero."""
+    pairs = [(a, b) for a, b in zip(over, under, strict=True) if b > 0]
+    if not pairs:
         return None
-    draws = np.random.default_rng(seed).integers(0, len(pairs), size=(RESAMPLES, len(pairs)))
-    sums = pairs[draws].sum(axis=1)
-    low, high = np.quantile(sums[:, 0] / sums[:, 1], [0.025, 0.975])
-    whole = pairs.sum(axis=0)
-    return {"value": float(whole[0] / whole[1]), "low": float(low), "high": float(high)}
+    return _bootstrap(lambda over, under: over / under, list(zip(*pairs, strict=True)), seed)
 
 
 def difference(
     over: Sequence[float], under: Sequence[float], base_over: Sequence[float], base_under: Sequence[float], *, seed: int
 ) -> dict[str, float]:
     """sum(over) / sum(under) less the same of the base, with a 95 % interval: prompts are drawn for both together."""
-    arrays = [np.asarray(values, dtype=np.float64) for values in (over, under, base_over, base_under)]
-    draws = np.random.default_rng(seed).integers(0, len(over), size=(RESAMPLES, len(over)))
-    sums = [values[draws].sum(axis=1) for values in arrays]
-    low, high = np.quantile(sums[0] / sums[1] - sums[2] / sums[3], [0.025, 0.975])
-    whole = [values.sum() for values in arrays]
-    return {"value": float(whole[0] / whole[1] - whole[2] / whole[3]), "low": float(low), "high": float(high)}
+    return _bootstrap(
+        lambda over, under, base_over, base_under: over / under - base_over / base_under,
+        [over, under, base_over, base_under],
+        seed,
+    )
+
+
+def _bootstrap(
+    statistic: Callable[..., np.ndarray], columns: Sequence[Sequence[float]], seed: int
+) -> dict[str, float]:
+    """A statistic of the columns' sums, and its 95 % interval over items drawn with replacement.
+
+    columns: equally long; item i of every column belongs together and is drawn together.
+    """
+    arrays = [np.asarray(column, dtype=np.float64) for column in columns]
+    items = len(arrays[0])
+    draws = np.random.default_rng(seed).integers(0, items, size=(RESAMPLES, items))
+    value = statistic(*(array.sum() for array in arrays))
+    return _with_interval(value, statistic(*(array[draws].sum(axis=1) for array in arrays)))
+
+
+def _with_interval(value: float | np.ndarray, resampled: np.ndarray) -> dict[str, float]:
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return {"value": float(value), "low": float(low), "high": float(high)}
 
 
 Rounds = Sequence[Sequence[float]]
@@ -98,28 +109,32 @@ Rounds = Sequence[Sequence[float]]
 
 def median(rounds: Rounds, *, seed: int) -> dict[str, float]:
     """The median over all measurements, with a 95 % interval by bootstrap over rounds."""
-    low, high = np.quantile(_medians(rounds, seed), [0.025, 0.975])
-    return {"value": float(np.median(np.concatenate(rounds))), "low": float(low), "high": float(high)}
+    return _with_interval(np.median(np.concatenate(rounds)), _resampled_medians(rounds, seed))
 
 
 def median_ratio(rounds: Rounds, base: Rounds, *, seed: int) -> dict[str, float]:
     """The median of `rounds` over that of `base`, with a 95 % interval: the rounds of both are drawn together."""
-    low, high = np.quantile(_medians(rounds, seed) / _medians(base, seed), [0.025, 0.975])
     value = np.median(np.concatenate(rounds)) / np.median(np.concatenate(base))
-    return {"value": float(value), "low": float(low), "high": float(high)}
+    return _with_interval(value, _resampled_medians(rounds, seed) / _resampled_medians(base, seed))
 
 
-def _medians(rounds: Rounds, seed: int) -> np.ndarray:
-    """[RESAMPLES] medians over rounds drawn with replacement; one seed draws the same rounds for every arm."""
+def _resampled_medians(rounds: Rounds, seed: int) -> np.ndarray:
+    """[RESAMPLES] medians over rounds drawn with replacement; one seed draws the same rounds for every arm.
+
+    The values are sorted once. A resample repeats each value as often as its round was drawn, so its median is where the
+    running sum of these weights passes half of the total.
+    """
     values = np.concatenate(rounds)
+    round_of = np.repeat(np.arange(len(rounds)), [len(each) for each in rounds])
     order = np.argsort(values, kind="stable")
-    values, owner = values[order], np.repeat(np.arange(len(rounds)), [len(each) for each in rounds])[order]
+    values, round_of = values[order], round_of[order]
     draws = np.random.default_rng(seed).integers(0, len(rounds), size=(RESAMPLES, len(rounds)))
-    found = []
-    for some in np.array_split(draws, 1 + RESAMPLES * len(values) // _AT_ONCE):
-        times = (some[:, :, None] == np.arange(len(rounds))).sum(axis=1)  # how often each round was drawn
-        twice = 2 * np.cumsum(times[:, owner], axis=1)
-        whole = twice[:, -1:] // 2
-        low, high = (twice >= whole).argmax(axis=1), (twice > whole).argmax(axis=1)
-        found.append((values[low] + values[high]) / 2)
-    return np.concatenate(found)
+    medians = []
+    for part in np.array_split(draws, 1 + RESAMPLES * len(values) // _IN_MEMORY):
+        weights = (part[:, :, None] == np.arange(len(rounds))).sum(axis=1)  # how often each round was drawn
+        twice_passed = 2 * np.cumsum(weights[:, round_of], axis=1)
+        total = twice_passed[:, -1:] // 2
+        # Of an even number the two middle values differ; of an odd one they are the same.
+        lower, upper = (twice_passed >= total).argmax(axis=1), (twice_passed > total).argmax(axis=1)
+        medians.append((values[lower] + values[upper]) / 2)
+    return np.concatenate(medians)
