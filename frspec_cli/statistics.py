@@ -84,9 +84,7 @@ def difference(
     )
 
 
-def _bootstrap(
-    statistic: Callable[..., np.ndarray], columns: Sequence[Sequence[float]], seed: int
-) -> dict[str, float]:
+def _bootstrap(statistic: Callable[..., np.ndarray], columns: Sequence[Sequence[float]], seed: int) -> dict[str, float]:
     """A statistic of the columns' sums, and its 95 % interval over items drawn with replacement.
 
     columns: equally long; item i of every column belongs together and is drawn together.

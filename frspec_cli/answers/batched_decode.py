@@ -11,17 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from frspec_cli.answers.prompts import Prompt
-from frspec_cli.answers.records import Answer
 from frspec_cli.decoding.sampling import Sampling
 from frspec_cli.decoding.walk import best
 from frspec_cli.models.target import Target
 
 _SAMPLED_ROWS = 8  # sampled at a time: 64 rows of 262,144 float64 are new pages at every step, five times as slow
-_ANSWERED_TOGETHER = 16
 
 
 @dataclass(frozen=True)
@@ -52,41 +49,18 @@ class Completion:
     stopped: bool
 
 
+def tokenize(target: Target, prompts: Sequence[Prompt]) -> list[TokenizedPrompt]:
+    """The prompts as the target reads them, whatever their lengths; their source is the prompt's category."""
+    return [
+        TokenizedPrompt(prompt.id, prompt.text, tuple(target.prompt_ids(prompt.text)), prompt.category)
+        for prompt in prompts
+    ]
+
+
 def make_batches(prompts: Sequence[TokenizedPrompt], size: int) -> list[list[int]]:
     """Indices of the prompts, `size` a batch, of similar length, longest first."""
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].ids), i))
     return [order[start : start + size] for start in range(0, len(order), size)]
-
-
-def answer_prompts(
-    target: Target,
-    prompts: Sequence[Prompt],
-    *,
-    max_new_tokens: int,
-    ignore_eos: bool,
-    done: Callable[[int], None] = lambda prompts: None,
-) -> list[Answer]:
-    """The target's greedy answers, in the order of the prompts, for replay.
-
-    Answers of a single token, in which no cycle begins, are left out.
-    ignore_eos: every answer is `max_new_tokens` long.
-    done: called with the number of prompts of every finished batch.
-    """
-    tokenized = [
-        TokenizedPrompt(prompt.id, prompt.text, tuple(target.prompt_ids(prompt.text)), prompt.category)
-        for prompt in prompts
-    ]
-    answers: dict[int, Answer] = {}
-    for members in make_batches(tokenized, _ANSWERED_TOGETHER):
-        batch = [tokenized[i] for i in members]
-        completions = decode_batch(
-            target, batch, max_new_tokens=max_new_tokens, sampling=Sampling(), ignore_eos=ignore_eos
-        )
-        for i, prompt, completion in zip(members, batch, completions, strict=True):
-            ids = np.asarray([*prompt.ids, *completion.ids], dtype=np.int64)
-            answers[i] = Answer(ids, len(prompt.ids), completion.stopped, True, prompt.id, prompt.source)
-        done(len(members))
-    return [answers[i] for i in sorted(answers) if answers[i].queries > 0]
 
 
 @torch.no_grad()

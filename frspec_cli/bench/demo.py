@@ -1,4 +1,4 @@
-"""The demo's last step: plain decoding, EAGLE-2 and FR-Spec on the same prompts, in one summary.
+"""The demo: plain decoding, EAGLE-2 and FR-Spec on the same prompts, in one summary.
 
 It decodes in float32, so that identity can be shown token by token.
 """
@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from frspec_cli import storage
+from frspec_cli.answers.batched_decode import TokenizedPrompt, tokenize
 from frspec_cli.answers.prompts import Prompt
-from frspec_cli.bench.measure import Arm, Measurement, Totals, run
-from frspec_cli.decoding.drafters import Drafter
-from frspec_cli.decoding.engine import Engine
-from frspec_cli.decoding.pipeline import Method, Pipeline, load_pipeline
-from frspec_cli.decoding.tree import TreeConfig
+from frspec_cli.bench.measure import Arm, Totals, measure_prompt, warm_up
+from frspec_cli.decoding.generation import Generation
+from frspec_cli.decoding.options import Method, TreeConfig
+from frspec_cli.decoding.pipeline import Pipeline, load_pipeline
 from frspec_cli.models.shipped import DEFAULT_K, DEFAULT_MODEL
-from frspec_cli.models.target import Target, load_target
-from frspec_cli.verification import identity
+from frspec_cli.models.target import load_target
+from frspec_cli.verification.identity import first_difference
+from frspec_cli.verification.options import VerifyOptions
+from frspec_cli.verification.rules import Check, Verifier
 
 PROMPTS = (
     "Explain in a few sentences why the sky is blue.",
@@ -28,89 +30,102 @@ PROMPTS = (
     "Write an email to a colleague asking to move a meeting to Thursday.",
     "Describe how a bicycle stays upright when it moves.",
 )
-SHAPE = TreeConfig(
-    depth=3, beam=4, nodes=8
-)  # the best of seven trees on two cores; a row more costs a few per cent of a pass
+TREE = TreeConfig(depth=3, beam=4, nodes=8)  # the best of seven trees on two cores; a row more costs a few per cent
 MAX_NEW_TOKENS = 64
+_DTYPE = "float32"
+_METHODS: tuple[Method, ...] = ("ar", "eagle", "frspec")
+_LOCAL = "frspec-local"
 
 
-def demo(*, local: Path | None, out: Path, done: Callable[[Measurement], None]) -> dict[str, Any]:
+def demo(*, local: Path | None, out: Path, advance: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """Decodes the prompts with every method, writes `out`/summary.json and returns it.
 
-    local: a subset that the user has just counted, shown as one more row. done: called after every text.
+    local: a subset that the user has just counted, shown as one more row.
+    advance: called after every prompt.
     """
-    target = load_target(DEFAULT_MODEL, dtype="float32")
-    arms = _arms(target, local)
-    prompts = [Prompt(text, id=str(number)) for number, text in enumerate(PROMPTS, start=1)]
-    totals = {arm.name: Totals(arm.name, arm.k) for arm in arms}
-    measured = []
-    for item in run(target, arms, prompts, max_new_tokens=MAX_NEW_TOKENS):
-        measured.append(item)
-        totals[item.arm].add(item.generation)
-        done(item)
-    near_ties, broken = _compare(target, measured, local)
+    target = load_target(DEFAULT_MODEL, dtype=_DTYPE)
+    shipped = load_pipeline(target)
+    engines = {str(method): shipped.engine(method, shape=TREE) for method in _METHODS}
+    if local is not None:
+        engines[_LOCAL] = load_pipeline(target, vocab=str(local), k=DEFAULT_K).engine("frspec", shape=TREE)
+    arms = [Arm(name, engine, engine.drafter.k) for name, engine in engines.items()]
+    prompts = tokenize(target, [Prompt(text, id=str(number)) for number, text in enumerate(PROMPTS, start=1)])
+    for arm in arms:
+        warm_up(arm.decoder, [prompt.ids for prompt in prompts], max_new_tokens=MAX_NEW_TOKENS)
+    texts: dict[str, list[Generation]] = {arm.name: [] for arm in arms}
+    for turn, prompt in enumerate(prompts):
+        for measurement in measure_prompt(arms, prompt.ids, turn=turn, max_new_tokens=MAX_NEW_TOKENS):
+            texts[measurement.arm].append(measurement.generation)
+        advance()
+    methods = {arm.name: _figures(arm, Totals.of(texts[arm.name])) for arm in arms}
+    near_ties, differences = _judge(prompts, texts, local)
     summary = {
         "prompts": len(prompts),
         "max_new_tokens": MAX_NEW_TOKENS,
-        "dtype": "float32",
-        "tree": {"depth": SHAPE.depth, "beam": SHAPE.beam, "nodes": SHAPE.nodes},
-        "identical": not broken,
+        "dtype": _DTYPE,
+        "tree": {"depth": TREE.depth, "beam": TREE.beam, "nodes": TREE.nodes},
+        "identical": not differences,
         "near_ties": near_ties,
-        "differences": broken,
-        "methods": {name: _figures(total) for name, total in totals.items()},
+        "differences": differences,
+        "methods": methods,
     }
     storage.write_json(out / "summary.json", summary)
     return summary
 
 
-def _arms(target: Target, local: Path | None) -> list[Arm]:
-    parts = load_pipeline(target)
-    arms = [Arm(name, Engine(target, drafter), drafter.k) for name, drafter in _drafters(parts)]
-    if local is not None:
-        own = load_pipeline(target, vocab=str(local), k=DEFAULT_K).drafter("frspec", shape=SHAPE)
-        arms.append(Arm("frspec-local", Engine(target, own), own.k))
-    return arms
-
-
-def _drafters(parts: Pipeline) -> list[tuple[str, Drafter]]:
-    methods: tuple[Method, ...] = ("ar", "eagle", "frspec")
-    return [(method, parts.drafter(method, shape=SHAPE)) for method in methods]
-
-
-def _compare(target: Target, measured: list[Measurement], local: Path | None) -> tuple[list[dict], list[dict]]:
-    """(differences from plain decoding that are near ties and vanish in float64, all other differences)."""
-    plain = {item.prompt.id: item for item in measured if item.arm == "ar"}
-    near_ties: list[dict] = []
-    broken: list[dict] = []
-    for item in measured:
-        reference = plain[item.prompt.id].generation.token_ids
-        position = identity.first_difference(reference, item.generation.token_ids)
-        if position is None:
+def _judge(
+    prompts: list[TokenizedPrompt], texts: dict[str, list[Generation]], local: Path | None
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(differences from plain decoding that verification's rule explains by a near tie, all others)."""
+    near_ties: list[dict[str, Any]] = []
+    unexplained: list[dict[str, Any]] = []
+    for name, generations in texts.items():
+        positions = [
+            first_difference(plain.token_ids, generation.token_ids)
+            for plain, generation in zip(texts["ar"], generations, strict=True)
+        ]
+        differing = [index for index, position in enumerate(positions) if position is not None]
+        if not differing:
             continue
-        scores = identity.score(target, item.prompt_ids, reference)
-        margin = scores.margin[position] if position < len(reference) else float("inf")
-        found = {"method": item.arm, "prompt": item.prompt.id, "position": position, "margin": margin}
-        explained = margin < identity.NEAR_TIE and _equal_in_float64(item, local)
-        (near_ties if explained else broken).append(found)
-    return near_ties, broken
+        verdicts = _verdicts(name, [prompts[index] for index in differing], local)
+        for index in differing:
+            record = {"method": name, "prompt": prompts[index].id, "position": positions[index]}
+            margin, explained = verdicts[prompts[index].id]
+            (near_ties if explained else unexplained).append(record | {"margin": margin})
+    return near_ties, unexplained
 
 
-def _equal_in_float64(item: Measurement, local: Path | None) -> bool:
-    arms = {arm.name: arm for arm in _arms(load_target(DEFAULT_MODEL, dtype="float64"), local)}
-    texts = [
-        arms[name].decoder.complete(item.prompt_ids, max_new_tokens=MAX_NEW_TOKENS).token_ids
-        for name in ("ar", item.arm)
-    ]
-    return texts[0] == texts[1]
+def _verdicts(name: str, prompts: list[TokenizedPrompt], local: Path | None) -> dict[str, tuple[float | None, bool]]:
+    """By prompt: (the top-2 margin at the first difference, whether rounding explains it), as `frspec verify` decides."""
+    vocab = str(local) if name == _LOCAL else None
+    method: Method = "eagle" if name == "eagle" else "frspec"
+
+    def load(dtype: str) -> Pipeline:
+        target = load_target(DEFAULT_MODEL, dtype=dtype)
+        return load_pipeline(target, vocab=vocab, k=None if vocab is None else DEFAULT_K)
+
+    options = VerifyOptions(
+        method=method, depth=TREE.depth, beam=TREE.beam, nodes=TREE.nodes, max_new_tokens=MAX_NEW_TOKENS, dtype=_DTYPE
+    )
+    verifier = Verifier(load, options)
+    check = Check("greedy, step by step", "stepwise", _DTYPE, tuple(range(len(prompts))))
+    outcomes = [verifier.outcome(check, prompt) for prompt in prompts]
+    verdicts: dict[str, tuple[float | None, bool]] = {}
+    for prompt, outcome in zip(prompts, outcomes, strict=True):
+        settled = verifier.settle(check, prompt, outcome) if outcome.awaits_float64 else outcome
+        # Without a difference the two runs contradict each other, which no rule explains.
+        margin = settled.differences[0].margin if settled.differences else None
+        verdicts[prompt.id] = margin, bool(settled.differences) and settled.passed
+    return verdicts
 
 
-def _figures(total: Totals) -> dict[str, Any]:
+def _figures(arm: Arm, totals: Totals) -> dict[str, Any]:
     return {
-        "k": total.k or None,
-        "new_tokens": total.new_tokens,
-        "cycles": total.cycles,
-        "acceptance_length": round(total.acceptance_length, 4),
-        "tokens_per_second": round(total.tokens_per_second, 3),
-        "seconds": {name: round(value, 4) for name, value in total.seconds.items()},
-        "draft_seconds_per_cycle": round(total.draft_seconds_per_cycle, 6),
+        "k": arm.k or None,
+        "new_tokens": totals.new_tokens,
+        "cycles": totals.cycles,
+        "acceptance_length": round(totals.acceptance_length, 4),
+        "tokens_per_second": round(totals.tokens_per_second, 3),
+        "seconds": {name: round(value, 4) for name, value in totals.seconds.items()},
+        "draft_seconds_per_cycle": round(totals.draft_seconds_per_cycle, 6),
     }

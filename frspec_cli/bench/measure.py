@@ -1,20 +1,20 @@
-"""Methods measured side by side: the same prompts, interleaved in one run, tokens counted one way, identity checked."""
+"""Methods measured side by side: the same prompts, interleaved in one run, and tokens counted one way."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Protocol, TypeVar
 
-from frspec_cli.answers.prompts import Prompt
 from frspec_cli.decoding.cache import cache_length
 from frspec_cli.decoding.engine import Engine
 from frspec_cli.decoding.generation import Generation
-from frspec_cli.models.target import Target
+from frspec_cli.errors import FrspecError
 
 WARM_UP_TOKENS = 8
 WARM_UP_STEPS = 4
 """The prefill and three cycles: a CUDA graph is recorded in the second."""
+Item = TypeVar("Item")
 
 
 class Decoder(Protocol):
@@ -38,29 +38,41 @@ class Measurement:
     """One prompt decoded by one arm."""
 
     arm: str
-    prompt: Prompt
-    prompt_ids: list[int]
     generation: Generation
+
+    def as_json(self) -> dict[str, Any]:
+        """What a run's folder keeps."""
+        return {"arm": self.arm, **asdict(self.generation)}
+
+    @staticmethod
+    def read(record: dict[str, Any]) -> Measurement:
+        """The measurement that `as_json` made a record of."""
+        generation = Generation(**{each.name: record[each.name] for each in fields(Generation)})
+        return Measurement(record["arm"], generation)
 
 
 @dataclass
 class Totals:
     """An arm's sums over its prompts. seconds: total, prefill, draft, verify, other."""
 
-    name: str
-    k: int
+    texts: int = 0
     new_tokens: int = 0
     cycles: int = 0
     accepted: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def add(self, generation: Generation) -> None:
-        """Adds one text."""
-        self.new_tokens += generation.new_tokens
-        self.cycles += generation.cycles
-        self.accepted += sum(generation.accepted)
-        for name, value in generation.seconds.items():
-            self.seconds[name] = self.seconds.get(name, 0.0) + value
+    @staticmethod
+    def of(generations: Iterable[Generation]) -> Totals:
+        """The sums over some texts."""
+        totals = Totals()
+        for generation in generations:
+            totals.texts += 1
+            totals.new_tokens += generation.new_tokens
+            totals.cycles += generation.cycles
+            totals.accepted += sum(generation.accepted)
+            for name, value in generation.seconds.items():
+                totals.seconds[name] = totals.seconds.get(name, 0.0) + value
+        return totals
 
     @property
     def acceptance_length(self) -> float:
@@ -73,49 +85,62 @@ class Totals:
         return self.new_tokens / self.seconds["total"]
 
     @property
+    def decode_tokens_per_second(self) -> float:
+        """The tokens after each text's first over the seconds after its prefill."""
+        return (self.new_tokens - self.texts) / (self.seconds["total"] - self.seconds["prefill"])
+
+    @property
     def draft_seconds_per_cycle(self) -> float:
         """Seconds in the drafter per cycle, the prompt's pass not counted."""
         return self.seconds["draft"] / self.cycles if self.cycles else 0.0
 
-    def share(self, name: str) -> float:
-        """The share of the total time that went into `name`."""
-        return self.seconds[name] / self.seconds["total"]
+
+def rotated(items: Sequence[Item], turn: int) -> list[Item]:
+    """The items from number `turn` (modulo their number) on, then those before it."""
+    start = turn % len(items)
+    return [*items[start:], *items[:start]]
+
+
+def measure_prompt(
+    arms: Sequence[Arm], prompt_ids: Sequence[int], *, turn: int, max_new_tokens: int, ignore_eos: bool = False
+) -> list[Measurement]:
+    """One prompt decoded greedily by every arm, in the order run.
+
+    turn: the prompt's number. The starting arm rotates with it, so that a drift of the machine's speed affects all alike.
+    """
+    return [
+        Measurement(arm.name, arm.decoder.complete(prompt_ids, max_new_tokens=max_new_tokens, ignore_eos=ignore_eos))
+        for arm in rotated(arms, turn)
+    ]
 
 
 def warm_up(decoder: Decoder, prompts: Sequence[Sequence[int]], *, max_new_tokens: int) -> None:
-    """Decodes a little, unmeasured. A compiled engine does so at every cache length that these prompts (as token ids)
-    call for: it compiles for each, which no measurement may contain.
+    """Decodes a little, unmeasured.
+
+    A compiled engine does so at every cache length that these prompts (as token ids) call for: it compiles for each, which
+    no measurement may contain. A prompt that cannot be decoded is passed over; it fails when it is measured.
     """
     if not isinstance(decoder, Engine):
-        decoder.complete(prompts[0], max_new_tokens=WARM_UP_TOKENS, ignore_eos=True)
+        _first_that_runs(prompts, lambda ids: decoder.complete(ids, max_new_tokens=WARM_UP_TOKENS, ignore_eos=True))
         return
-    lengths: dict[int, Sequence[int]] = {}
-    for ids in prompts if decoder.compiled else prompts[:1]:
-        lengths.setdefault(cache_length(len(ids) + max_new_tokens + decoder.drafter.nodes), ids)
-    for ids in lengths.values():
+
+    def first_steps(ids: Sequence[int]) -> None:
         steps = decoder.generate(ids, max_new_tokens=max_new_tokens, ignore_eos=True)
         for _ in zip(range(WARM_UP_STEPS), steps, strict=False):
             pass
 
+    by_length: dict[int, list[Sequence[int]]] = {}
+    for ids in prompts:
+        length = cache_length(len(ids) + max_new_tokens + decoder.drafter.nodes) if decoder.compiled else 0
+        by_length.setdefault(length, []).append(ids)
+    for members in by_length.values():
+        _first_that_runs(members, first_steps)
 
-def run(
-    target: Target,
-    arms: Sequence[Arm],
-    prompts: Sequence[Prompt],
-    *,
-    max_new_tokens: int,
-    ignore_eos: bool = False,
-) -> Iterator[Measurement]:
-    """Decodes every prompt greedily with every arm; yields in the order run.
 
-    The arms take turns within each prompt, and who begins moves on from prompt to prompt, so that a drift of the
-    machine's speed hits all alike. Before counting starts each arm is warmed up.
-    """
-    ids = [target.prompt_ids(prompt.text) for prompt in prompts]
-    for arm in arms:
-        warm_up(arm.decoder, ids, max_new_tokens=max_new_tokens)
-    for number, prompt in enumerate(prompts):
-        for turn in range(len(arms)):
-            arm = arms[(number + turn) % len(arms)]
-            generation = arm.decoder.complete(ids[number], max_new_tokens=max_new_tokens, ignore_eos=ignore_eos)
-            yield Measurement(arm.name, prompt, ids[number], generation)
+def _first_that_runs(prompts: Iterable[Sequence[int]], decode: Any) -> None:
+    for ids in prompts:
+        try:
+            decode(ids)
+        except FrspecError:
+            continue
+        return

@@ -1,24 +1,32 @@
 """Where the time of one cycle goes, for every method at the same tree.
 
 Two passes over the same prompts, methods interleaved in both. The first times the methods as they are: the clock is read
-between cycles, and the engine's own stopwatch tells the draft's part; it waits for the device nowhere. The second times
-the parts inside a cycle, in engines of its own: on a GPU it waits for the device at each part's ends, so its shares are
-those of the work, and its total is not the method's.
+between cycles, and the engine's own stopwatch gives the draft's part; nothing waits for the device. The second times
+the parts inside a cycle, in engines of its own: on a GPU it waits for the device at both ends of each part, so its shares
+are those of the work, and its total is not the method's.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from frspec_cli.bench.measure import Arm, warm_up
+from frspec_cli.answers.batched_decode import TokenizedPrompt
+from frspec_cli.bench.measure import rotated, warm_up
+from frspec_cli.bench.options import ProfileOptions
+from frspec_cli.bench.prompt_run import PromptRun, run_inputs, settings
+from frspec_cli.bench.suite import make_arms
+from frspec_cli.decoding.drafters import EagleDrafter
 from frspec_cli.decoding.engine import Engine
 from frspec_cli.decoding.generation import Generation, Stopwatch
+from frspec_cli.decoding.pipeline import Pipeline
+from frspec_cli.progress import Callbacks
 from frspec_cli.statistics import median, median_ratio
 
 TARGET, LAYER, LM_HEAD, TREE, REST = "target", "draft layer", "draft LM head", "tree operations", "rest"
@@ -27,68 +35,94 @@ PARTS = (TARGET, LAYER, LM_HEAD, TREE, REST)
 walking, moving rows, the read by the host."""
 
 MOST_ROUNDS_INSIDE = 8
-"""How many prompts the second pass takes: shares need fewer than ratios."""
+"""The most prompts that the second pass takes: shares need fewer than ratios."""
 
 
-@dataclass
-class Times:
-    """One method's seconds, by round and cycle. inside: of each part, from the second pass."""
-
-    cycle: list[list[float]] = field(default_factory=list)
-    draft: list[list[float]] = field(default_factory=list)
-    inside: dict[str, list[list[float]]] = field(default_factory=lambda: {part: [] for part in PARTS})
-    accepted: int = 0
-
-    def add(self, text: TimedText) -> None:
-        """Adds one round of the first pass."""
-        self.cycle.append(text.cycle)
-        self.draft.append(text.draft)
-        self.accepted += text.accepted
-
-
-def profile(
-    arms: Callable[[], Sequence[Arm]],
-    prompts: Sequence[Sequence[int]],
+def run_profile(
+    pipeline: Pipeline,
+    options: ProfileOptions,
+    prompts: Sequence[TokenizedPrompt],
     *,
-    max_new_tokens: int,
-    seed: int,
-    done: Callable[[], None] = lambda: None,
+    out: Path,
+    restart: bool = False,
+    callbacks: Callbacks | None = None,
 ) -> dict[str, Any]:
-    """Profiles the methods that `arms` makes (engines only) over prompts as token ids, one round each.
+    """Profiles every method over the prompts, writes the result to `out` and returns it. A stopped run resumes.
 
-    Called twice, so that what the second pass instruments is never timed in the first. Returns plain JSON values:
-    `methods` (times in ms, medians with 95 % intervals) and `ratios` of EAGLE-2's over FR-Spec's times.
+    `profile` in the result holds `methods` (times in ms, medians with 95 % intervals) and `ratios` of EAGLE-2's over
+    FR-Spec's times. A prompt that fails is left out of all figures and named with its reason under `failures`.
+    callbacks: `begin` gets the number of prompts in both passes, `finished` one prompt of a pass at a time.
+    Raises `FrspecError` if every prompt fails, or if a stopped run was begun with other inputs.
     """
-    timed = {arm.name: _engine(arm) for arm in arms()}
-    names, found = list(timed), {name: Times() for name in timed}
-    for engine in timed.values():
-        warm_up(engine, prompts, max_new_tokens=max_new_tokens)
-    for name, ids in _turns(names, prompts):
-        found[name].add(time_text(timed[name], ids, max_new_tokens))
-        done()
-    inside = {arm.name: (engine := _engine(arm), Probe(engine)) for arm in arms()}
-    for engine, _ in inside.values():
-        warm_up(engine, prompts, max_new_tokens=max_new_tokens)
-    for name, ids in _turns(names, prompts[:MOST_ROUNDS_INSIDE]):
-        _time_inside(*inside[name], ids, max_new_tokens, found[name])
-        done()
-    return {
-        "methods": {
-            name: {"k": engine.drafter.k or None, **_figures(found[name], seed)} for name, engine in timed.items()
-        },
-        "ratios": _ratios(found, seed),
-    }
+    callbacks = callbacks or Callbacks()
+    callbacks.begin(len(prompts) + min(len(prompts), MOST_ROUNDS_INSIDE))
+    inputs = run_inputs(pipeline, options, prompts)
+    with PromptRun.opened(out, inputs, prompts, restart=restart, callbacks=callbacks) as run:
+        engines = _engines(pipeline, options)
+        timed = _time_cycles(run, engines, options.max_new_tokens)
+        # What is compiled is one piece, so the parts are timed uncompiled; in engines of their own, made only now.
+        instrumented = _engines(replace(pipeline, compiler=None), options)
+        inside = _time_parts(run, instrumented, list(timed)[:MOST_ROUNDS_INSIDE], options.max_new_tokens)
+        texts = {name: [TimedText(**each[name]) for each in timed.values()] for name in engines}
+        parts = {name: [each[name] for each in inside.values()] for name in engines}
+        methods = {
+            name: {"k": engine.drafter.k or None, **_figures(texts[name], parts[name], options.seed)}
+            for name, engine in engines.items()
+        }
+        figures = {"methods": methods, "ratios": _ratios(texts, options.seed), "failed": len(run.failures)}
+        empty: dict[str, Any] = {"prompts": [], "summary": {}}  # a profile measures no whole texts
+        result = settings(pipeline, options) | empty | {"failures": run.failures, "profile": figures}
+        run.finish(out, result)
+    return result
 
 
-def texts(methods: int, prompts: int) -> int:
-    """How many texts `profile` decodes, that is how often it calls `done`."""
-    return methods * (prompts + min(prompts, MOST_ROUNDS_INSIDE))
+def _engines(pipeline: Pipeline, options: ProfileOptions) -> dict[str, Engine]:
+    """New engines, by the names of the tables."""
+    engines = {}
+    for arm in make_arms(pipeline, options):
+        assert isinstance(arm.decoder, Engine), arm.name
+        engines[arm.name] = arm.decoder
+    return engines
+
+
+def _time_cycles(run: PromptRun, engines: Mapping[str, Engine], max_new_tokens: int) -> dict[int, Any]:
+    """The first pass: by prompt and method, the fields of a `TimedText`."""
+
+    def measure(index: int) -> dict[str, Any]:
+        ids = run.prompts[index].ids
+        return {name: asdict(time_text(engines[name], ids, max_new_tokens)) for name in rotated(list(engines), index)}
+
+    return run.measure(
+        "cycles", range(len(run.prompts)), measure, prepare=lambda: _warm_up(run, engines, max_new_tokens)
+    )
+
+
+def _time_parts(
+    run: PromptRun, engines: Mapping[str, Engine], indices: Sequence[int], max_new_tokens: int
+) -> dict[int, Any]:
+    """The second pass: by prompt and method, the seconds of each part in each cycle."""
+    probes = {name: Probe(engine) for name, engine in engines.items()}
+
+    def measure(index: int) -> dict[str, Any]:
+        ids = run.prompts[index].ids
+        return {
+            name: _time_inside(engines[name], probes[name], ids, max_new_tokens)
+            for name in rotated(list(engines), index)
+        }
+
+    return run.measure("parts", indices, measure, prepare=lambda: _warm_up(run, engines, max_new_tokens))
+
+
+def _warm_up(run: PromptRun, engines: Mapping[str, Engine], max_new_tokens: int) -> None:
+    for engine in engines.values():
+        warm_up(engine, [prompt.ids for prompt in run.prompts], max_new_tokens=max_new_tokens)
 
 
 class Probe:
-    """Wraps the parts of one engine's cycle; `take` hands out the seconds of each part since it was last called.
+    """Wraps the parts of one engine's cycle; `take` returns the seconds of each part since it was last called.
 
-    A part's time is its own: what a part inside it took is booked there.
+    A part's time is its own: what a part inside it took is booked there. Raises AttributeError if a method that is to be
+    timed does not exist: a part that is silently not timed would be shown as free.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -96,48 +130,42 @@ class Probe:
         self._seconds = dict.fromkeys(PARTS, 0.0)
         self._inner: list[float] = []
         self._wrap(engine, "_forward", TARGET)
-        for method, part in (("propose", TREE), ("append_states", LAYER), ("_run", LAYER), ("_log_probs", LM_HEAD)):
-            if hasattr(engine.drafter, method):
-                self._wrap(engine.drafter, method, part)
+        self._wrap(engine.drafter, "propose", TREE)
+        self._wrap(engine.drafter, "append_states", LAYER)
+        if isinstance(engine.drafter, EagleDrafter):
+            self._wrap(engine.drafter, "_run", LAYER)
+            self._wrap(engine.drafter, "_log_probs", LM_HEAD)
 
     def take(self) -> dict[str, float]:
         """Seconds by part; `rest` is left to the caller, who knows the whole."""
-        taken, self._seconds = self._seconds, dict.fromkeys(PARTS, 0.0)
-        return taken
+        seconds, self._seconds = self._seconds, dict.fromkeys(PARTS, 0.0)
+        return seconds
 
     def _wrap(self, owner: Any, method: str, part: str) -> None:
-        honest = getattr(owner, method)
+        original = getattr(owner, method)
 
-        def timed(*arguments: Any, **named: Any) -> Any:
+        def timed(*arguments: Any, **keywords: Any) -> Any:
             self._wait()
             self._inner.append(0.0)
-            begun = time.perf_counter()
-            result = honest(*arguments, **named)
+            begin = time.perf_counter()
+            result = original(*arguments, **keywords)
             self._wait()
-            took = time.perf_counter() - begun
-            self._seconds[part] += took - self._inner.pop()
+            seconds = time.perf_counter() - begin
+            self._seconds[part] += seconds - self._inner.pop()
             if self._inner:
-                self._inner[-1] += took
+                self._inner[-1] += seconds
             return result
 
         setattr(owner, method, timed)
 
 
-def _engine(arm: Arm) -> Engine:
-    assert isinstance(arm.decoder, Engine), arm.name
-    return arm.decoder
-
-
-def _turns(names: Sequence[str], prompts: Sequence[Sequence[int]]) -> Iterator[tuple[str, Sequence[int]]]:
-    """Every prompt with every method; who begins moves on from prompt to prompt."""
-    for number, ids in enumerate(prompts):
-        for turn in range(len(names)):
-            yield names[(number + turn) % len(names)], ids
-
-
 @dataclass(frozen=True)
 class TimedText:
-    """One text. cycle, draft: seconds of each cycle and of the draft in it, prefill left out. accepted: drafted tokens."""
+    """One text, the prefill left out.
+
+    cycle, draft: seconds of each cycle, and of the draft in it.
+    accepted: drafted tokens that were accepted, in all.
+    """
 
     token_ids: list[int]
     cycle: list[float]
@@ -161,7 +189,7 @@ def time_text(engine: Engine, ids: Sequence[int], max_new_tokens: int) -> TimedT
 
 
 def _draft_seconds(stopwatch: Stopwatch, ends: Sequence[int]) -> list[float]:
-    """Of each cycle. ends: how many laps there were at its end, the prefill's first."""
+    """The draft's seconds in each cycle. ends: the number of laps at the end of each cycle, the prefill's first."""
     stopwatch.seconds()  # waits for the device, now that the text is done
     laps = [
         (start.elapsed_time(end) / 1000 if stopwatch.cuda else end - start) if name == "draft" else 0.0
@@ -170,44 +198,47 @@ def _draft_seconds(stopwatch: Stopwatch, ends: Sequence[int]) -> list[float]:
     return [sum(laps[begin:end]) for begin, end in pairwise(ends)]
 
 
-def _time_inside(engine: Engine, probe: Probe, ids: Sequence[int], max_new_tokens: int, into: Times) -> None:
-    """Seconds of each part in each cycle of one text."""
-    rows: list[dict[str, float]] = []
+def _time_inside(engine: Engine, probe: Probe, ids: Sequence[int], max_new_tokens: int) -> dict[str, list[float]]:
+    """By part, its seconds in each cycle of one text."""
+    probe.take()  # what a text that failed has left
+    rounds: dict[str, list[float]] = {part: [] for part in PARTS}
     last = 0.0
     for cycle in engine.generate(ids, max_new_tokens=max_new_tokens, ignore_eos=True):
-        whole, parts = time.perf_counter() - last, probe.take()
+        whole, seconds = time.perf_counter() - last, probe.take()
         if not cycle.prefill:
-            rows.append(parts | {REST: whole - sum(parts.values())})
+            seconds[REST] = whole - sum(seconds.values())
+            for part in PARTS:
+                rounds[part].append(seconds[part])
         last = time.perf_counter()
-    for part in PARTS:
-        into.inside[part].append([row[part] for row in rows])
+    return rounds
 
 
-def _figures(times: Times, seed: int) -> dict[str, Any]:
-    parts = {part: sum(map(sum, rounds)) for part, rounds in times.inside.items()}
-    whole = sum(parts.values())
-    cycles = sum(map(len, times.cycle))
+def _figures(texts: Sequence[TimedText], parts: Sequence[Mapping[str, list[float]]], seed: int) -> dict[str, Any]:
+    """parts: of each text of the second pass, the seconds of each part in each cycle."""
+    totals = {part: sum(sum(rounds[part]) for rounds in parts) for part in PARTS}
+    whole = sum(totals.values())
+    cycles = sum(len(text.cycle) for text in texts)
     return {
         "cycles": cycles,
-        "acceptance_length": (times.accepted + cycles) / cycles,
-        "cycle_ms": _ms(median(times.cycle, seed=seed)),
-        "draft_ms": _ms(median(times.draft, seed=seed)),
-        "parts_ms": {part: _ms(median(rounds, seed=seed)) for part, rounds in times.inside.items()},
-        "shares": {part: seconds / whole for part, seconds in parts.items()},
+        "acceptance_length": (sum(text.accepted for text in texts) + cycles) / cycles,
+        "cycle_ms": _ms(median([text.cycle for text in texts], seed=seed)),
+        "draft_ms": _ms(median([text.draft for text in texts], seed=seed)),
+        "parts_ms": {part: _ms(median([rounds[part] for rounds in parts], seed=seed)) for part in PARTS},
+        "shares": {part: seconds / whole for part, seconds in totals.items()},
     }
 
 
-def _ratios(found: dict[str, Times], seed: int) -> dict[str, Any]:
+def _ratios(texts: Mapping[str, Sequence[TimedText]], seed: int) -> dict[str, Any]:
     """EAGLE-2's time over FR-Spec's, for each subset size that ran: of the whole cycle, and of the draft in it."""
-    if "eagle" not in found:
+    if "eagle" not in texts:
         return {}
-    eagle = found["eagle"]
+    eagle = texts["eagle"]
     return {
         f"eagle/{name}": {
-            "cycle": median_ratio(eagle.cycle, times.cycle, seed=seed),
-            "draft": median_ratio(eagle.draft, times.draft, seed=seed),
+            "cycle": median_ratio([text.cycle for text in eagle], [text.cycle for text in frspec], seed=seed),
+            "draft": median_ratio([text.draft for text in eagle], [text.draft for text in frspec], seed=seed),
         }
-        for name, times in found.items()
+        for name, frspec in texts.items()
         if name.startswith("frspec")
     }
 

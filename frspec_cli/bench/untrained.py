@@ -1,6 +1,6 @@
 """A draft head of the right shape with untrained weights, for timing where no trained one exists.
 
-What a cycle costs depends on shapes alone, never on what the weights are good for; nothing else that such a head does
+The cost of a cycle depends on shapes alone, never on the values of the weights; nothing else that such a head does
 (acceptance, tokens per second) means anything.
 """
 
@@ -17,22 +17,22 @@ from frspec_cli.heads.head import EagleHead
 from frspec_cli.subsets.subset import REASONS, VocabularySubset
 
 NAME = "random"
-"""What `--draft` says for such a head."""
+"""The value of the option `draft` that asks for such a head."""
 
 
-def with_untrained_head(parts: Pipeline, *, k: int, seed: int = 0) -> Pipeline:
-    """`parts` with a random head in our own layout, as `train-draft` would shape it, and a subset.
+def with_untrained_head(pipeline: Pipeline, *, k: int, seed: int = 0) -> Pipeline:
+    """The pipeline with a random head in our own layout, as `train-draft` would shape it, and a subset.
 
-    Without a subset at hand it is the first k ids: which rows they are costs nothing either way.
+    If there is no subset, it is the first k ids: which rows they are makes no difference to the cost.
     """
-    target = parts.target
+    target = pipeline.target
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = EagleHead(head_config_for(target.config), embedding_weight=target.embedding)
     head = head.to(target.device, target.dtype).eval().requires_grad_(False)
-    subset = parts.subset or _first_ids(min(k, target.rows))
-    vocab = parts.vocab or "the first ids"
-    return dataclasses.replace(parts, head=head, subset=subset, draft=NAME, vocab=vocab)
+    subset = pipeline.subset or _first_ids(min(k, target.rows))
+    vocab = pipeline.vocab or "the first ids"
+    return dataclasses.replace(pipeline, head=head, subset=subset, draft=NAME, vocab=vocab)
 
 
 def _first_ids(k: int) -> VocabularySubset:

@@ -28,6 +28,8 @@ from frspec_cli.cli import (
     import_vocab,
     inspect,
     merge,
+    profile,
+    replay,
     train_draft,
     verify,
 )
@@ -78,6 +80,8 @@ app.command("export-draft")(export_draft.command)
 app.command("generate")(generate.command)
 app.command("verify")(verify.command)
 app.command("bench")(bench.command)
+app.command("replay")(replay.command)
+app.command("profile")(profile.command)
 app.command("demo")(demo.command)
 app.command("fetch")(fetch.command)
 app.command("env")(env.command)

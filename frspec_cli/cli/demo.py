@@ -14,7 +14,7 @@ from frspec_cli.errors import VerificationError
 
 
 def command(
-    local: Annotated[Path | None, typer.Option("--local", help="A subset of your own, as one more row.")] = None,
+    local: Annotated[Path | None, typer.Option("--local", help="A subset of your own, shown as one more row.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for summary.json.")] = Path("out/demo"),
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -27,17 +27,16 @@ def command(
 
     outputs.check(out / "summary.json", inputs=[local], replaces=outputs.JSON, what="a result")
     output = Output(as_json=as_json, quiet=quiet)
-    arms = 3 + (local is not None)
     with output.progress() as progress:
-        task = progress.add_task("decoding", total=len(demo.PROMPTS) * arms)
-        summary = demo.demo(local=local, out=out, done=lambda item: progress.advance(task))
+        task = progress.add_task("decoding", total=len(demo.PROMPTS))
+        summary = demo.demo(local=local, out=out, advance=lambda: progress.advance(task))
     _show(summary, output)
     output.result(summary, f"wrote {out / 'summary.json'}")
     if not summary["identical"]:
         first = summary["differences"][0]
+        margin = "" if first["margin"] is None else f" (top-2 margin {first['margin']:.2g})"
         raise VerificationError(
-            f"{first['method']} differs from plain decoding on prompt {first['prompt']} at token {first['position']} "
-            f"(top-2 margin {first['margin']:.2g})."
+            f"{first['method']} differs from plain decoding on prompt {first['prompt']} at token {first['position']}{margin}."
         )
 
 

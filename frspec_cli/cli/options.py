@@ -18,6 +18,12 @@ Draft = Annotated[
 ]
 Vocab = Annotated[Path | None, typer.Option("--vocab", help="Vocabulary subset. Default: what ships for the model.")]
 K = Annotated[int | None, typer.Option("--k", min=1, help="Use the subset's first K tokens.")]
+Ks = Annotated[list[int] | None, typer.Option("--k", min=1, help="Subset size for frspec; may be given several times.")]
+Suite = Annotated[Path, typer.Option("--suite", help='JSONL of {"prompt"} or Spec-Bench\'s {"turns"} (first turn).')]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use the first N prompts.")]
+ResultFile = Annotated[
+    Path, typer.Option("--out", "-o", help="The result to write, such as result.json; a stopped run resumes.")
+]
 Depth = Annotated[int, typer.Option("--depth", min=1, help="Draft levels: forward passes of the draft per cycle.")]
 Beam = Annotated[int, typer.Option("--beam", min=1, help="Candidates kept at each level.")]
 Nodes = Annotated[int, typer.Option("--nodes", min=2, help="Rows that the target verifies per cycle, root included.")]
@@ -52,13 +58,17 @@ __all__ = [
     "Draft",
     "Dtype",
     "K",
+    "Ks",
+    "Limit",
     "MaxNewTokens",
     "Model",
     "Nodes",
     "Quiet",
     "Raw",
     "Restart",
+    "ResultFile",
     "Seed",
+    "Suite",
     "Temperature",
     "TopP",
     "Vocab",

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from rich.text import Text
 
 from frspec_cli.errors import as_flags
 from frspec_cli.outputs import is_stdout
+from frspec_cli.progress import Callbacks
 
 _ANY_WIDTH = 10_000
 
@@ -120,6 +122,18 @@ class Output:
         return self._progress(
             SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), _Amount(), TimeElapsedColumn()
         )
+
+    @contextmanager
+    def callbacks(self, verb: str) -> Iterator[Callbacks]:
+        """A run's progress callbacks: a bar of what is finished, and sentences and warnings beside it."""
+        with self.progress() as progress:
+            task = progress.add_task(verb, total=None)
+            yield Callbacks(
+                say=self.say,
+                warn=self.warn,
+                begin=lambda total: progress.reset(task, total=total),
+                finished=lambda count: progress.advance(task, count),
+            )
 
     def long_progress(self, verb: str, *, whole_numbers: bool = False) -> Progress:
         """Like `progress`, with the time left and the task's field `talk`. whole_numbers: m/n in place of a percentage."""

@@ -1,179 +1,135 @@
-"""What `frspec bench --replay` adds: its options, and the tables that show a replay."""
+"""`frspec replay`: acceptance by the draft alone, over recorded answers."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from frspec_cli import outputs
+from frspec_cli.cli import options
 from frspec_cli.cli.output import Output
-from frspec_cli.errors import FrspecError, UsageError
+from frspec_cli.replay.options import METHODS, PROMPT_NEW_TOKENS, ReplayOptions, parse_tree
 
-if TYPE_CHECKING:
-    from frspec_cli.answers.records import Answer
-    from frspec_cli.decoding.tree import TreeConfig
-    from frspec_cli.models.target import Target
-
-_PANEL = "Replay"
-Replay = Annotated[
-    bool,
-    typer.Option(
-        "--replay",
-        rich_help_panel=_PANEL,
-        help="Acceptance only, by the draft alone: --suite may then also be answers that `frspec collect` recorded.",
-    ),
-]
-Trees = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--tree",
-        metavar="DEPTH,BEAM,NODES",
-        rich_help_panel=_PANEL,
-        help="With --replay: a tree, such as 5,4,16; may be given several times, in place of --depth, --beam, --nodes.",
-    ),
-]
-Drafts = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--draft", help="Draft head: a folder or hub id. Default: what ships for the model. Several with --replay."
-    ),
-]
-HeldOut = Annotated[
-    bool,
-    typer.Option(
-        "--held-out",
-        rich_help_panel=_PANEL,
-        help="Of recorded answers only those that `frspec train-draft` never trains on (every 32nd).",
-    ),
-]
+DEFAULTS = ReplayOptions()
+_TREE = DEFAULTS.trees[0]
 
 
 def command(
-    suite: Path,
-    out: Path,
-    *,
-    model: str,
-    drafts: list[str] | None,
-    vocab: Path | None,
-    methods: str,
-    ks: list[int] | None,
-    trees: list[str] | None,
-    shape: tuple[int, int, int],
-    limit: int | None,
-    max_new_tokens: int | None,
-    ignore_eos: bool,
-    held_out: bool,
-    seed: int,
-    device: str | None,
-    dtype: str,
-    output: Output,
+    suite: Annotated[
+        Path,
+        typer.Argument(
+            metavar="ANSWERS|PROMPTS",
+            help="Answers that `frspec collect` recorded, or JSONL of prompts, which the target then answers first.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The result to write, such as replay.json; a stopped run resumes.")
+    ],
+    model: options.Model = options.DEFAULT_MODEL,
+    draft: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--draft",
+            help="Draft head: a folder or hub id; may be given several times. Default: what ships for the model.",
+        ),
+    ] = None,
+    vocab: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--vocab", help="Vocabulary subset; may be given several times. Default: what ships for the model."
+        ),
+    ] = None,
+    methods: Annotated[
+        str, typer.Option("--methods", help=f"Any of {', '.join(METHODS)}, separated by commas.")
+    ] = ",".join(DEFAULTS.methods),
+    k: options.Ks = None,
+    tree: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tree",
+            metavar="DEPTH,BEAM,NODES",
+            help=f"A draft tree; may be given several times. Default: {_TREE.depth},{_TREE.beam},{_TREE.nodes}.",
+        ),
+    ] = None,
+    held_out: Annotated[
+        bool,
+        typer.Option("--held-out", help="Use only the answers that `frspec train-draft` never trains on (every 32nd)."),
+    ] = DEFAULTS.held_out,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Use the first N answers or prompts.")
+    ] = DEFAULTS.limit,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--max-new-tokens",
+            "-n",
+            min=1,
+            help=f"Begin no cycle after N tokens of an answer. Default: all; for prompts {PROMPT_NEW_TOKENS}.",
+        ),
+    ] = DEFAULTS.max_new_tokens,
+    stop_at_eos: Annotated[
+        bool, typer.Option("--stop-at-eos", help="Let the answers to prompts end at the end of sequence.")
+    ] = not DEFAULTS.ignore_eos,
+    seed: options.Seed = DEFAULTS.seed,
+    restart: options.Restart = False,
+    device: options.Device = None,
+    dtype: options.Dtype = "bfloat16",
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
-    """Replays, writes the result, shows it. shape: depth, beam and nodes where there is no `trees`."""
-    from frspec_cli import storage
-    from frspec_cli.decoding.pipeline import load_pipeline
-    from frspec_cli.models.target import load_target
-    from frspec_cli.replay.sweep import ReplayBench, ReplayOptions
+    """Show what is accepted, and why no more is, by the draft alone: any number of heads, subsets, sizes and trees.
 
-    named = tuple(name for name in (each.strip() for each in methods.split(",")) if name != "ar")
-    shapes = tuple(_shape(text) for text in trees or [",".join(map(str, shape))])
-    recorded = _is_recorded(suite)
-    if held_out and not recorded:
-        raise UsageError("--held-out is of recorded answers; these are prompts.")
-    options = ReplayOptions(
-        methods=named,
-        ks=tuple(ks or ()),
-        shapes=shapes,
-        max_new_tokens=max_new_tokens if recorded else max_new_tokens or 64,
+    The target reads each answer once, whatever is replayed over it; nothing is timed. For every cycle the result says why
+    it ended: the target's token was outside the subset, below the beam, cut by the rerank, or deeper than the tree.
+    """
+    replay_options = ReplayOptions(
+        methods=tuple(name.strip() for name in methods.split(",")),
+        ks=tuple(k or ()),
+        trees=tuple(map(parse_tree, tree)) if tree else DEFAULTS.trees,
+        max_new_tokens=max_new_tokens,
+        held_out=held_out,
+        limit=limit,
+        ignore_eos=not stop_at_eos,
         seed=seed,
     )
-    target = load_target(model, device=device, dtype=dtype)
-    largest = max(options.ks, default=None)
-    heads: list[str | None] = [*drafts] if drafts else [None]
-    parts = [
-        load_pipeline(target, draft=draft, vocab=None if vocab is None else str(vocab), k=largest, warn=output.warn)
-        for draft in heads
-    ]
-    bench = ReplayBench(parts, options)
-    deepest = max(each.depth for each in shapes)
-    if recorded:
-        answers = _recorded(suite, target.rows, limit, held_out=held_out)
-    else:
-        # As far as the last cycle may look.
-        answers = _made(target, suite, limit, (options.max_new_tokens or 0) + deepest + 1, ignore_eos, output)
-    with output.progress() as progress:
-        task = progress.add_task("replaying", total=len(answers))
-        result = bench.run(answers, done=lambda count: progress.advance(task, count))
-    result["options"] |= {"suite": suite.name, "recorded": recorded, "held_out": held_out}
-    storage.write_json(out, result)
+    from frspec_cli.models.target import load_target
+    from frspec_cli.replay.suite import check_suite
+    from frspec_cli.replay.sweep import load_pipelines, run_replay
+
+    inputs: list[Path | str | None] = [suite, model, *(draft or []), *(vocab or [])]
+    out = outputs.check(out, inputs=inputs, replaces=outputs.JSON, what="a result")
+    output = Output(as_json=as_json, quiet=quiet, out=out)
+    check_suite(suite, replay_options)
+    pipelines = load_pipelines(
+        load_target(model, device=device, dtype=dtype),
+        replay_options,
+        drafts=draft or (),
+        vocabs=[str(path) for path in vocab or ()],
+        warn=output.warn,
+    )
+    with output.callbacks("replaying") as callbacks:
+        result = run_replay(pipelines, replay_options, suite, out=out, restart=restart, callbacks=callbacks)
     _show(result, output)
-    shown = {"answers": result["answers"], "summary": result["summary"]}
+    shown = {"answers": result["answers"], "summary": result["summary"], "failures": result["failures"]}
     output.result({"out": str(out), **shown}, f"wrote {out}")
 
 
-def _shape(text: str) -> TreeConfig:
-    from frspec_cli.decoding.tree import TreeConfig
-
-    try:
-        depth, beam, nodes = map(int, text.split(","))
-        return TreeConfig(depth=depth, beam=beam, nodes=nodes)
-    except ValueError:
-        raise UsageError(
-            f"--tree {text} is no tree.", hint="Give depth, beam and nodes (at least 1,1,2), such as 5,4,16."
-        ) from None
-
-
-def _is_recorded(suite: Path) -> bool:
-    from frspec_cli.subsets.eval_table import holds_answers
-
-    if not suite.is_file():
-        raise FrspecError(f"there is no file {suite}.")
-    return holds_answers(str(suite))
-
-
-def _recorded(suite: Path, vocab_size: int, limit: int | None, *, held_out: bool) -> list[Answer]:
-    from frspec_cli.answers.records import read_answers, split
-
-    if not held_out:
-        return read_answers(suite, vocab_size=vocab_size, limit=limit)
-    _, kept = split(read_answers(suite, vocab_size=vocab_size))
-    if not kept:
-        raise FrspecError(f"{suite} holds too few answers: none would be held out.", hint="Leave out --held-out.")
-    return kept[:limit]
-
-
-def _made(target: Target, suite: Path, limit: int | None, count: int, ignore_eos: bool, output: Output) -> list[Answer]:
-    """The target's own answers to prompts, `count` tokens each (fewer where it ends by itself and may)."""
-    from frspec_cli.answers.batched_decode import answer_prompts
-    from frspec_cli.answers.prompts import read_prompts
-
-    prompts = read_prompts(suite, limit=limit)
-    with output.progress() as progress:
-        task = progress.add_task("answering", total=len(prompts))
-        made = answer_prompts(
-            target,
-            prompts,
-            max_new_tokens=count,
-            ignore_eos=ignore_eos,
-            done=lambda number: progress.advance(task, number),
-        )
-    if not made:
-        raise FrspecError(f"the target answers every prompt of {suite} with a single token: nothing is drafted there.")
-    return made
-
-
 def _show(result: dict[str, Any], output: Output) -> None:
-    answers, chosen, summary = result["answers"], result["options"], result["summary"]
-    arms = {name: each for name, each in summary.items() if not (name == "frspec" and _stands_twice(summary))}
+    answers, recorded, summary = result["answers"], result["options"], result["summary"]
+    twice = any(name.startswith("frspec@") for name in summary)  # the first of several sizes is `frspec` too
+    arms = {name: figures for name, figures in summary.items() if not (name == "frspec" and twice)}
     rows = [
         [name, f"{each['k']:,}", f"{each['cycles']:,}", _length(each["interval"]), _length(each["first_32"])]
         + [f"{share:.1%}" for share in each["miss_shares"].values()]
         for name, each in arms.items()
     ]
-    trees = "; ".join("depth {}, beam {}, {} nodes".format(*tree) for tree in chosen["trees"])
+    trees = "; ".join("depth {}, beam {}, {} nodes".format(*tree) for tree in recorded["trees"])
+    failed = f" ({len(result['failures'])} failed)" if result["failures"] else ""
     output.table(
-        f"{answers['answers']:,} answers, {answers['tokens']:,} tokens, {answers['repeated_4grams']:.0%} repeated 4-grams, "
-        f"{chosen['dtype']} on {chosen['device']}, {trees}; why cycles ended:",
+        f"{answers['answers']:,} answers{failed}, {answers['tokens']:,} tokens, {answers['repeated_4grams']:.0%} repeated "
+        f"4-grams, {recorded['dtype']} on {recorded['device']}, {trees}; why cycles ended:",
         ["method", "k", "cycles", "acceptance (95 %)", "first 32 tokens", *next(iter(arms.values()))["misses"]],
         rows,
     )
@@ -191,10 +147,6 @@ def _show(result: dict[str, Any], output: Output) -> None:
         for name, each in categories.items()
     ]
     output.table("acceptance by category", ["", "answers", "prompt tokens", "repeated 4-grams", *arms], rows)
-
-
-def _stands_twice(summary: dict[str, Any]) -> bool:
-    return any(name.startswith("frspec@") for name in summary)
 
 
 def _length(interval: dict[str, float] | None) -> str:

@@ -92,7 +92,6 @@ def command(
     )
     from frspec_cli.answers.prompts import Prompt, read_prompts
     from frspec_cli.bench.demo import PROMPTS
-    from frspec_cli.progress import Callbacks
     from frspec_cli.verification.run import verify
 
     if out is not None:
@@ -101,21 +100,9 @@ def command(
     output = Output(as_json=as_json, quiet=quiet, out=out)
     built_in = [Prompt(text=text, id=str(number)) for number, text in enumerate(PROMPTS, start=1)]
     prompt_list = read_prompts(prompts) if prompts else built_in
-    with output.progress() as progress:
-        task = progress.add_task("verifying", total=None)
-        result = verify(
-            _loader(verify_options, output),
-            prompt_list,
-            verify_options,
-            out=out,
-            restart=restart,
-            callbacks=Callbacks(
-                say=output.say,
-                warn=output.warn,
-                begin=lambda total: progress.update(task, total=total),
-                finished=lambda count: progress.advance(task, count),
-            ),
-        )
+    load = _loader(verify_options, output)
+    with output.callbacks("verifying") as callbacks:
+        result = verify(load, prompt_list, verify_options, out=out, restart=restart, callbacks=callbacks)
     _show(result, out, output)
 
 

@@ -1,4 +1,4 @@
-"""Acceptance without the target's work: recorded answers replayed for any number of heads, subset sizes and trees.
+"""Acceptance without the target's work: recorded answers replayed for any number of heads, subsets, sizes and trees.
 
 Output that is lossless does not depend on any of these, so one pass of the target over each answer serves them all. A
 replay says what is accepted and why no more is; of speed it says nothing.
@@ -6,42 +6,36 @@ replay says what is accepted and why no more is; of speed it says nothing.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from frspec_cli import storage
 from frspec_cli.answers.records import Answer
 from frspec_cli.answers.states import States, target_states
 from frspec_cli.decoding.drafters import EagleDrafter
-from frspec_cli.decoding.pipeline import Method, Pipeline
-from frspec_cli.decoding.tree import TreeConfig
+from frspec_cli.decoding.options import Method, refuse_unused
+from frspec_cli.decoding.pipeline import Pipeline, load_pipeline
+from frspec_cli.decoding.pipeline_identity import pipeline_identity
 from frspec_cli.environment import environment
-from frspec_cli.errors import UsageError
-from frspec_cli.replay.cycles import MISSES, Replayed, replay
-from frspec_cli.statistics import ratio
+from frspec_cli.models.target import Target
+from frspec_cli.progress import Callbacks
+from frspec_cli.replay.cycles import Replayed
+from frspec_cli.replay.cycles import replay as replay_cycles
+from frspec_cli.replay.options import ReplayOptions
+from frspec_cli.replay.report import ReplayedAnswer, as_record, by_category, describe, figures
+from frspec_cli.replay.suite import ReplaySuite, answer_suite, read_suite
+from frspec_cli.resume import RunFolder, run_folder
+from frspec_cli.subsets.load import load_subset
+from frspec_cli.tokens.tokenizer import load_tokenizer
 
 SCHEMA = 1
-FIRST_TOKENS = 32
-_HELD_TOKENS = 8192  # positions whose states are held at once
-_METHODS = ("eagle", "frspec")
+_VERSION = 1
+_GROUP_TOKENS = 8192  # positions whose states are in memory at once
 
-
-@dataclass(frozen=True)
-class ReplayOptions:
-    """What was asked for. ks: subset sizes for frspec, () for the subset's own. max_new_tokens: no cycle begins once so
-    many tokens of an answer are there; None for all of it."""
-
-    methods: tuple[str, ...] = _METHODS
-    ks: tuple[int, ...] = ()
-    shapes: tuple[TreeConfig, ...] = (TreeConfig(),)
-    max_new_tokens: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        unknown = [method for method in self.methods if method not in _METHODS]
-        if unknown:
-            raise UsageError(f"--replay is of {' and '.join(_METHODS)}, not of {unknown[0]}.")
+Pipelines = Sequence[Sequence[Pipeline]]
+"""Of each head, its pipelines with each subset; all of one target."""
 
 
 @dataclass(frozen=True)
@@ -49,181 +43,214 @@ class ReplayArm:
     """One head, vocabulary and tree under its name in the tables."""
 
     name: str
-    method: str
+    method: Method
     draft: str | None
     drafter: EagleDrafter
 
 
-@dataclass(frozen=True)
-class ReplayedAnswer:
-    """One answer replayed by one arm."""
+def load_pipelines(
+    target: Target,
+    options: ReplayOptions,
+    *,
+    drafts: Sequence[str] = (),
+    vocabs: Sequence[str] = (),
+    warn: Callable[[str], None] = lambda text: None,
+) -> Pipelines:
+    """Every head with every subset; by default what ships for the model. Raises as `load_pipeline` does."""
+    refuse_unused(options.methods, vocab=vocabs)
+    k = max(options.ks, default=None)
+    pipelines = []
+    heads: Sequence[str | None] = drafts or [None]
+    for draft in heads:
+        first = load_pipeline(target, draft=draft, vocab=vocabs[0] if vocabs else None, k=k, warn=warn)
+        by_vocab = [first]
+        for vocab in vocabs[1:]:
+            tokenizer = load_tokenizer(str(target.folder))
+            subset = load_subset(vocab, tokenizer=tokenizer, model_rows=target.rows, k=k, warn=warn)
+            by_vocab.append(replace(first, subset=subset, vocab=vocab))
+        pipelines.append(by_vocab)
+    return pipelines
 
-    arm: str
-    answer: Answer
-    cycles: Replayed
+
+def make_arms(pipelines: Pipelines, options: ReplayOptions) -> list[ReplayArm]:
+    """Every head x tree x method, subset and size. A name says no more than is needed to tell them apart."""
+    arms = []
+    for head_number, by_vocab in enumerate(pipelines, start=1):
+        head = f" head {head_number}" if len(pipelines) > 1 else ""
+        for shape in options.trees:
+            tree = f" {shape.depth},{shape.beam},{shape.nodes}" if len(options.trees) > 1 else ""
+            for method, vocab_number, k in _variants(len(by_vocab), options):
+                pipeline = by_vocab[vocab_number]
+                drafter = pipeline.drafter(method, shape=shape, k=k)
+                assert isinstance(drafter, EagleDrafter)
+                size = f"@{k}" if len(options.ks) > 1 and k else ""
+                vocab = f" vocab {vocab_number + 1}" if len(by_vocab) > 1 and method == "frspec" else ""
+                arms.append(ReplayArm(method + size + vocab + head + tree, method, pipeline.draft, drafter))
+    return arms
 
 
-@dataclass
-class ReplayBench:
-    """One run: the same target in all `parts`, one for each head."""
+def _variants(vocabs: int, options: ReplayOptions) -> Iterator[tuple[Method, int, int | None]]:
+    """(method, index of the subset, k); the full LM head depends on no subset."""
+    if "eagle" in options.methods:
+        yield "eagle", 0, None
+    if "frspec" in options.methods:
+        for vocab in range(vocabs):
+            for k in options.ks or (None,):
+                yield "frspec", vocab, k
 
-    parts: Sequence[Pipeline]
-    options: ReplayOptions
-    found: list[ReplayedAnswer] = field(default_factory=list)
 
-    def arms(self) -> list[ReplayArm]:
-        """Every head x method and size x tree. The name says no more than is needed to tell them apart."""
-        options, made = self.options, []
-        for number, parts in enumerate(self.parts, start=1):
-            for shape in options.shapes:
-                for method, k in self._methods():
-                    drafter = parts.drafter(method, shape=shape, k=k)
-                    assert isinstance(drafter, EagleDrafter)
-                    name = f"{method}@{k}" if len(options.ks) > 1 and k else method
-                    head = f" head {number}" if len(self.parts) > 1 else ""
-                    tree = f" {shape.depth},{shape.beam},{shape.nodes}" if len(options.shapes) > 1 else ""
-                    made.append(ReplayArm(name + head + tree, method, parts.draft, drafter))
-        return made
+def run_replay(
+    pipelines: Pipelines,
+    options: ReplayOptions,
+    path: Path,
+    *,
+    out: Path,
+    restart: bool = False,
+    callbacks: Callbacks | None = None,
+) -> dict[str, Any]:
+    """Replays the answers (or the prompts, once answered) in `path`, writes the result to `out` and returns it.
 
-    def _methods(self) -> Iterator[tuple[Method, int | None]]:
-        for method in _METHODS:
-            if method in self.options.methods:
-                for k in self.options.ks or (None,) if method == "frspec" else (None,):
-                    yield method, k  # type: ignore[misc]
-
-    def run(self, answers: Sequence[Answer], *, done: Callable[[int], None] = lambda answers: None) -> dict[str, Any]:
-        """Replays and returns the result; `done` is told how many answers are finished."""
-        arms, target = self.arms(), self.parts[0].target
-        by_arm: dict[str, dict[int, ReplayedAnswer]] = {arm.name: {} for arm in arms}
-        taps = tuple(sorted({tap for arm in arms for tap in arm.drafter.taps}))
-        for group in _held(target_states(target.model, answers, layers=taps), answers):
-            for arm in arms:
-                own = [taps.index(tap) for tap in arm.drafter.taps]
-                texts = [(answers[i], States(states.last, tuple(states.taps[t] for t in own))) for i, states in group]
-                cycles = replay(
-                    arm.drafter.head,
-                    arm.drafter.lm_head,
-                    texts,
-                    shape=arm.drafter.shape,
-                    new_tokens=self.options.max_new_tokens,
-                )
-                for (i, _), each in zip(group, cycles, strict=True):
-                    by_arm[arm.name][i] = ReplayedAnswer(arm.name, answers[i], each)
-            done(len(group))
-        self.found = [by_arm[arm.name][i] for i in range(len(answers)) for arm in arms]
-        return {
+    What is finished is kept in `OUT.ledger/`, and a stopped run resumes. What does not fit into the model's context is
+    left out, counted under `failed` and named with its reason under `failures`.
+    callbacks: `begin` gets the number of prompts to answer, then of answers to replay, `finished` some of them.
+    """
+    callbacks = callbacks or Callbacks()
+    target, arms = pipelines[0][0].target, make_arms(pipelines, options)
+    suite = read_suite(path, target, options)
+    for failure in suite.failures:
+        callbacks.warn(f"prompt {failure['id']} is left out: {failure['reason']}")
+    record = _record(pipelines, options, suite, path)
+    with RunFolder.opened(run_folder(out)) as folder:
+        if folder.resume(_inputs(pipelines, options, record, suite), restart=restart):
+            callbacks.say("resuming a stopped run")
+        answers = answer_suite(suite, target, options, folder, callbacks)
+        replayed = _replay_all(target, arms, answers, suite.new_tokens, folder, callbacks)
+        result = {
             "schema": SCHEMA,
             "kind": "replay",
             "environment": environment(),
-            "options": {
-                "methods": list(self.options.methods),
-                "ks": list(self.options.ks),
-                "trees": [[shape.depth, shape.beam, shape.nodes] for shape in self.options.shapes],
-                "max_new_tokens": self.options.max_new_tokens,
-                "seed": self.options.seed,
-                "model": target.name,
-                "drafts": [parts.draft for parts in self.parts],
-                "vocab": self.parts[0].vocab,
-                "dtype": str(target.dtype).removeprefix("torch."),
-                "device": str(target.device),
-            },
+            "options": record,
             "answers": describe(answers),
-            "prompts": [_record(each) for each in self.found],
-            "summary": self._summary(arms),
+            "prompts": [as_record(by_arm[arm.name]) for by_arm in replayed for arm in arms],
+            "failures": list(suite.failures),
+            "summary": _summary(arms, replayed, seed=options.seed, failed=len(suite.failures)),
         }
-
-    def _summary(self, arms: Sequence[ReplayArm]) -> dict[str, Any]:
-        made: dict[str, Any] = {}
-        for arm in arms:
-            mine = [each for each in self.found if each.arm == arm.name]
-            shape = arm.drafter.shape
-            made[arm.name] = {
-                "method": arm.method,
-                "k": arm.drafter.k,
-                "draft": arm.draft,
-                "depth": shape.depth,
-                "beam": shape.beam,
-                "nodes": shape.nodes,
-                **figures(mine, seed=self.options.seed),
-                "categories": {
-                    name: {**describe([each.answer for each in some]), **figures(some, seed=self.options.seed)}
-                    for name, some in _by_category(mine).items()
-                },
-            }
-        first = next((name for name in made if name.startswith("frspec@")), None)
-        return made | ({"frspec": made[first]} if first and "frspec" not in made else {})
+        storage.write_json(out, result)
+        folder.remove()
+    return result
 
 
-def figures(found: Sequence[ReplayedAnswer], *, seed: int) -> dict[str, Any]:
-    """Cycles, acceptance length (also over the cycles that begin in the first 32 tokens) with 95 % intervals by bootstrap
-    over answers, and why cycles ended. The reasons' counts add up to the cycles."""
-    cycles = [len(each.cycles.accepted) for each in found]
-    emitted = [len(each.cycles.accepted) + sum(each.cycles.accepted) for each in found]
-    early = [_early(each.cycles) for each in found]
-    misses = Counter(miss for each in found for miss in each.cycles.misses)
-    assert misses.total() == sum(cycles)
-    length = ratio(emitted, cycles, seed=seed)
+def _replay_all(
+    target: Target,
+    arms: Sequence[ReplayArm],
+    answers: Sequence[Answer],
+    new_tokens: int | None,
+    folder: RunFolder,
+    callbacks: Callbacks,
+) -> list[dict[str, ReplayedAnswer]]:
+    """Of each answer, its cycles by arm. Groups of answers are kept in the folder as they are finished."""
+    callbacks.begin(len(answers))
+    cycles: dict[int, dict[str, Any]] = {}
+    for number, group in enumerate(_groups(answers)):
+        path = folder.path(f"cycles-{number:06d}.json")
+        if not path.is_file():
+            storage.write_json(path, _replay_group(target, arms, [answers[index] for index in group], new_tokens))
+        cycles.update(zip(group, storage.read_json(path), strict=True))
+        callbacks.finished(len(group))
+    return [
+        {arm.name: ReplayedAnswer(arm.name, answer, Replayed(**cycles[index][arm.name])) for arm in arms}
+        for index, answer in enumerate(answers)
+    ]
+
+
+def _replay_group(
+    target: Target, arms: Sequence[ReplayArm], answers: Sequence[Answer], new_tokens: int | None
+) -> list[dict[str, Any]]:
+    """Of each answer, the fields of `Replayed` by arm."""
+    layers = tuple(sorted({tap for arm in arms for tap in arm.drafter.taps}))
+    states = dict(target_states(target.model, answers, layers=layers))
+    records: list[dict[str, Any]] = [{} for _ in answers]
+    for arm in arms:
+        own = [layers.index(tap) for tap in arm.drafter.taps]
+        texts = [
+            (answer, States(states[index].last, tuple(states[index].taps[tap] for tap in own)))
+            for index, answer in enumerate(answers)
+        ]
+        drafter = arm.drafter
+        cycles = replay_cycles(drafter.head, drafter.lm_head, texts, shape=drafter.shape, new_tokens=new_tokens)
+        for record, each in zip(records, cycles, strict=True):
+            record[arm.name] = asdict(each)
+    return records
+
+
+def _groups(answers: Sequence[Answer]) -> list[list[int]]:
+    """Indices of answers of similar length, in groups of at most `_GROUP_TOKENS` ids together."""
+    groups: list[list[int]] = [[]]
+    tokens = 0
+    for index in sorted(range(len(answers)), key=lambda index: len(answers[index].ids)):
+        if groups[-1] and tokens + len(answers[index].ids) > _GROUP_TOKENS:
+            groups.append([])
+            tokens = 0
+        groups[-1].append(index)
+        tokens += len(answers[index].ids)
+    return groups
+
+
+def _summary(
+    arms: Sequence[ReplayArm], replayed: Sequence[dict[str, ReplayedAnswer]], *, seed: int, failed: int
+) -> dict[str, Any]:
+    summary: dict[str, Any] = {}
+    for arm in arms:
+        answers = [by_arm[arm.name] for by_arm in replayed]
+        shape = arm.drafter.shape
+        summary[arm.name] = {
+            "method": arm.method,
+            "k": arm.drafter.k,
+            "draft": arm.draft,
+            "depth": shape.depth,
+            "beam": shape.beam,
+            "nodes": shape.nodes,
+            "failed": failed,
+            **figures(answers, seed=seed),
+            "categories": by_category(answers, seed=seed),
+        }
+    first = next((name for name in summary if name.startswith("frspec@")), None)
+    return summary | ({"frspec": summary[first]} if first and "frspec" not in summary else {})
+
+
+def _record(pipelines: Pipelines, options: ReplayOptions, suite: ReplaySuite, path: Path) -> dict[str, Any]:
+    """What a result says about how it was made."""
+    target = pipelines[0][0].target
     return {
-        "cycles": sum(cycles),
-        "acceptance_length": length["value"] if length else None,
-        "interval": length,
-        f"first_{FIRST_TOKENS}": ratio([sum(each) + len(each) for each in early], [len(e) for e in early], seed=seed),
-        "misses": {name: misses[name] for name in MISSES},
-        "miss_shares": {name: misses[name] / max(1, sum(cycles)) for name in MISSES},
+        "methods": list(options.methods),
+        "ks": list(options.ks),
+        "trees": [[tree.depth, tree.beam, tree.nodes] for tree in options.trees],
+        "max_new_tokens": suite.new_tokens,
+        "seed": options.seed,
+        "model": target.name,
+        "drafts": [by_vocab[0].draft for by_vocab in pipelines],
+        "vocab": pipelines[0][0].vocab,
+        "vocabs": [pipeline.vocab for pipeline in pipelines[0]],
+        "dtype": str(target.dtype).removeprefix("torch."),
+        "device": str(target.device),
+        "suite": path.name,
+        "recorded": suite.recorded,
+        "held_out": options.held_out,
     }
 
 
-def describe(answers: Sequence[Answer]) -> dict[str, Any]:
-    """What is replayed: answers, answered tokens, mean prompt length, and how much of it repeats itself."""
-    grams = [_four_grams(answer) for answer in answers]
-    total = sum(map(len, grams))
+def _inputs(pipelines: Pipelines, options: ReplayOptions, record: dict[str, Any], suite: ReplaySuite) -> dict[str, Any]:
+    """What the cycles depend on, by the names that a user knows them by."""
+    flags = {"ks": "--k", "trees": "--tree", "drafts": "--draft", "vocabs": "--vocab"}
+    left_out = ("vocab", "suite", "recorded", "seed")  # named otherwise here, or without a part in the cycles
     return {
-        "answers": len(answers),
-        "tokens": sum(answer.response_length for answer in answers),
-        "prompt_tokens": sum(answer.prompt_length for answer in answers) / max(1, len(answers)),
-        "repeated_4grams": sum(len(each) - len(set(each)) for each in grams) / max(1, total),
-    }
-
-
-def _four_grams(answer: Answer) -> list[tuple[int, ...]]:
-    ids = answer.ids[answer.prompt_length :].tolist()
-    return list(zip(*(ids[start:] for start in range(4)), strict=False))
-
-
-def _early(cycles: Replayed) -> list[int]:
-    return [n for root, n in zip(cycles.roots, cycles.accepted, strict=True) if root + 1 < FIRST_TOKENS]
-
-
-def _by_category(found: Sequence[ReplayedAnswer]) -> dict[str, list[ReplayedAnswer]]:
-    groups: dict[str, list[ReplayedAnswer]] = {}
-    for each in found:
-        groups.setdefault(each.answer.source, []).append(each)
-    return dict(sorted(groups.items()))
-
-
-def _held(states: Iterator[tuple[int, States]], answers: Sequence[Answer]) -> Iterator[list[tuple[int, States]]]:
-    """The states in groups whose answers have at most `_HELD_TOKENS` ids together."""
-    group: list[tuple[int, States]] = []
-    held = 0
-    for index, each in states:
-        if group and held + len(answers[index].ids) > _HELD_TOKENS:
-            yield group
-            group, held = [], 0
-        group.append((index, each))
-        held += len(answers[index].ids)
-    yield group
-
-
-def _record(each: ReplayedAnswer) -> dict[str, Any]:
-    answer, cycles = each.answer, each.cycles
-    misses = Counter(cycles.misses)
-    return {
-        "id": answer.id,
-        "category": answer.source,
-        "method": each.arm,
-        "prompt_tokens": answer.prompt_length,
-        "new_tokens": answer.response_length,
-        "cycles": len(cycles.accepted),
-        "accepted": cycles.accepted,
-        "misses": {name: misses[name] for name in MISSES},
+        "version": _VERSION,
+        **{
+            flags.get(name, f"--{name.replace('_', '-')}"): value
+            for name, value in record.items()
+            if name not in left_out
+        },
+        "--stop-at-eos": not options.ignore_eos,
+        "model, heads and subsets": [pipeline_identity(each) for by_vocab in pipelines for each in by_vocab],
+        "prompts or answers": suite.digest,
     }

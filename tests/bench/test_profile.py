@@ -10,17 +10,24 @@ import numpy as np
 import pytest
 import torch
 
+from frspec_cli.answers.batched_decode import TokenizedPrompt
 from frspec_cli.bench import profile as module
-from frspec_cli.bench.measure import Arm
-from frspec_cli.bench.profile import LAYER, LM_HEAD, PARTS, TARGET, TREE, Probe, profile, texts
+from frspec_cli.bench.options import ProfileOptions
+from frspec_cli.bench.profile import LAYER, LM_HEAD, PARTS, TARGET, TREE, Probe, run_profile
 from frspec_cli.bench.untrained import with_untrained_head
+from frspec_cli.decoding.drafters import EagleDrafter
+from frspec_cli.decoding.engine import Engine
 from frspec_cli.decoding.pipeline import Pipeline
 from frspec_cli.decoding.tree import TreeConfig
+from frspec_cli.progress import Callbacks
 from frspec_cli.statistics import RESAMPLES, median, median_ratio
 from tests.tiny import tiny_target
 
 PROMPTS = [[5, 17, 20], [9, 9, 3, 1, 30], [2]]
 SHAPE = TreeConfig(3, 2, 8)
+OPTIONS = ProfileOptions(
+    methods=("ar", "eagle", "frspec", "lookup"), depth=3, beam=2, nodes=8, max_new_tokens=12, seed=0
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,15 +35,17 @@ def parts() -> Pipeline:
     return with_untrained_head(Pipeline(target=tiny_target()), k=64)
 
 
-def arms(parts: Pipeline) -> list[Arm]:
-    made = [(method, parts.engine(method, shape=SHAPE)) for method in ("ar", "eagle", "frspec", "lookup")]
-    return [Arm(method, engine, engine.drafter.k) for method, engine in made]
+def profile(parts: Pipeline, prompts: list[list[int]], out: Path, *, options=OPTIONS, **more):
+    named = [TokenizedPrompt(str(number), "", tuple(ids)) for number, ids in enumerate(prompts, start=1)]
+    return run_profile(parts, options, named, out=out / "result.json", **more)
 
 
-def test_every_method_is_profiled_over_all_prompts(parts) -> None:
-    ticks = []
-    found = profile(lambda: arms(parts), PROMPTS, max_new_tokens=12, seed=0, done=lambda: ticks.append(1))
-    assert len(ticks) == texts(4, 3) == 24
+def test_every_method_is_profiled_over_all_prompts(parts, tmp_path) -> None:
+    totals: list[int] = []
+    finished: list[int] = []
+    callbacks = Callbacks(begin=totals.append, finished=finished.append)
+    found = profile(parts, PROMPTS, tmp_path, callbacks=callbacks)["profile"]
+    assert totals == [sum(finished)] == [2 * 3]  # three prompts in both passes
     assert list(found["methods"]) == ["ar", "eagle", "frspec", "lookup"]
     assert found["methods"]["ar"]["cycles"] == 3 * 11
     assert (found["methods"]["eagle"]["k"], found["methods"]["frspec"]["k"]) == (320, 64)
@@ -79,27 +88,81 @@ def test_time_is_booked_where_it_is_spent(parts, monkeypatch) -> None:
                 assert taken == dict.fromkeys(PARTS, 0.0) | {part: calls}, method
 
 
-def test_the_timed_pass_runs_no_probe(parts, monkeypatch) -> None:
+def test_the_timed_pass_runs_no_probe(parts, monkeypatch, tmp_path) -> None:
     """What is timed is made before any probe is, and no engine is shared between the passes."""
-    made: list[Arm] = []
-    probed = []
-    honest = Probe.__init__
+    made: list[Engine] = []
+    timed: list[Engine] = []
+    probed: list[Engine] = []
+    honest_engines, honest_text, honest_probe = module._engines, module.time_text, Probe.__init__
+
+    def engines(*arguments):
+        made.extend((new := honest_engines(*arguments)).values())
+        return new
+
+    def time_text(engine, *arguments):
+        assert not probed
+        timed.append(engine)
+        return honest_text(engine, *arguments)
 
     def noting(self, engine) -> None:
         probed.append(engine)
-        honest(self, engine)
+        honest_probe(self, engine)
 
+    monkeypatch.setattr(module, "_engines", engines)
+    monkeypatch.setattr(module, "time_text", time_text)
     monkeypatch.setattr(Probe, "__init__", noting)
-
-    def fresh() -> list[Arm]:
-        made.extend(arms(parts))
-        return made[-4:]
-
-    profile(fresh, PROMPTS[:1], max_new_tokens=4, seed=0)
-    timed = [arm.decoder for arm in made[:4]]
+    profile(parts, PROMPTS[:1], tmp_path)
+    assert list(map(id, timed)) == list(map(id, made[:4]))
     assert len(probed) == 4
     assert not any(engine is other for engine in probed for other in timed)
     assert all("_forward" not in vars(engine) for engine in timed)
+
+
+def test_a_part_that_was_renamed_is_an_error(parts, monkeypatch) -> None:
+    """A method that no longer exists must not be shown as one that takes no time."""
+    engine = parts.engine("frspec", shape=SHAPE)
+    monkeypatch.delattr(EagleDrafter, "_log_probs")
+    with pytest.raises(AttributeError, match="_log_probs"):
+        Probe(engine)
+
+
+class Killed(Exception):
+    """Stands for a process that dies between two prompts."""
+
+
+@pytest.mark.parametrize("after", [1, 3, 4, 5])
+def test_a_killed_profile_resumes(parts, tmp_path, after: int) -> None:
+    """It dies in the first pass or in the second; what was timed is not timed again, and all prompts are there."""
+    landed = [0]
+
+    def die(count: int) -> None:
+        landed[0] += count
+        if landed[0] == after:
+            raise Killed
+
+    with pytest.raises(Killed):
+        profile(parts, PROMPTS, tmp_path, callbacks=Callbacks(finished=die))
+    assert not (tmp_path / "result.json").exists()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "result.json.ledger").glob("*-*.json")}
+    assert len(before) == after
+    measured: list[int] = []
+    found = profile(parts, PROMPTS, tmp_path, callbacks=Callbacks(finished=measured.append))
+    assert sum(measured) == 6
+    assert found["profile"]["methods"]["ar"]["cycles"] == 3 * 11
+    timed = json.loads(before["cycles-000000.json"])["value"]
+    first = found["profile"]["methods"]["ar"]["cycle_ms"]
+    assert first["low"] <= 1000 * max(timed["ar"]["cycle"])
+    assert not (tmp_path / "result.json.ledger").exists()
+
+
+def test_a_prompt_that_fails_is_left_out_and_named(parts, tmp_path) -> None:
+    warnings: list[str] = []
+    found = profile(parts, [PROMPTS[0], [5] * 510, PROMPTS[1]], tmp_path, callbacks=Callbacks(warn=warnings.append))
+    assert found["profile"]["failed"] == 1
+    assert found["failures"] == [{"id": "2", "reason": found["failures"][0]["reason"]}]
+    assert "do not fit into the model's context of 512" in found["failures"][0]["reason"]
+    assert "prompt 2 failed" in warnings[0]
+    assert found["profile"]["methods"]["ar"]["cycles"] == 2 * 11
 
 
 def test_a_probe_changes_no_token(parts) -> None:
@@ -170,7 +233,7 @@ def test_the_command_shows_and_writes_a_profile(cli, suite, tiny_folder, tmp_pat
         "-n",
         6,
     ]
-    code, shown, err = cli("bench", *arguments, "--profile", "--draft", "random", "--k", 32, "--k", 64)
+    code, shown, err = cli("profile", *arguments, "--draft", "random", "--k", 32, "--k", 64)
     assert code == 0, err
     assert "draft LM head" in shown
     assert "second, instrumented pass" in " ".join(shown.split())
@@ -179,12 +242,22 @@ def test_the_command_shows_and_writes_a_profile(cli, suite, tiny_folder, tmp_pat
     assert list(result["profile"]["methods"]) == ["ar", "eagle", "frspec@32", "frspec@64"]
     assert result["options"]["draft"] == "random"
     assert result["environment"]["threads"]
-    code, shown, err = cli("bench", *arguments, "--profile", "--methods", "ar,lookup", "--json", "-q")
+    code, shown, err = cli("profile", *arguments, "--methods", "ar,lookup", "--json", "-q")
     assert (code, err) == (0, "")
     assert json.loads(shown)["profile"]["ratios"] == {}
 
 
-@pytest.mark.parametrize("more", [["--draft", "random"], ["--profile", "--methods", "ar,transformers"]])
-def test_what_means_nothing_is_usage(cli, suite, tiny_folder, tmp_path, more) -> None:
-    code, _, err = cli("bench", "--suite", suite, "--out", tmp_path / "r.json", "--model", tiny_folder, *more)
+@pytest.mark.parametrize(
+    ("command", "more", "message"),
+    [
+        ("bench", ["--draft", "random"], "--draft random is an untrained head"),
+        ("bench", ["--profile"], "See frspec profile --help."),
+        ("profile", ["--methods", "ar,transformers"], "transformers has none: leave it out of --methods."),
+        ("profile", ["--methods", "ar,lookup", "--draft", "random"], "--draft has no effect on ar and lookup"),
+    ],
+)
+def test_options_without_effect_are_usage(cli, suite, tiny_folder, tmp_path, command, more, message) -> None:
+    code, _, err = cli(command, "--suite", suite, "--out", tmp_path / "r.json", "--model", tiny_folder, *more)
     assert code == 2, err
+    assert message in " ".join(err.split())
+    assert not (tmp_path / "r.json.ledger").exists()

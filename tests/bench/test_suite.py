@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from frspec_cli.bench.baseline import TransformersBaseline
 from frspec_cli.bench.measure import warm_up
-from frspec_cli.bench.suite import BenchOptions
+from frspec_cli.bench.options import BenchOptions
+from frspec_cli.bench.suite import _identical
 from frspec_cli.decoding.engine import Engine
+from frspec_cli.decoding.generation import Generation
 from frspec_cli.errors import UsageError
 from frspec_cli.statistics import speedup
 from tests.tiny import tiny_target
@@ -51,12 +57,144 @@ def test_a_run_is_one_json_with_all_that_was_measured(cli, suite, tiny_folder, t
     assert result["environment"]["torch"]
 
 
-def test_a_method_that_is_none_is_usage(cli, suite, tmp_path) -> None:
+def test_a_method_that_does_not_exist_is_usage(cli, suite, tmp_path) -> None:
     code, _, err = cli("bench", "--suite", suite, "--out", tmp_path / "r.json", "--methods", "ar,magic")
     assert code == 2
     assert "--methods names magic" in " ".join(err.split())
     with pytest.raises(UsageError, match="twice"):
         BenchOptions(methods=("ar", "ar"))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--methods", "ar,eagle", "--k", "8"], "--k has no effect on ar and eagle: it is for frspec only."),
+        (
+            ["--methods", "eagle", "--context-slots", "4"],
+            "--context-slots has no effect on eagle: it is for frspec only.",
+        ),
+        (
+            ["--methods", "ar,lookup", "--draft", "x"],
+            "--draft has no effect on ar and lookup: it is for eagle and frspec",
+        ),
+        (["--methods", "ar,eagle", "--vocab", "x"], "--vocab has no effect on ar and eagle: it is for frspec only."),
+        (["--replay"], "--replay is now a command of its own. See frspec replay --help."),
+        (["--held-out"], "No such option: --held-out"),
+    ],
+)
+def test_options_that_no_method_reads_are_usage(cli, suite, tmp_path, more, message) -> None:
+    """Before a model is loaded: none is named here, and the default one is not fetched."""
+    code, out, err = cli("bench", "--suite", suite, "--out", tmp_path / "r.json", *more)
+    assert (code, out) == (2, "")
+    assert message in " ".join(err.split())
+
+
+def test_an_output_that_cannot_be_written_is_known_before_a_model_is(cli, suite, tmp_path) -> None:
+    for command in ("bench", "profile"):
+        code, _, err = cli(command, "--suite", suite, "--out", tmp_path, "--model", tmp_path / "no-model")
+        assert code == 1
+        assert "is a folder" in err
+
+
+@pytest.fixture
+def four_prompts(tmp_path: Path) -> Path:
+    """Four prompts; the third does not fit into the tiny model's context."""
+    file = tmp_path / "four.jsonl"
+    texts = ["the fox", "a hen", "the fox " * 300, "one by one"]
+    file.write_text("".join(json.dumps({"id": f"p{i}", "prompt": text}) + "\n" for i, text in enumerate(texts)))
+    return file
+
+
+TINY = ["--dtype", "float32", "--device", "cpu", "-n", "12", "--methods", "ar,lookup,transformers"]
+
+
+def test_a_prompt_that_fails_is_counted_and_the_others_are_measured(cli, four_prompts, tiny_folder, tmp_path) -> None:
+    out = tmp_path / "result.json"
+    code, shown, err = cli("bench", "--suite", four_prompts, "--out", out, "--model", tiny_folder, *TINY)
+    assert code == 0, err
+    assert "4 prompts (1 failed)" in shown
+    assert "prompt p2 failed" in " ".join(err.split())
+    result = json.loads(out.read_text())
+    assert [each["id"] for each in result["failures"]] == ["p2"]
+    assert "do not fit into the model's context of 512" in result["failures"][0]["reason"]
+    assert {figures["failed"] for figures in result["summary"].values()} == {1}
+    assert {item["id"] for item in result["prompts"]} == {"p0", "p1", "p3"}
+    assert result["summary"]["lookup"]["identical"] == {"prompts": 3, "equal": 3, "differences": []}
+
+
+def test_a_run_in_which_every_prompt_fails_is_a_failure(cli, four_prompts, tiny_folder, tmp_path) -> None:
+    out = tmp_path / "result.json"
+    code, _, err = cli("bench", "--suite", four_prompts, "--out", out, "--model", tiny_folder, *TINY, "-n", 511)
+    assert code == 1
+    assert "all 4 prompts failed, the first (p0) because" in " ".join(err.split())
+    assert not out.exists()
+
+
+KILLED_AT_THE_THIRD = """
+import os, signal, sys
+from frspec_cli import storage
+from frspec_cli.cli.app import main
+
+honest, landed = storage.write_json, []
+
+def write_json(path, value):
+    landed.append(path)
+    if len(landed) == 4:  # the first is what the run depends on
+        os.kill(os.getpid(), signal.SIGKILL)
+    honest(path, value)
+
+storage.write_json = write_json
+main()
+"""
+
+
+def test_kill_9_loses_one_prompt_at_most(cli, four_prompts, tiny_folder, tmp_path) -> None:
+    out = tmp_path / "result.json"
+    arguments = ["bench", "--suite", four_prompts, "--out", out, "--model", tiny_folder, *TINY]
+    run = subprocess.run(
+        [sys.executable, "-c", KILLED_AT_THE_THIRD, *map(str, arguments)], capture_output=True, check=False
+    )
+    assert (run.returncode, out.exists()) == (-signal.SIGKILL, False), run.stderr
+    before = {path.name: path.read_bytes() for path in (tmp_path / "result.json.ledger").glob("prompt-*.json")}
+    assert sorted(before) == ["prompt-000000.json", "prompt-000001.json"]
+    code, _, err = cli(*arguments, "-n", 9)
+    assert (code, "--max-new-tokens was 12, now it is 9" in " ".join(err.split())) == (1, True), err
+    code, _, err = cli(*arguments)
+    assert code == 0, err
+    assert "resuming a stopped run" in err
+    result = json.loads(out.read_text())
+    assert len(result["prompts"]) == 3 * 3
+    assert [each["id"] for each in result["failures"]] == ["p2"]
+    first = json.loads(before["prompt-000000.json"])["value"][0]
+    assert result["prompts"][0]["seconds"]["total"] == round(first["seconds"]["total"], 6)
+
+
+def test_equal_ids_are_compared_by_their_place_in_the_suite() -> None:
+    """Two prompts of one name and different texts: each is compared with its own."""
+    plain = [Generation(token_ids=[1, 2, 3]), Generation(token_ids=[4, 5, 6])]
+    texts = [Generation(token_ids=[1, 2, 3]), Generation(token_ids=[4, 9, 6])]
+    assert _identical(texts, plain, ["same", "same"]) == {
+        "prompts": 2,
+        "equal": 1,
+        "differences": [{"prompt": "same", "position": 1}],
+    }
+
+
+def test_the_baseline_gives_the_attention_back_when_generate_fails(monkeypatch) -> None:
+    target = tiny_target()
+    engine = Engine(target)
+    expected = engine.complete([5, 17, 20], max_new_tokens=8).token_ids
+    ours = target.model.config._attn_implementation
+
+    def broken(*arguments, **keywords):
+        assert target.model.config._attn_implementation != ours
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(type(target.model), "generate", broken)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        TransformersBaseline(target).complete([5, 17], max_new_tokens=8)
+    assert target.model.config._attn_implementation == ours
+    assert engine.complete([5, 17, 20], max_new_tokens=8).token_ids == expected
 
 
 def test_a_method_against_itself_has_an_interval_around_one() -> None:

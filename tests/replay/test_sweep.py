@@ -1,4 +1,4 @@
-"""`bench --replay` reports what `bench` would have measured, and why no more was accepted."""
+"""`replay` reports what `bench` would have measured, and why no more was accepted."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import json
 import numpy as np
 import pytest
 
+from frspec_cli import storage
 from frspec_cli.answers.records import Answer, read_answers
+from frspec_cli.replay import suite as suite_module
+from frspec_cli.replay import sweep
 from frspec_cli.replay.cycles import MISSES
-from frspec_cli.replay.sweep import describe, figures
+from frspec_cli.replay.report import describe, figures
 from frspec_cli.statistics import difference, ratio
 
 
@@ -20,7 +23,7 @@ def arguments(folder, tiny_folder):
 
 
 def run(cli, *arguments):
-    code, out, err = cli("bench", *arguments)
+    code, out, err = cli(*arguments)
     assert code == 0, err
     result = json.loads(out)
     with open(result["out"]) as file:
@@ -28,9 +31,9 @@ def run(cli, *arguments):
 
 
 def test_accepted_counts_are_those_of_the_timed_run(cli, folder, tmp_path, arguments):
-    common = ["--suite", folder / "prompts.jsonl", "-n", 24, "--k", 160, "--k", 60, *arguments]
-    _, timed = run(cli, *common, "--out", tmp_path / "timed.json")
-    shown, replayed = run(cli, *common, "--out", tmp_path / "replayed.json", "--replay")
+    common = [folder / "prompts.jsonl", "-n", 24, "--k", 160, "--k", 60, *arguments]
+    _, timed = run(cli, "bench", "--suite", *common, "--out", tmp_path / "timed.json")
+    shown, replayed = run(cli, "replay", *common, "--out", tmp_path / "replayed.json")
     expected = {(each["id"], each["method"]): each["accepted"] for each in timed["prompts"] if each["method"] != "ar"}
     assert {(each["id"], each["method"]): each["accepted"] for each in replayed["prompts"]} == expected
     assert sum(map(sum, expected.values())) > 0
@@ -48,7 +51,7 @@ def test_accepted_counts_are_those_of_the_timed_run(cli, folder, tmp_path, argum
 
 def test_recorded_answers_several_heads_and_trees(cli, folder, tmp_path, arguments):
     shown, result = run(
-        cli, "--replay", "--suite", folder / "answers.jsonl", "--out", tmp_path / "r.json", "--methods", "frspec",
+        cli, "replay", folder / "answers.jsonl", "--out", tmp_path / "r.json", "--methods", "frspec",
         *arguments, "--draft", folder / "head", "--tree", "3,2,6", "--tree", "1,2,3",
     )  # fmt: skip
     names = ["frspec head 1 3,2,6", "frspec head 1 1,2,3", "frspec head 2 3,2,6", "frspec head 2 1,2,3"]
@@ -64,7 +67,7 @@ def test_recorded_answers_several_heads_and_trees(cli, folder, tmp_path, argumen
 
 
 def test_the_table_is_for_people(cli, folder, tmp_path, arguments):
-    code, out, err = cli("bench", "--replay", "--suite", folder / "answers.jsonl", "--out", tmp_path / "r.json",
+    code, out, err = cli("replay", folder / "answers.jsonl", "--out", tmp_path / "r.json",
                          *arguments[:-1])  # fmt: skip
     assert code == 0
     assert "outside" in out
@@ -73,21 +76,100 @@ def test_the_table_is_for_people(cli, folder, tmp_path, arguments):
 
 
 @pytest.mark.parametrize(
-    ("more", "code", "said"),
+    ("more", "message"),
     [
-        (["--replay", "--methods", "lookup"], 2, "--replay is of eagle and frspec, not of lookup."),
-        (["--replay", "--tree", "3,x"], 2, "--tree 3,x is no tree."),
-        (["--replay", "--tree", "0,1,2"], 2, "--tree 0,1,2 is no tree."),
-        (["--replay", "--context-slots", "4"], 2, "--context-slots does not go with --replay."),
-        (["--tree", "3,2,6"], 2, "--tree goes with --replay only."),
-        (["--replay", "--held-out"], 2, "--held-out is of recorded answers"),
+        (["--methods", "lookup"], "a replay is of eagle and frspec, not of lookup."),
+        (["--tree", "3,x"], "--tree 3,x is not a tree."),
+        (["--tree", "0,1,2"], "--tree 0,1,2 is not a tree."),
+        (["--tree", "3,2,6", "--tree", "3,2,6"], "--tree names one value twice."),
+        (["--context-slots", "4"], "No such option: --context-slots"),
+        (["--profile"], "No such option: --profile"),
+        (["--compile"], "No such option: --compile"),
+        (["--methods", "eagle", "--k", "8"], "--k has no effect on eagle: it is for frspec only."),
+        (["--held-out"], "--held-out is for recorded answers; "),
     ],
 )
-def test_wrong_options_are_told(cli, folder, tmp_path, arguments, more, code, said):
-    found, out, err = cli("bench", "--suite", folder / "prompts.jsonl", "--out", tmp_path / "r.json", *arguments, *more)
-    assert (found, out) == (code, "")
-    assert said in " ".join(err.split())
+def test_wrong_options_are_usage(cli, folder, tmp_path, arguments, more, message):
+    code, out, err = cli("replay", folder / "prompts.jsonl", "--out", tmp_path / "r.json", *arguments, *more)
+    assert (code, out) == (2, "")
+    assert message in " ".join(err.split())
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [(["--replay"], "See frspec replay --help."), (["--tree", "3,2,6"], "No such option: --tree")],
+)
+def test_bench_no_longer_replays(cli, folder, tmp_path, more, message):
+    code, _, err = cli("bench", "--suite", folder / "prompts.jsonl", "--out", tmp_path / "r.json", *more)
+    assert code == 2
+    assert message in " ".join(err.split())
+
+
+def test_several_subsets_are_told_apart_and_the_full_head_runs_once(cli, folder, tmp_path, arguments):
+    shown, result = run(
+        cli, "replay", folder / "answers.jsonl", "--out", tmp_path / "r.json", *arguments,
+        "--vocab", folder / "s.parquet", "--limit", 3,
+    )  # fmt: skip
+    assert list(shown["summary"]) == ["eagle", "frspec vocab 1", "frspec vocab 2"]
+    first, second = (result["summary"][f"frspec vocab {number}"] for number in (1, 2))
+    assert first["cycles"] == second["cycles"] > 0
+    assert result["options"]["vocabs"] == [str(folder / "s.parquet")] * 2
+
+
+class Killed(Exception):
+    """Stands for a process that dies."""
+
+
+@pytest.mark.parametrize("suite", ["prompts.jsonl", "answers.jsonl"])
+@pytest.mark.parametrize("after", [2, 3, 4])
+def test_a_killed_replay_resumes_to_the_same_result(
+    cli, folder, tmp_path, arguments, monkeypatch, suite: str, after: int
+):
+    """It dies as its next group of prompts or answers is to land; groups are made small, so that there are several."""
+    monkeypatch.setattr(sweep, "_GROUP_TOKENS", 150)
+    monkeypatch.setattr(suite_module, "_ANSWERED_TOGETHER", 4)
+    command = ["replay", folder / suite, "-n", 12, *arguments, "--out"]
+    _, whole = run(cli, *command, tmp_path / "whole.json")
+    honest, landed = storage.write_json, []
+
+    def write_json(path, value):
+        if len(landed) == after:
+            raise Killed
+        landed.append(path.name)
+        honest(path, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "write_json", write_json)
+        with pytest.raises(Killed):
+            cli(*command, tmp_path / "result.json")
+    assert not (tmp_path / "result.json").exists()
+    ran = []
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "write_json", lambda path, value: ran.append(path.name) or honest(path, value))
+        _, resumed = run(cli, *command, tmp_path / "result.json")
+    assert resumed == whole
+    assert set(ran).isdisjoint(landed)
+    code, _, err = cli(*command[:-1], "--k", 60, "--out", tmp_path / "result.json")
+    assert code == 0, err  # a finished run leaves nothing behind that could refuse
+
+
+def test_what_does_not_fit_is_counted_and_named(cli, folder, tmp_path, arguments):
+    prompts = tmp_path / "prompts.jsonl"
+    long = json.dumps({"id": "long", "category": "b", "prompt": "the fox " * 300})
+    prompts.write_text((folder / "prompts.jsonl").read_text() + long + "\n")
+    code, out, err = cli("replay", prompts, "-n", 12, *arguments, "--out", tmp_path / "r.json")
+    assert code == 0, err
+    assert "prompt long is left out" in " ".join(err.split())
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert [each["id"] for each in result["failures"]] == ["long"]
+    assert "do not fit into the model's context of 512" in result["failures"][0]["reason"]
+    assert {figures["failed"] for figures in result["summary"].values()} == {1}
+    assert len(json.loads(out)["failures"]) == 1
+    prompts.write_text(long + "\n")
+    code, _, err = cli("replay", prompts, "-n", 12, *arguments, "--out", tmp_path / "r2.json")
+    assert code == 1
+    assert "none of the 1 prompts can be replayed, the first (long) because" in " ".join(err.split())
 
 
 def test_repeated_four_grams_are_counted_within_an_answer() -> None:

@@ -1,0 +1,54 @@
+"""From what a user names to the pipeline that a benchmark or a profile runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from frspec_cli.bench.options import BenchOptions, ProfileOptions
+from frspec_cli.bench.untrained import NAME, with_untrained_head
+from frspec_cli.decoding.compiling import compiler_for
+from frspec_cli.decoding.options import refuse_unused
+from frspec_cli.decoding.pipeline import Pipeline, load_pipeline
+from frspec_cli.errors import UsageError, option
+from frspec_cli.models.shipped import DEFAULT_K
+from frspec_cli.models.target import load_target
+
+
+def load_bench_pipeline(
+    options: BenchOptions,
+    *,
+    model: str,
+    draft: str | None = None,
+    vocab: str | None = None,
+    device: str | None = None,
+    dtype: str = "bfloat16",
+    compiled: bool = False,
+    warn: Callable[[str], None] = lambda text: None,
+) -> Pipeline:
+    """The target with the head and the subset that the methods read; a method that reads neither loads neither.
+
+    draft: `random` is an untrained head, for a profile only.
+    Raises `UsageError` for a head or a subset that none of the methods reads.
+    """
+    refuse_unused(options.methods, draft=draft, vocab=vocab)
+    untrained = draft == NAME
+    if untrained and not isinstance(options, ProfileOptions):
+        raise UsageError(
+            f"{option('draft')} {NAME} is an untrained head, whose texts mean nothing: only a profile takes it."
+        )
+    target = load_target(model, device=device, dtype=dtype)
+    compiler = compiler_for(target.device) if compiled else None
+    if not {"eagle", "frspec"} & set(options.methods):
+        return Pipeline(target=target, compiler=compiler)
+    pipeline = load_pipeline(
+        target,
+        draft=None if untrained else draft,
+        vocab=vocab,
+        k=max(options.ks, default=None),
+        compiler=compiler,
+        warn=warn,
+    )
+    if untrained:
+        pipeline = with_untrained_head(pipeline, k=max(options.ks, default=DEFAULT_K), seed=options.seed)
+    return pipeline if "frspec" in options.methods else replace(pipeline, subset=None, vocab=None)

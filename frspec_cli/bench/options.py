@@ -1,0 +1,63 @@
+"""What `bench` and `profile` are asked to do. No torch here: the command line takes its defaults from this module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from frspec_cli.decoding.options import METHODS, TreeConfig, refuse_unused
+from frspec_cli.errors import UsageError, option
+
+BASELINE = "transformers"
+"""The arm that is not a method of ours: transformers' own `generate`."""
+_TREE = TreeConfig()
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What is measured; the result records it.
+
+    methods: in the order of the tables.
+    ks: subset sizes for frspec; () for the subset's own.
+    depth, beam, nodes: the draft tree.
+    context_slots: spare draft rows for tokens of the text that the subset lacks (frspec only).
+    max_new_tokens: the most tokens of a text.
+    ignore_eos: decode past the end of sequence, so that every method does equal work.
+    """
+
+    methods: tuple[str, ...] = ("ar", "eagle", "frspec")
+    ks: tuple[int, ...] = ()
+    depth: int = _TREE.depth
+    beam: int = _TREE.beam
+    nodes: int = _TREE.nodes
+    context_slots: int = 0
+    max_new_tokens: int = 64
+    ignore_eos: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        unknown = [method for method in self.methods if method not in (*METHODS, BASELINE)]
+        if unknown:
+            raise UsageError(
+                f"{option('methods')} names {unknown[0]}, which is not one of {', '.join((*METHODS, BASELINE))}."
+            )
+        for name, values in (("methods", self.methods), ("k", self.ks)):
+            if len(set(values)) < len(values):
+                raise UsageError(f"{option(name)} names one value twice.")
+        refuse_unused(self.methods, k=self.ks, context_slots=self.context_slots)
+
+    @property
+    def tree(self) -> TreeConfig:
+        """The draft tree."""
+        return TreeConfig(depth=self.depth, beam=self.beam, nodes=self.nodes)
+
+
+@dataclass(frozen=True)
+class ProfileOptions(BenchOptions):
+    """What is profiled: as `BenchOptions`; every text is decoded past the end of sequence."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if BASELINE in self.methods:
+            raise UsageError(
+                f"a profile looks into cycles, and {BASELINE} has none: leave it out of {option('methods')}."
+            )

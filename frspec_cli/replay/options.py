@@ -1,0 +1,62 @@
+"""What `replay` is asked to do. No torch here: the command line takes its defaults from this module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from frspec_cli.decoding.options import TreeConfig, refuse_unused
+from frspec_cli.errors import UsageError, option
+
+METHODS = ("eagle", "frspec")
+PROMPT_NEW_TOKENS = 64
+"""How many tokens the target answers to a prompt if nothing else is asked for."""
+
+
+@dataclass(frozen=True)
+class ReplayOptions:
+    """What is replayed; the result records it.
+
+    methods: eagle (the full LM head), frspec (a subset's rows).
+    ks: subset sizes for frspec; () for the subset's own.
+    trees: the draft trees.
+    max_new_tokens: no cycle begins once an answer has this many tokens; None for all of a recorded answer, and for
+        `PROMPT_NEW_TOKENS` of a prompt's.
+    held_out: of recorded answers, only those that `train-draft` never trains on.
+    limit: use the first N answers or prompts; None for all.
+    ignore_eos: answer prompts past the end of sequence.
+    """
+
+    methods: tuple[str, ...] = METHODS
+    ks: tuple[int, ...] = ()
+    trees: tuple[TreeConfig, ...] = (TreeConfig(),)
+    max_new_tokens: int | None = None
+    held_out: bool = False
+    limit: int | None = None
+    ignore_eos: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        unknown = [method for method in self.methods if method not in METHODS]
+        if unknown:
+            raise UsageError(f"a replay is of {' and '.join(METHODS)}, not of {unknown[0]}.")
+        refuse_unused(self.methods, k=self.ks)
+        for name, values in (("methods", self.methods), ("k", self.ks), ("tree", self.trees)):
+            if len(set(values)) < len(values):
+                raise UsageError(f"{option(name)} names one value twice.")
+
+    @property
+    def deepest(self) -> int:
+        """Levels of the deepest tree."""
+        return max(tree.depth for tree in self.trees)
+
+
+def parse_tree(text: str) -> TreeConfig:
+    """The tree that `DEPTH,BEAM,NODES` names. Raises `UsageError` if it is not three such numbers."""
+    try:
+        depth, beam, nodes = map(int, text.split(","))
+        return TreeConfig(depth=depth, beam=beam, nodes=nodes)
+    except (ValueError, UsageError):
+        raise UsageError(
+            f"{option('tree')} {text} is not a tree.",
+            hint="Give depth, beam and nodes (at least 1,1,2), such as 5,4,16.",
+        ) from None
