@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frspec_cli.errors import FrspecError, UsageError
+from frspec_cli.models.eos import eos_ids
 from frspec_cli.models.lm_head import LmHead, lm_head_of
 from frspec_cli.models.locate import locate_model
 
@@ -65,14 +66,10 @@ class Target:
     @cached_property
     def eos_ids(self) -> tuple[int, ...]:
         """Every id that ends a text: generation config, config and tokenizer, sorted."""
-        found: set[int] = set()
-        for value in (
-            self.model.generation_config.eos_token_id,
-            getattr(self.config, "eos_token_id", None),
-            self.processor.eos_token_id,
-        ):
-            found.update([value] if isinstance(value, int) else value or [])
-        return tuple(sorted(index for index in found if index < self.rows))
+        declared = eos_ids(
+            self.model.generation_config.to_dict(), self.model.config.to_dict(), self.processor.eos_token_id
+        )
+        return tuple(index for index in declared if index < self.rows)
 
     @property
     def is_chat(self) -> bool:

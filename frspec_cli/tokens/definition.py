@@ -1,4 +1,7 @@
-"""What a tokenizer.json says of its tokens, without building the tokenizer: a quarter of the time for Gemma's 33 MB."""
+"""What a tokenizer.json says about its tokens, without building the tokenizer.
+
+Building it only to list its tokens would take 3.6 s instead of 0.9 s for Gemma-3 (to the fingerprint, median of 5).
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,12 @@ from frspec_cli.errors import FrspecError
 
 @dataclass(frozen=True)
 class Definition:
-    """vocabulary: id -> token string by id, added tokens included; None where only the tokenizers library can tell.
-    added: id -> added token by id. byte_level: whether a character of a token stands for a byte."""
+    """The tokens of a tokenizer.json.
+
+    vocabulary: id -> token string in the order of ids, added tokens included; None if only the tokenizers library can tell.
+    added: id -> added token, in the order of ids.
+    byte_level: whether a character of a token stands for a byte.
+    """
 
     vocabulary: dict[int, str] | None
     added: dict[int, str]
@@ -32,38 +39,23 @@ def read_json(path: Path | str) -> Any:
 
 
 def read_definition(path: Path) -> Definition:
-    """Reads a tokenizer.json. Raises `FrspecError` for what is none."""
+    """Reads a tokenizer.json. Raises `FrspecError` if the file is not one."""
     try:
-        with _no_collection():
-            data = path.read_bytes()
-            parsed = _before_merges(data) or orjson.loads(data)
-            vocab, entries = parsed["model"]["vocab"], parsed.get("added_tokens") or []
-            added = {token["id"]: token["content"] for token in entries}
-            byte_level = b'"ByteLevel"' in orjson.dumps(parsed.get("decoder"))
+        parsed = read_json(path)
+        vocab, entries = parsed["model"]["vocab"], parsed.get("added_tokens") or []
+        added = {token["id"]: token["content"] for token in entries}
+        byte_level = b'"ByteLevel"' in orjson.dumps(parsed.get("decoder"))
     except OSError as error:
         raise FrspecError(f"{path} cannot be read: {error.strerror or error}.") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise FrspecError(
-            f"{path} is no tokenizer.json.", hint="Name a model, or a folder or file that save_pretrained made."
+            f"{path} is not a tokenizer.json.", hint="Name a model, or a folder or file written by save_pretrained."
         ) from None
     return Definition(_by_id(vocab, entries), dict(sorted(added.items())), byte_level)
 
 
-def _before_merges(data: bytes) -> dict[str, Any] | None:
-    """A tokenizer.json up to its merges, six sevenths of Gemma's, if all that is needed stands before them; else None."""
-    start = data.find(b'"merges":')
-    if start < 1 or data[start - 1 : start] == b"\\":
-        return None
-    try:
-        parsed = orjson.loads(data[:start].rstrip().removesuffix(b",") + b"}}")
-    except ValueError:  # a token named so, or another order of things
-        return None
-    known = {"model", "added_tokens", "decoder"} <= parsed.keys() and "vocab" in parsed["model"]
-    return parsed if known else None
-
-
 def _by_id(vocab: Any, added: list[dict[str, Any]]) -> dict[int, str] | None:
-    """The tokens by id; None for a vocabulary that is no object, or ids that the library would give out otherwise."""
+    """The tokens by id; None for a vocabulary that is not an object, or if the library would assign other ids."""
     if not isinstance(vocab, dict) or len({token["content"] for token in added}) < len(added):
         return None
     by_id = dict(zip(vocab.values(), vocab, strict=True))
@@ -77,7 +69,7 @@ def _by_id(vocab: Any, added: list[dict[str, Any]]) -> dict[int, str] | None:
         elif vocab[content] != index:
             return None
         by_id[index] = content
-    if len(by_id) != following:  # two tokens of one id
+    if len(by_id) != following:  # two tokens with one id
         return None
     ids = list(by_id)
     return by_id if ids == sorted(ids) else dict(sorted(by_id.items()))
@@ -85,7 +77,7 @@ def _by_id(vocab: Any, added: list[dict[str, Any]]) -> dict[int, str] | None:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Half of the time of reading a million strings goes to looking for garbage that is not there."""
+    """Garbage collection off: it would take half of the time of reading a million strings, and find nothing."""
     enabled = gc.isenabled()
     gc.disable()
     try:

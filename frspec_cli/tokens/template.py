@@ -1,4 +1,4 @@
-"""A chat template, rendered as the model's makers do it (sandboxed Jinja), and the token that ends a turn in it."""
+"""Chat templates, rendered as transformers does (sandboxed Jinja), and the token that ends a turn."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from frspec_cli.errors import FrspecError
-from frspec_cli.tokens.tokenizer import LoadedTokenizer
+from frspec_cli.tokens.tokenizer import LoadedTokenizer, token_text
 
 _PROBE = "frspec probes here"
 
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A template's source and what it refers to. turn_end: (token, id) that ends an assistant's turn, or None."""
+    """A template and what it refers to.
+
+    source: Jinja.
+    turn_end: (token, id) that ends an assistant turn, or None.
+    """
 
     source: str
     bos_token: str = ""
@@ -25,9 +29,9 @@ class ChatTemplate:
     turn_end: tuple[str, int] | None = None
 
     def render(self, messages: Sequence[dict[str, str]], *, generate: bool) -> str:
-        """The conversation as text. generate: with the prompt for the assistant's next turn.
+        """The conversation as text. Raises `FrspecError` if the template refuses the messages.
 
-        Raises `FrspecError` where the template refuses the messages.
+        generate: add the prompt for the assistant's next turn.
         """
         import jinja2
 
@@ -39,30 +43,26 @@ class ChatTemplate:
 
 
 def chat_template(tokenizer: LoadedTokenizer) -> ChatTemplate | None:
-    """The tokenizer's chat template, its turn end found by a probe; None where it has none."""
+    """The tokenizer's chat template, its turn end found by rendering a probe; None if it has no template."""
     if not tokenizer.chat_templates:
         return None
     config = tokenizer.beside("tokenizer_config.json")
-    bos, eos = (_content(config.get(name)) for name in ("bos_token", "eos_token"))
+    bos, eos = (token_text(config.get(name)) for name in ("bos_token", "eos_token"))
     template = ChatTemplate(tokenizer.chat_templates[0], bos, eos)
     return replace(template, turn_end=_turn_end(template, tokenizer))
 
 
 def end_of_turn(tokenizer: LoadedTokenizer) -> int | None:
-    """The id that ends an assistant's turn: the template's, else the end of sequence; None where there is neither."""
+    """The id that ends an assistant turn: the template's, else the end of sequence; None if there is neither."""
     template = chat_template(tokenizer)
     if template is not None and template.turn_end is not None:
         return template.turn_end[1]
-    eos = _content(tokenizer.beside("tokenizer_config.json").get("eos_token"))
+    eos = token_text(tokenizer.beside("tokenizer_config.json").get("eos_token"))
     return tokenizer.id_of(eos) if eos else next(iter(tokenizer.eos_ids), None)
 
 
-def _content(token: Any) -> str:
-    return (token.get("content") if isinstance(token, dict) else token) or ""
-
-
 def _turn_end(template: ChatTemplate, tokenizer: LoadedTokenizer) -> tuple[str, int] | None:
-    """The first added token behind an assistant's text."""
+    """The first added token after an assistant's text."""
     try:
         text = template.render([_turn("user", "hello"), _turn("assistant", _PROBE)], generate=False)
     except FrspecError:
@@ -71,8 +71,8 @@ def _turn_end(template: ChatTemplate, tokenizer: LoadedTokenizer) -> tuple[str, 
     if _PROBE not in text or not added:
         return None
     names = "|".join(re.escape(name) for name in sorted(added, key=len, reverse=True))
-    found = re.search(names, text.split(_PROBE)[-1])
-    return (found[0], added[found[0]]) if found else None
+    match = re.search(names, text.split(_PROBE)[-1])
+    return (match[0], added[match[0]]) if match else None
 
 
 def _turn(role: str, content: str) -> dict[str, str]:

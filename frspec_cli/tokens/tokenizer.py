@@ -1,4 +1,4 @@
-"""A tokenizer as frspec uses it: the tokenizer.json as it lies on disk, its fingerprint, the bytes of its tokens.
+"""A tokenizer as frspec uses it: the tokenizer.json as it is on disk, its fingerprint, the bytes of its tokens.
 
 The reference encoder is `tokenizers.Tokenizer` from that file, never AutoTokenizer, which rewrites some. Special
 strings inside a text are ordinary text (`encode_special_tokens`), and no special token is added.
@@ -18,6 +18,7 @@ import numpy as np
 
 from frspec_cli import storage
 from frspec_cli.errors import FrspecError
+from frspec_cli.models.eos import eos_ids
 from frspec_cli.models.locate import locate_tokenizer
 from frspec_cli.tokens.definition import Definition, read_definition
 
@@ -27,9 +28,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoadedTokenizer:
-    """A tokenizer.json, with what lies beside it (tokenizer_config, config, generation_config, chat template).
+    """A tokenizer.json, with the files beside it (tokenizer_config, config, generation_config, chat template).
 
-    reference: what the user named. path: the tokenizer.json. definition: what it says of its tokens.
+    reference: what the user named.
+    path: the tokenizer.json.
+    definition: what the file says about its tokens.
     """
 
     reference: str
@@ -38,13 +41,13 @@ class LoadedTokenizer:
 
     @cached_property
     def backend(self) -> tokenizers.Tokenizer:
-        """The reference encoder, built when it is first needed. Raises `FrspecError` where the library refuses the file."""
+        """The reference encoder, built when it is first needed. Raises `FrspecError` if the library refuses the file."""
         import tokenizers
 
         try:
             backend = tokenizers.Tokenizer.from_file(str(self.path))
         except Exception as error:  # the library raises bare Exception for a file that it cannot parse
-            raise FrspecError(f"{self.path} is no tokenizer that the tokenizers library can read: {error}.") from None
+            raise FrspecError(f"the tokenizers library cannot read {self.path}: {error}.") from None
         backend.encode_special_tokens = True
         backend.no_truncation()
         backend.no_padding()
@@ -52,7 +55,7 @@ class LoadedTokenizer:
 
     @cached_property
     def vocabulary(self) -> dict[int, str]:
-        """id -> token string as the file has it, added tokens included, in the order of ids (which may have holes)."""
+        """id -> token string as in the file, added tokens included, in the order of ids (which may have holes)."""
         if self.definition.vocabulary is not None:
             return self.definition.vocabulary
         by_id = sorted(self.backend.get_vocab(with_added_tokens=True).items(), key=itemgetter(1))
@@ -82,7 +85,7 @@ class LoadedTokenizer:
         return {index: token.content for index, token in sorted(self.backend.get_added_tokens_decoder().items())}
 
     def id_of(self, token: str) -> int | None:
-        """The id of a token string; None where there is none."""
+        """The id of a token string, or None."""
         return self._ids.get(token)
 
     @cached_property
@@ -106,14 +109,14 @@ class LoadedTokenizer:
 
     @cached_property
     def byte_token_ids(self) -> tuple[int, ...]:
-        """Ids of SentencePiece's byte tokens `<0xNN>`; () where bytes are spelled by characters (byte-level BPE)."""
+        """Ids of SentencePiece's byte tokens `<0xNN>`; () if bytes are spelled as characters (byte-level BPE)."""
         if self.definition.byte_level:
             return ()
         ids = map(self.id_of, _BYTE_TOKENS)
         return tuple(sorted(index for index in ids if index is not None))
 
     def beside(self, name: str) -> dict[str, Any]:
-        """The JSON object in a file beside the tokenizer.json; {} where there is none."""
+        """The JSON object in a file beside the tokenizer.json; {} if there is no such file."""
         file = self.path.with_name(name)
         return storage.read_json(file) if file.is_file() else {}
 
@@ -121,27 +124,22 @@ class LoadedTokenizer:
     def chat_templates(self) -> tuple[str, ...]:
         """Every chat template's source (Jinja); () for a base model."""
         file = self.path.with_name("chat_template.jinja")
-        found = [file.read_text()] if file.is_file() else []
+        own = [file.read_text(encoding="utf-8")] if file.is_file() else []
         configured = self.beside("tokenizer_config.json").get("chat_template") or []
-        named = [{"template": configured}] if isinstance(configured, str) else configured
-        return tuple(found + [entry["template"] for entry in named])
+        entries = [{"template": configured}] if isinstance(configured, str) else configured
+        return tuple(own + [entry["template"] for entry in entries])
 
     @cached_property
     def eos_ids(self) -> tuple[int, ...]:
-        """Every end-of-sequence id that generation_config, config and tokenizer_config name, sorted."""
-        found: set[int] = set()
-        for name in ("generation_config.json", "config.json"):
-            config = self.beside(name)
-            value = config.get("eos_token_id", config.get("text_config", {}).get("eos_token_id"))
-            found.update([value] if isinstance(value, int) else value or [])
-        token = self.beside("tokenizer_config.json").get("eos_token")
-        content = token.get("content") if isinstance(token, dict) else token
-        index = self.id_of(content) if content else None
-        return tuple(sorted(found | ({index} if index is not None else set())))
+        """Every id that generation_config, config or tokenizer_config names as end of sequence, sorted."""
+        token = token_text(self.beside("tokenizer_config.json").get("eos_token"))
+        return eos_ids(
+            self.beside("generation_config.json"), self.beside("config.json"), self.id_of(token) if token else None
+        )
 
     @cached_property
     def forced_candidates(self) -> dict[int, str]:
-        """id -> why a subset keeps it whatever its count, by id: `eos`, `template` or `byte`.
+        """id -> why a subset keeps it whatever its count (`eos`, `template` or `byte`), in the order of ids.
 
         Every EOS id; added tokens, not white space, that occur in a chat template; SentencePiece byte tokens. A token
         that ends a turn is one of the first two. Reserved tokens are never forced.
@@ -155,7 +153,7 @@ class LoadedTokenizer:
 
     @cached_property
     def model_rows(self) -> int | None:
-        """Rows of the model's embedding, from a config.json beside the tokenizer; None where no model is known."""
+        """Rows of the model's embedding, from a config.json beside the tokenizer; None if there is none."""
         config = self.beside("config.json")
         return config.get("vocab_size", config.get("text_config", {}).get("vocab_size"))
 
@@ -172,9 +170,14 @@ class LoadedTokenizer:
 
 
 def load_tokenizer(name: str) -> LoadedTokenizer:
-    """Loads what `name` means (see `locate_tokenizer`). Raises `FrspecError` when the file is no tokenizer."""
+    """Loads what `name` means (see `locate_tokenizer`). Raises `FrspecError` if the file is not a tokenizer."""
     path = locate_tokenizer(name)
     return LoadedTokenizer(reference=name, path=path, definition=read_definition(path))
+
+
+def token_text(token: Any) -> str:
+    """A token's text as tokenizer_config.json gives it: a string, an object with its content, or null."""
+    return (token.get("content") if isinstance(token, dict) else token) or ""
 
 
 def _byte_characters() -> dict[str, int]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -116,3 +118,16 @@ def test_without_a_template_contents_and_the_end_of_sequence_count(tmp_path: Pat
 def test_records_of_all_shapes(record: dict, reason: str | None) -> None:
     found = record_document(record, 1, SHARD, Fields(assistant_only=True))
     assert (found.reason if isinstance(found, Skipped) else None) == reason
+
+
+def test_a_template_file_is_read_as_utf8_whatever_the_locale(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
+    (tmp_path / "chat_template.jinja").write_text("\u00fcber {{ messages }}", encoding="utf-8")
+    code = (
+        "import sys; from frspec_cli.tokens.tokenizer import load_tokenizer; "
+        "sys.stdout.buffer.write(load_tokenizer(sys.argv[1]).chat_templates[0].encode())"
+    )
+    # The warning is raised wherever a text is read in the locale's encoding.
+    flags = ["-X", "warn_default_encoding", "-W", "error::EncodingWarning"]
+    run = subprocess.run([sys.executable, *flags, "-c", code, str(tmp_path)], capture_output=True, check=False)
+    assert (run.returncode, run.stdout.decode()) == (0, "\u00fcber {{ messages }}"), run.stderr.decode()

@@ -58,8 +58,8 @@ def test_the_library_is_not_asked_where_the_file_says_it_all(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"model": 3}', '{"model": {"vocab": {}}, "added_tokens": [1]}'])
-def test_what_is_no_tokenizer_is_told(content: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_tokenizer_is_refused(content: str, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text(content)
-    with pytest.raises(FrspecError, match=r"is no tokenizer\.json"):
+    with pytest.raises(FrspecError, match=r"is not a tokenizer\.json"):
         load_tokenizer(str(path))
