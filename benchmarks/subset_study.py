@@ -37,8 +37,9 @@ from frspec_cli.models.target import Target, load_target
 from frspec_cli.replay.cycles import replay
 from frspec_cli.resume import RunFolder, run_folder
 from frspec_cli.statistics import difference, ratio
-from frspec_cli.subsets.build import Builder, Recipe
+from frspec_cli.subsets.build import Builder
 from frspec_cli.subsets.mix import NamedTable
+from frspec_cli.subsets.recipe import Recipe
 from frspec_cli.tokens.tokenizer import LoadedTokenizer, load_tokenizer
 from frspec_cli.training.features import FeatureStore
 

@@ -19,7 +19,7 @@ _PUBLIC = {
     "Generation": "frspec_cli.decoding.engine",
     "NamedTable": "frspec_cli.subsets.mix",
     "Pipeline": "frspec_cli.decoding.pipeline",
-    "Recipe": "frspec_cli.subsets.build",
+    "Recipe": "frspec_cli.subsets.recipe",
     "Sampling": "frspec_cli.decoding.sampling",
     "TreeConfig": "frspec_cli.decoding.tree",
     "Target": "frspec_cli.models.target",

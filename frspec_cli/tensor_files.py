@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from frspec_cli.errors import FrspecError
@@ -22,6 +22,16 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         return load_file(path)
     except FileNotFoundError:
         raise FrspecError(f"there is no file {path}.") from None
+    except (SafetensorError, OSError) as error:
+        raise FrspecError(f"{path} is not a readable safetensors file: {error}.") from None
+
+
+def safetensors_shapes(path: Path | str) -> dict[str, dict[str, Any]]:
+    """name -> {"shape", "dtype"} of each tensor, from the file's header alone. Raises `FrspecError` if it is damaged."""
+    try:
+        with safe_open(path, framework="np") as file:
+            slices = {name: file.get_slice(name) for name in sorted(file.keys())}
+            return {name: {"shape": each.get_shape(), "dtype": str(each.get_dtype())} for name, each in slices.items()}
     except (SafetensorError, OSError) as error:
         raise FrspecError(f"{path} is not a readable safetensors file: {error}.") from None
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from frspec_cli import outputs
 from frspec_cli.cli import options
 from frspec_cli.cli.output import Output
-from frspec_cli.errors import FrspecError, UsageError
+from frspec_cli.errors import UsageError
+from frspec_cli.subsets.recipe import Recipe
 
 if TYPE_CHECKING:
-    from frspec_cli.subsets.build import Builder, Recipe
-    from frspec_cli.subsets.mix import NamedTable
-    from frspec_cli.tokens.tokenizer import LoadedTokenizer
+    from frspec_cli.subsets.build import Builder
+    from frspec_cli.subsets.subset import VocabularySubset
 
 
 def command(
@@ -45,15 +45,15 @@ def command(
         typer.Option(metavar="SCRIPT=N", help="Keep the N most frequent tokens of a script: cjk, or Unicode's name."),
     ] = None,
     vocab_rows: Annotated[
-        int | None, typer.Option(help="Rows of the model's embedding, where only a tokenizer is known.")
+        int | None, typer.Option(help="Rows of the model's embedding, if only a tokenizer is known.")
     ] = None,
     forced: Annotated[
         str, typer.Option(help="What is kept whatever its count: all (end, template and byte tokens), eos, or none.")
-    ] = "all",
+    ] = Recipe.forced,
     force_id: Annotated[list[int] | None, typer.Option(help="Keep this token id too; may be repeated.")] = None,
     pad: Annotated[
-        bool, typer.Option("--pad", help="Fill up with unseen tokens by id where too few were seen.")
-    ] = False,
+        bool, typer.Option("--pad", help="Fill up with unseen tokens by id if too few were seen.")
+    ] = Recipe.pad,
     formats: Annotated[
         list[str] | None, typer.Option("--format", help="Also write it as sglang, eagle3, ... (see export-vocab).")
     ] = None,
@@ -64,14 +64,28 @@ def command(
 
     The first rows of a large subset are the smaller one, so one file serves all sizes (except with --script-budget).
     """
-    _check(k or [], coverage, forced, formats or [], model, tokenizer)
-    recipe = _recipe(mix or [], script_budget or [], forced, force_id or [], pad, vocab_rows)
+    _check(k or [], coverage, formats or [], model, tokenizer)
+    recipe = Recipe(
+        weights=_weights(mix or []),
+        budgets=_budgets(script_budget or []),
+        forced=forced,
+        force_ids=tuple(sorted(set(force_id or []))),
+        pad=pad,
+        vocabulary_rows=vocab_rows,
+    )
     paths = _checked_paths(out, sorted(set(k or [0])), [*counts, model, tokenizer], formats or [])
     output = Output(as_json=as_json, quiet=quiet, out=Path(next(iter(paths.values()))))
-    builder = _builder(counts, model or tokenizer, recipe, output)
-    if not k:
-        paths = {builder.smallest_covering(coverage or 1.0): paths[0]}
-    _write(builder, paths, formats or [], output)
+
+    from frspec_cli.subsets.build import load_builder
+
+    builder = load_builder(counts, recipe, tokenizer=model or tokenizer, warn=output.warn)
+    if builder.evidence.left_out:
+        output.say(f"left out, since --mix gives them no weight: {', '.join(builder.evidence.left_out)}")
+    if coverage is not None:
+        paths = {builder.smallest_covering(coverage): paths[0]}
+    subsets = {size: builder.subset(size) for size in paths}  # all are chosen before the first is written
+    rows = [_write(builder, subset, paths[size], formats or [], output) for size, subset in subsets.items()]
+    _show(output, builder, rows)
 
 
 def _checked_paths(out: str, ks: list[int], inputs: list[Path | str | None], formats: list[str]) -> dict[int, str]:
@@ -88,86 +102,48 @@ def _checked_paths(out: str, ks: list[int], inputs: list[Path | str | None], for
     return paths
 
 
-def _check(
-    ks: list[int], coverage: float | None, forced: str, formats: list[str], model: str | None, tokenizer: str | None
-) -> None:
-    from frspec_cli.subsets.build import FORCED_KINDS, is_share
+def _check(ks: list[int], coverage: float | None, formats: list[str], model: str | None, tokenizer: str | None) -> None:
     from frspec_cli.subsets.formats import WRITERS
 
     if (coverage is None) == (not ks):
         raise UsageError("give either --k or --coverage.")
-    if coverage is not None and not is_share(coverage):
-        raise UsageError(f"--coverage {coverage} is no share: it must be above 0 and at most 1, such as 0.98.")
-    if any(each < 1 for each in ks):
-        raise UsageError("--k must be at least 1.")
-    if forced not in FORCED_KINDS:
-        raise UsageError(f"--forced {forced} is none of {', '.join(FORCED_KINDS)}.")
-    if unknown := [each for each in formats if each not in WRITERS]:
+    if unknown := [name for name in formats if name not in WRITERS]:
         raise UsageError(f"--format {unknown[0]} is none of {', '.join(WRITERS)}.")
     if model and tokenizer:
         raise UsageError("give --model or --tokenizer, not both: a model brings its tokenizer.")
 
 
-def _recipe(
-    mix: list[str], budgets: list[str], forced: str, force_ids: list[int], pad: bool, vocab_rows: int | None
-) -> Recipe:
-    from frspec_cli.subsets.build import Recipe
-
-    return Recipe(
-        weights=_weights(mix),
-        budgets=_budgets(budgets),
-        forced=forced,
-        force_ids=tuple(sorted(set(force_ids))),
-        pad=pad,
-        vocabulary_rows=vocab_rows,
-    )
-
-
-def _builder(counts: list[Path], tokenizer: str | None, recipe: Recipe, output: Output) -> Builder:
-    from frspec_cli.subsets.build import Builder
-    from frspec_cli.subsets.mix import NamedTable
-
-    tables = [NamedTable.read(path) for path in counts]
-    builder = Builder(tables, _tokenizer(tables, tokenizer), recipe, warn=output.warn)
-    if builder.evidence.left_out:
-        output.say(f"left out, since --mix gives them no weight: {', '.join(builder.evidence.left_out)}")
-    return builder
-
-
-def _write(builder: Builder, paths: dict[int, str], formats: list[str], output: Output) -> None:
+def _write(builder: Builder, subset: VocabularySubset, path: str, formats: list[str], output: Output) -> dict[str, Any]:
+    """Writes one subset, in other formats too. Returns its entry in --json."""
     from frspec_cli.subsets.exporting import export_subset
     from frspec_cli.subsets.formats import WRITERS
 
-    subsets = {each: builder.subset(each) for each in paths}  # all are chosen before the first is written
-    rows = []
-    for each, subset in subsets.items():
-        subset.write(paths[each])
-        row = {"out": paths[each], "k": each, "forced": subset.forced}
-        row |= {name: subset.metadata[name] for name in ("padded", "coverage", "held_out", "sha256")}
-        if builder.recipe.budgets:
-            row["budgets"] = builder.budget_effects(each)
-        if formats:
-            stem = paths[each].removesuffix(".parquet")
-            exports = [export_subset(subset, name, stem + WRITERS[name].suffix) for name in formats]
-            row["exports"] = [export.out for export in exports]
-            for warning in dict.fromkeys(text for export in exports for text in export.warnings):
-                output.warn(warning)
-        rows.append(row)
-        if subset.metadata["padded"]:
-            output.warn(f"{subset.metadata['padded']} of the {each} tokens were never seen; they fill up by id.")
-    _show(output, builder, rows)
+    subset.write(path)
+    row: dict[str, Any] = {"out": path, "k": subset.k, "forced": subset.forced}
+    row |= {name: subset.metadata[name] for name in ("padded", "coverage", "held_out", "sha256")}
+    if builder.recipe.budgets:
+        row["budgets"] = builder.budget_effects(subset.k)
+    if formats:
+        stem = path.removesuffix(".parquet")
+        exports = [export_subset(subset, name, stem + WRITERS[name].suffix) for name in formats]
+        row["exports"] = [export.out for export in exports]
+        for warning in dict.fromkeys(text for export in exports for text in export.warnings):
+            output.warn(warning)
+    if row["padded"]:
+        output.warn(f"{row['padded']} of the {subset.k} tokens were never seen; they fill up by id.")
+    return row
 
 
 def _show(output: Output, builder: Builder, rows: list[dict]) -> None:
     kinds = list(builder.forced.values())
-    named = ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds))) or "none"
-    output.say(f"forced in: {named}" + (f" (ids {', '.join(map(str, _few(builder)))})" if kinds else ""))
+    numbers = ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds))) or "none"
+    output.say(f"forced in: {numbers}" + (f" (ids {_some_ids(builder)})" if kinds else ""))
     table = []
     for row in rows:
         interval = row["held_out"]
         held_out = f"{interval['value']:.2%} ({interval['low']:.2%} to {interval['high']:.2%})" if interval else "-"
-        numbers = [f"{row[name]:,}" for name in ("k", "forced", "padded")]
-        table.append([row["out"], *numbers, f"{row['coverage']:.2%}", held_out])
+        sizes = [f"{row[name]:,}" for name in ("k", "forced", "padded")]
+        table.append([row["out"], *sizes, f"{row['coverage']:.2%}", held_out])
     output.table("", ["subset", "k", "forced", "padded", "covers", "held out by fold (95 %)"], table)
     effects = [[f"{row['k']:,}", *_effect(each)] for row in rows for each in row.get("budgets", [])]
     if effects:
@@ -182,24 +158,9 @@ def _effect(effect: dict) -> list[str]:
     return [effect["script"], f"{effect['rows']:,}", f"{effect['tokens']:,}", *shares]
 
 
-def _few(builder: Builder, most: int = 12) -> list[int | str]:
-    named = [index for index, kind in builder.forced.items() if kind != "byte"]
-    return [*named[:most], *(["..."] if len(named) > most else [])]
-
-
-def _tokenizer(tables: list[NamedTable], name: str | None) -> LoadedTokenizer:
-    from frspec_cli.tokens.tokenizer import load_tokenizer
-
-    if name is not None:
-        return load_tokenizer(name)
-    recorded = tables[0].table.metadata["tokenizer"]["reference"]
-    try:
-        return load_tokenizer(recorded)
-    except FrspecError as error:
-        raise FrspecError(
-            f"the tokenizer that counted {tables[0].name}, {recorded}, cannot be loaded: {error.message}",
-            hint="Say where it is with --tokenizer, or --model.",
-        ) from None
+def _some_ids(builder: Builder, most: int = 12) -> str:
+    ids = [str(index) for index, kind in builder.forced.items() if kind != "byte"]
+    return ", ".join([*ids[:most], *(["..."] if len(ids) > most else [])])
 
 
 def _weights(pairs: list[str]) -> dict[str, float]:
@@ -209,9 +170,7 @@ def _weights(pairs: list[str]) -> dict[str, float]:
         try:
             weights[name] = float(value)
         except ValueError:
-            weights[name] = 0.0
-        if not 0 < weights[name] < float("inf"):
-            raise UsageError(f"--mix {pair}: the weight must be above 0.", hint="To leave a source out, don't name it.")
+            raise UsageError(f"--mix {pair}: the weight must be above 0.") from None
     if len(weights) < len(pairs):
         raise UsageError("--mix names one source twice.")
     return weights
@@ -223,7 +182,7 @@ def _budgets(pairs: list[str]) -> dict[str, int]:
     budgets = {}
     for pair in pairs:
         name, value = _split("--script-budget", pair)
-        if not value.isdecimal() or int(value) < 1:
+        if not value.isdecimal():
             raise UsageError(f"--script-budget {pair}: the number of tokens must be a whole number above 0.")
         budgets[check_name(name)] = int(value)
     if len(budgets) < len(pairs):

@@ -59,7 +59,7 @@ def command(
         if show:
             value["tokens"].append({**name, "k": ks[-1], **_show_tokens(output, session, evaluation, ks[-1], show)})
     if plot is not None:
-        plot_curves(plot, curves(evaluations), unit="tokens", marks=sorted(set(k or [])))
+        plot_curves(plot, curves(evaluations), marks=sorted(set(k or [])))
         value["plot"] = str(plot)
     output.result(value, f"wrote {plot}" if plot else f"{len(value['rows'])} rows")
 

@@ -13,12 +13,13 @@ from frspec_cli.cli.output import Output
 
 def command(
     path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="A table, subset, head, answers, result, or a peer's vocabulary.")
+        Path,
+        typer.Argument(metavar="PATH", help="A table, subset, head, answers, result, or another project's vocabulary."),
     ],
     as_json: options.AsJson = False,
 ) -> None:
-    """Say what a file or folder is: any artifact of frspec or of its peers, told by what it holds."""
-    from frspec_cli.subsets.describe import describe
+    """Say what a file or folder is: any artifact of frspec or of other projects, recognised by what it holds."""
+    from frspec_cli.inspection import describe
 
     output = Output(as_json=as_json)
     value = describe(path)
@@ -43,8 +44,8 @@ def _show(output: Output, name: str, value: Any, depth: int) -> None:
             output.data(f"{indent}  ... and {len(value) - most} more")
     elif isinstance(value, list) and value and isinstance(value[0], dict):
         if {"id", "token"} == value[0].keys():
-            named = ", ".join(f"{each['id']} {each['token']!r}" for each in value)
-            output.data(f"{indent}{name}: {named}")
+            tokens = ", ".join(f"{each['id']} {each['token']!r}" for each in value)
+            output.data(f"{indent}{name}: {tokens}")
         else:
             for index, each in enumerate(value[:most]):
                 _show(output, f"{name} {index + 1}", each, depth)

@@ -9,9 +9,9 @@ import torch
 
 from frspec_cli import storage
 from frspec_cli.errors import FrspecError
+from frspec_cli.heads.config import detect_layout
 from frspec_cli.models.locate import HUB_ID, download_snapshot
-from frspec_cli.subsets.describe import head_layout, tensor_shapes
-from frspec_cli.tensor_files import load_torch, read_safetensors
+from frspec_cli.tensor_files import load_torch, read_safetensors, safetensors_shapes
 
 WEIGHTS = "model.safetensors"
 HEAD = "a folder that holds a draft head and nothing else"
@@ -44,7 +44,7 @@ def holds_only_head(folder: Path) -> bool:
     if not {file.name for file in folder.iterdir()} <= {"config.json", WEIGHTS, "README.md"}:
         return False
     try:
-        return head_layout(read_config(folder), tensor_shapes(folder / WEIGHTS)) is not None
+        return detect_layout(read_config(folder), safetensors_shapes(folder / WEIGHTS)) is not None
     except (FrspecError, OSError):
         return False
 

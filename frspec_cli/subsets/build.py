@@ -2,65 +2,49 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from frspec_cli import storage
 from frspec_cli.counting.table import FOLDS
-from frspec_cli.errors import FrspecError
+from frspec_cli.errors import FrspecError, UsageError, option
 from frspec_cli.statistics import Interval, jackknife
 from frspec_cli.subsets import choose, mix
 from frspec_cli.subsets.choose import Budget, Choice, Ranking
+from frspec_cli.subsets.recipe import FORCED_KINDS, Recipe
 from frspec_cli.subsets.scripts import Scripts
 from frspec_cli.subsets.subset import VocabularySubset
 from frspec_cli.subsets.tokenizer_check import check_table
-from frspec_cli.tokens.tokenizer import LoadedTokenizer
-
-FORCED_KINDS = {"all": ("eos", "template", "byte"), "eos": ("eos",), "none": ()}
+from frspec_cli.tokens.tokenizer import LoadedTokenizer, load_tokenizer
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How a subset is chosen from tables; written into it, so that a held-out check can repeat it.
+def load_builder(
+    paths: Sequence[Path],
+    recipe: Recipe,
+    *,
+    tokenizer: str | None = None,
+    warn: Callable[[str], None] = lambda text: None,
+) -> Builder:
+    """Opens the tables. tokenizer: the name of a tokenizer or model, in place of the one recorded in the first table.
 
-    weights: --mix. budgets: --script-budget, script -> rows. forced: a key of FORCED_KINDS. force_ids: --force-id.
-    pad: fill by id. vocabulary_rows: of the model; None where only the tokenizer is known.
+    Raises `FrspecError` as reading, loading and `Builder` do.
     """
-
-    weights: Mapping[str, float] = field(default_factory=dict)
-    budgets: Mapping[str, int] = field(default_factory=dict)
-    forced: str = "all"
-    force_ids: tuple[int, ...] = ()
-    pad: bool = False
-    vocabulary_rows: int | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """What goes into a subset's metadata."""
-        return {
-            "mix": dict(self.weights),
-            "script_budgets": dict(self.budgets),
-            "forced": self.forced,
-            "force_ids": list(self.force_ids),
-            "pad": self.pad,
-            "vocabulary_rows": self.vocabulary_rows,
-        }
-
-    @staticmethod
-    def from_json(value: Mapping[str, Any]) -> Recipe:
-        """The recipe in a subset's metadata."""
-        return Recipe(
-            weights=value["mix"],
-            budgets=value["script_budgets"],
-            forced=value["forced"],
-            force_ids=tuple(value["force_ids"]),
-            pad=value["pad"],
-            vocabulary_rows=value["vocabulary_rows"],
-        )
+    tables = [mix.NamedTable.read(path) for path in paths]
+    if tokenizer is not None:
+        return Builder(tables, load_tokenizer(tokenizer), recipe, warn=warn)
+    recorded = tables[0].table.metadata["tokenizer"]["reference"]
+    try:
+        loaded = load_tokenizer(recorded)
+    except FrspecError as error:
+        raise FrspecError(
+            f"the tokenizer that counted {tables[0].name}, {recorded}, cannot be loaded: {error.message}",
+            hint=f"Say where it is with {option('tokenizer')}, or {option('model')}.",
+        ) from None
+    return Builder(tables, loaded, recipe, warn=warn)
 
 
 class Builder:
@@ -74,7 +58,10 @@ class Builder:
         *,
         warn: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """Raises `FrspecError` for tables that don't belong together or to the tokenizer, and for ids out of range."""
+        """Raises `FrspecError` for tables that do not belong together or to the tokenizer, and for ids out of range.
+
+        warn: called with a sentence if the tokenizer is another file than the one that counted.
+        """
         self.tables, self.tokenizer, self.recipe = tables, tokenizer, recipe
         self.evidence = mix.gather(tables, recipe.weights)
         check_table(tables[0].table, tokenizer, name=tables[0].name, warn=warn)
@@ -86,7 +73,6 @@ class Builder:
         self.allowed[[index for index in tokenizer.vocabulary if index < self.rows]] = True
         self.forced = self._forced()
         self.counted = int(self.counted_by_fold.sum())
-
         self._rankings: dict[int | None, Ranking] = {}
 
     def ranking(self, *, without_fold: int | None = None) -> Ranking:
@@ -99,13 +85,13 @@ class Builder:
         return self._rankings[without_fold]
 
     def choose(self, k: int, *, without_fold: int | None = None) -> Choice:
-        """The k ids. A held-out ranking may be a little short of tokens, and is then filled by id."""
+        """The k ids. A held-out ranking may be a little short of tokens and is then filled up by id."""
         pad = self.recipe.pad or without_fold is not None
         budgets = self._budgets(without_fold)
         return choose.choose(self.ranking(without_fold=without_fold), k, budgets=budgets, pad=pad)
 
     def held_out(self, k: int) -> Interval | None:
-        """What k ids ranked by nine folds cover of the tenth, over all ten; None if fewer than two hold text."""
+        """What k ids ranked by nine folds cover of the tenth, over all ten; None if fewer than two folds hold text."""
         if (self.by_fold.sum(axis=1) > 0).sum() < 2:
             return None
         covered = np.zeros(FOLDS)
@@ -138,29 +124,34 @@ class Builder:
         return VocabularySubset(ids, self.tokenizer.tokens_bytes(ids.tolist()), counts, choice.reasons, metadata)
 
     def budget_effects(self, k: int) -> list[dict[str, Any]]:
-        """For each script budget: how much of the text in that script k ids cover, with the budgets and without.
+        """For each script budget: what share of the text in that script k ids cover, with the budgets and without.
 
-        Held out by fold; the shares are None where fewer than two folds hold text.
+        Held out by fold; the shares are None if fewer than two folds hold text.
         """
-        tokens = {name: np.zeros(FOLDS) for name in self.recipe.budgets}
-        covered = {name: np.zeros((2, FOLDS)) for name in self.recipe.budgets}
+        tokens = {script: np.zeros(FOLDS) for script in self.recipe.budgets}
+        covered = {script: np.zeros((2, FOLDS)) for script in self.recipe.budgets}  # with the budgets, by frequency
         for fold in range(FOLDS):
-            subsets = [self.choose(k, without_fold=fold).token_ids, self.ranking(without_fold=fold).token_ids[:k]]
-            parts = {name: _fit(part[fold], self.rows) for name, part in self.evidence.parts.items()}
-            for name in self.recipe.budgets:
-                scores = self._scripts.scores(name, parts)
-                tokens[name][fold] = scores.sum()
-                covered[name][:, fold] = [scores[ids].sum() for ids in subsets]
+            by_frequency = self.ranking(without_fold=fold).token_ids[:k]
+            choices = [self.choose(k, without_fold=fold).token_ids, by_frequency]
+            for script, scores in self._script_scores([fold]).items():
+                tokens[script][fold] = scores.sum()
+                covered[script][:, fold] = [scores[ids].sum() for ids in choices]
         effects = []
-        for name, rows in self.recipe.budgets.items():
-            total = tokens[name].sum()
-            both = covered[name].sum(axis=1) / total if (tokens[name] > 0).sum() > 1 else (None, None)
-            shares = {"coverage": both[0], "by_frequency": both[1]}
-            effects.append({"script": name, "rows": rows, "tokens": int(total), **shares})
+        for script, rows in self.recipe.budgets.items():
+            shares: list[Any] = [None, None]
+            if (tokens[script] > 0).sum() > 1:
+                shares = list(covered[script].sum(axis=1) / tokens[script].sum())
+            numbers = {"rows": rows, "tokens": int(tokens[script].sum())}
+            effects.append({"script": script, **numbers, "coverage": shares[0], "by_frequency": shares[1]})
         return effects
 
     def smallest_covering(self, target: float) -> int:
-        """The smallest k that covers `target` (0..1) of what was counted."""
+        """The smallest k that covers `target` (0..1) of what was counted.
+
+        Raises `UsageError` if the target is not a share, `FrspecError` if no k covers it.
+        """
+        if not 0 < target <= 1:
+            raise UsageError(f"{option('coverage')} {target:g} must be above 0 and at most 1, such as 0.98.")
         ranking = self.ranking()
         total = int(ranking.counts.sum())
         # Ids past the model's rows were counted but cannot be covered: the target is a share of everything counted.
@@ -184,16 +175,22 @@ class Builder:
         forced = {index: kind for index, kind in candidates.items() if kind in kinds and index < self.rows}
         for index in self.recipe.force_ids:
             if index >= self.rows or index not in self.tokenizer.vocabulary:
-                raise FrspecError(f"--force-id {index} is no token of {self.tokenizer.reference} with a model row.")
+                raise FrspecError(
+                    f"{option('force_id')} {index} is not a token of {self.tokenizer.reference} with a row in the model."
+                )
             forced[index] = "option"
         return dict(sorted(forced.items()))
 
     def _budgets(self, without_fold: int | None) -> list[Budget]:
+        scores = self._script_scores([fold for fold in range(FOLDS) if fold != without_fold])
+        return [Budget(script, rows, scores[script]) for script, rows in self.recipe.budgets.items()]
+
+    def _script_scores(self, folds: Sequence[int]) -> dict[str, np.ndarray]:
+        """script -> int64 [rows], each token's count in the text of that script in the given folds; only budgets' ones."""
         if not self.recipe.budgets:
-            return []
-        folds = [fold for fold in range(FOLDS) if fold != without_fold]
+            return {}
         parts = {name: _fit(part[folds].sum(axis=0), self.rows) for name, part in self.evidence.parts.items()}
-        return [Budget(name, rows, self._scripts.scores(name, parts)) for name, rows in self.recipe.budgets.items()]
+        return {script: self._scripts.scores(script, parts) for script in self.recipe.budgets}
 
     @cached_property
     def _scripts(self) -> Scripts:
@@ -202,12 +199,12 @@ class Builder:
     def _origin(self) -> dict[str, Any]:
         tables = [
             {
-                "name": named.name,
-                "sha256": named.sha256,
-                "documents": named.table.metadata.get("documents"),
-                "sources": {source: int(named.table.counts[source].sum()) for source in named.table.sources},
+                "name": entry.name,
+                "sha256": entry.sha256,
+                "documents": entry.table.metadata.get("documents"),
+                "sources": {source: int(entry.table.counts[source].sum()) for source in entry.table.sources},
             }
-            for named in self.tables
+            for entry in self.tables
         ]
         unit = f"1/{mix.MIX_UNITS} of the mix" if self.evidence.weights else "tokens"
         return {"tables": tables, "recipe": self.recipe.as_json(), "count_unit": unit}
@@ -220,13 +217,8 @@ def _fit(counts: np.ndarray, rows: int) -> np.ndarray:
     return np.pad(kept, [(0, 0)] * (kept.ndim - 1) + [(0, missing)]) if missing else kept
 
 
-def is_share(value: float) -> bool:
-    """Whether a number can be a coverage: above 0, at most 1."""
-    return math.isfinite(value) and 0 < value <= 1
-
-
 def output_paths(out: str, ks: Collection[int]) -> dict[int, str]:
-    """k -> where its subset goes: `out` itself for one k, `out/subset-<k>.parquet` for several."""
+    """k -> the path of its subset: `out` itself for one k, `out/subset-<k>.parquet` for several."""
     if len(ks) == 1:
         return dict.fromkeys(ks, out)
     return {k: f"{out.rstrip('/')}/subset-{k}.parquet" for k in ks}

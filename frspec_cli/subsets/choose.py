@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from frspec_cli.counting.ranking import rank_by_count
-from frspec_cli.errors import FrspecError, option
+from frspec_cli.errors import FrspecError, UsageError, option
 from frspec_cli.subsets.subset import REASONS
 
 FORCED, BUDGET, FREQUENCY = (REASONS.index(reason) for reason in ("forced", "budget", "frequency"))
@@ -111,6 +111,8 @@ def smallest_covering(ranking: Ranking, target: float) -> int:
 
 
 def _check_size(ranking: Ranking, k: int, pad: bool) -> None:
+    if k < 1:
+        raise UsageError(f"{option('k')} must be at least 1.")
     if k > len(ranking.token_ids):
         raise FrspecError(f"k {k} is larger than the vocabulary, which has {len(ranking.token_ids)} usable tokens.")
     if k < ranking.forced:

@@ -9,10 +9,11 @@ import numpy as np
 
 from frspec_cli.counting.table import FOLDS
 from frspec_cli.errors import FrspecError
-from frspec_cli.subsets.build import Builder, Recipe
+from frspec_cli.subsets.build import Builder
 from frspec_cli.subsets.choose import FORCED
 from frspec_cli.subsets.coverage import CoverageRow, Curve, coverage_rows, curve, most_frequent_lost, rarest_kept
 from frspec_cli.subsets.mix import NamedTable
+from frspec_cli.subsets.recipe import Recipe
 from frspec_cli.subsets.scripts import Scripts
 from frspec_cli.subsets.subset import VocabularySubset
 from frspec_cli.tokens.tokenizer import LoadedTokenizer

@@ -73,8 +73,8 @@ def check_export(to: str, out: Path | str, inputs: Iterable[Path | str | None]) 
 
     Raises `FrspecError` if it would write over something else, `UsageError` for an unknown format.
     """
-    if _writer(to).suffix == ".speculators":  # the one format that is a folder
-        for name in ("d2t.npy", "t2d.npy"):
+    if files := _writer(to).folder_files:
+        for name in files:
             outputs.check(f"{out}/{name}", inputs=inputs)
         return Path(os.path.expanduser(out))
     path = outputs.check(out, inputs=inputs)

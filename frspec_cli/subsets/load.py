@@ -1,4 +1,4 @@
-"""Loads a subset for a model: is it of this tokenizer, are its ids rows of this model, how much of it is wanted."""
+"""Loads a subset for a model: checks its tokenizer and the model's rows, and cuts it to the size that is wanted."""
 
 from __future__ import annotations
 
@@ -24,10 +24,13 @@ def load_subset(
 ) -> VocabularySubset:
     """Reads a subset and checks it against the tokenizer and the model that will use it.
 
-    A foreign file (FR-Spec's .pt and the like) is imported on the way, for which the tokenizer must be given.
-    k: use the first k rows only. warn: called with a sentence where the fingerprints differ and every id means the
-    same bytes all the same. Raises `FrspecError` for another tokenizer's subset, for ids past the model's rows, and as
-    `VocabularySubset.read` and `prefix` do.
+    path: a subset, or a foreign file (FR-Spec's .pt and the like), which is imported on the way.
+    tokenizer: of the model; a foreign file needs it.
+    model_rows: rows of the model's embedding.
+    k: use the first k rows only.
+    warn: called with a sentence if the fingerprints differ and every id means the same bytes in both.
+    Raises `FrspecError` for another tokenizer's subset, for ids past the model's rows, and as `VocabularySubset.read` and
+    `prefix` do.
     """
     subset = _read(path, tokenizer, model_rows, warn)
     if k is not None:

@@ -1,4 +1,4 @@
-"""Coverage against k as a picture: log axis, one line a corpus (or a source), 95 % bands."""
+"""Coverage against k as a picture: log axis, one line per table (or source), 95 % bands."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from frspec_cli import storage
 from frspec_cli.errors import FrspecError
 from frspec_cli.subsets.coverage import Curve
 
-# Colours that stay apart for the colour-blind (Okabe and Ito's, dark ones first). In grey some look alike, so every line
-# has dashes of its own, too; 7 colours and 5 dashes give 35 pairs before one comes again.
+# Colours that the colour-blind can tell apart (Okabe and Ito's, dark ones first). In grey some look alike, so every line
+# has dashes of its own, too; 7 colours and 5 dashes give 35 pairs before one repeats.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#555555")
 _DASHES = ("solid", (0, (6, 2)), (0, (1.2, 1.2)), (0, (7, 2, 1.2, 2)), (0, (2.5, 1.2)))
 # Text that journals take (no Type 3 fonts), and equal bytes for equal curves.
@@ -20,18 +20,19 @@ _STYLE: Any = {"pdf.fonttype": 42, "svg.hashsalt": "frspec", "font.size": 9, "le
 
 
 def check_picture(path: Path | str) -> str:
-    """The format that a picture's name means. Raises `FrspecError` for a name that means none, or without matplotlib."""
+    """The format that a picture's suffix names. Raises `FrspecError` for an unsupported one, or without matplotlib."""
     suffix = Path(path).suffix.lower().lstrip(".")
     if suffix not in ("png", "pdf", "svg"):
-        raise FrspecError(f"{path} is no picture that can be drawn.", hint="Name it .png, .pdf or .svg.")
+        raise FrspecError(f"{path} is not a supported image format.", hint="Name it .png, .pdf or .svg.")
     if find_spec("matplotlib") is None:
         raise FrspecError("drawing needs matplotlib.", hint="pip install 'frspec[plot]'")
     return suffix
 
 
-def plot_curves(path: Path | str, curves: Sequence[Curve], *, unit: str, marks: Sequence[int] = ()) -> None:
-    """Writes a picture (.png, .pdf or .svg by name). unit: what is covered. marks: values of k to point out.
+def plot_curves(path: Path | str, curves: Sequence[Curve], *, marks: Sequence[int] = ()) -> None:
+    """Writes a picture (.png, .pdf or .svg by name).
 
+    marks: values of k to point out.
     Raises `FrspecError` as `check_picture` does.
     """
     suffix = check_picture(path)
@@ -43,15 +44,13 @@ def plot_curves(path: Path | str, curves: Sequence[Curve], *, unit: str, marks: 
     with mpl.rc_context(_STYLE):
         figure, axes = plt.subplots(figsize=(7.0, 3.6), layout="constrained")
         try:
-            _save(path, suffix, figure, axes, curves, unit, marks)
+            _save(path, suffix, figure, axes, curves, marks)
         finally:
             plt.close(figure)
 
 
-def _save(
-    path: Path | str, suffix: str, figure: Any, axes: Any, curves: Sequence[Curve], unit: str, marks: Any
-) -> None:
-    _draw(axes, curves, unit, marks)
+def _save(path: Path | str, suffix: str, figure: Any, axes: Any, curves: Sequence[Curve], marks: Sequence[int]) -> None:
+    _draw(axes, curves, marks)
     if len(curves) > 1:  # beside the axes: inside it would hide a line sooner or later
         figure.legend(loc="outside right center", frameon=False, handlelength=3.4, title="bands: 95 %")
     save_figure(path, suffix, figure, dpi=300)
@@ -64,7 +63,7 @@ def save_figure(path: Path | str, suffix: str, figure: Any, *, dpi: int) -> None
         figure.savefig(temporary, format=suffix, dpi=dpi, metadata=metadata)
 
 
-def _draw(axes: Any, curves: Sequence[Curve], unit: str, marks: Sequence[int]) -> None:
+def _draw(axes: Any, curves: Sequence[Curve], marks: Sequence[int]) -> None:
     lowest = min(float(each.value.min()) for each in curves)
     for index, each in enumerate(curves):
         colour, dash = _COLOURS[index % len(_COLOURS)], _DASHES[index % len(_DASHES)]
@@ -84,6 +83,6 @@ def _draw(axes: Any, curves: Sequence[Curve], unit: str, marks: Sequence[int]) -
     axes.set_xlim(first, last)
     axes.set_ylim(max(0.0, lowest * 100 - 2), 100.5)
     axes.set_xlabel("tokens in the subset, k")
-    axes.set_ylabel(f"{unit} covered (%)")
+    axes.set_ylabel("tokens covered (%)")
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)

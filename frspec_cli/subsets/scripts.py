@@ -1,15 +1,15 @@
 """Which script a token is written in.
 
-A token's script is that of its first letter (or, without a letter, of its first mark: Indic vowel signs). `cjk` stands
-for Han, Hiragana, Katakana, Hangul and Bopomofo; every other name is Unicode's own. A token without either is `none`,
-one that is no whole UTF-8 is `partial`: it belongs to a script by the company that it keeps.
+A token's script is that of its first letter or mark (Indic vowel signs are marks). `cjk` stands for Han, Hiragana,
+Katakana, Hangul and Bopomofo; every other name is Unicode's own. A token without a letter or mark is `none`. One whose
+bytes are not whole UTF-8 is `partial`: its count is attributed to scripts by context, source by source.
 """
 
 from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -33,7 +33,7 @@ _UNSCRIPTED = regex.compile(r"[\p{Script=Common}\p{Script=Inherited}\p{Script=Un
 
 
 def check_name(name: str) -> str:
-    """A script's name as Unicode spells it, or `cjk`. Raises `UsageError` naming the nearest ones for anything else."""
+    """A script's name as Unicode spells it, or `cjk`. Raises `UsageError` with the nearest names for anything else."""
     if name.lower() == "cjk":
         return "cjk"
     for known in NAMES:
@@ -71,31 +71,42 @@ def _letter_script(character: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _possible_scripts(content: bytes) -> frozenset[str] | None:
-    """The scripts that a partial token can be a piece of; None where its bytes do not say (continuation bytes only)."""
-    whole = content.decode(errors="ignore")
-    if known := frozenset(filter(None, map(_letter_script, whole))):
-        return known
+    """The scripts that a partial token can be a piece of; None if its bytes do not tell (continuation bytes only)."""
+    whole_characters = content.decode(errors="ignore")
+    return _scripts_of(whole_characters) or _scripts_of(map(chr, _cut_off_character(content))) or None
+
+
+def _scripts_of(characters: Iterable[str]) -> frozenset[str]:
+    return frozenset(filter(None, map(_letter_script, characters)))
+
+
+def _cut_off_character(content: bytes) -> range:
+    """The code points that a character whose end is cut off can have; empty if no such character ends the bytes.
+
+    Characters of four bytes are not looked at: their first byte alone says too little.
+    """
     start = max((index for index, byte in enumerate(content) if byte >= 0xC2), default=None)
     if start is None or content[start] > 0xEF:
-        return None
-    prefix = content[start:]
-    length = 2 if prefix[0] < 0xE0 else 3
-    if len(prefix) >= length:  # the last character is whole and no letter: what is cut off is the first one's head
-        return None
-    shift = 6 * (length - 1)
-    first = (prefix[0] & (0x1F if length == 2 else 0x0F)) << shift
-    for byte in prefix[1:]:
-        shift -= 6
-        first |= (byte & 0x3F) << shift
-    points = (point for point in range(first, first + (1 << shift)) if not 0xD800 <= point < 0xE000)
-    return frozenset(filter(None, (_letter_script(chr(point)) for point in points))) or None
+        return range(0)
+    lead, *rest = content[start:]
+    length = 2 if lead < 0xE0 else 3
+    missing = length - 1 - len(rest)
+    if missing <= 0:  # the last character is whole and not a letter: the cut is at the front
+        return range(0)
+    known_bits = lead & (0x1F if length == 2 else 0x0F)
+    for byte in rest:
+        known_bits = (known_bits << 6) | (byte & 0x3F)
+    shortest = 0x80 if length == 2 else 0x800  # below it UTF-8 needs fewer bytes
+    return range(max(known_bits << (6 * missing), shortest), (known_bits + 1) << (6 * missing))
 
 
 @dataclass(frozen=True)
 class Scripts:
     """The script of every token of a vocabulary.
 
-    tokens: id -> bytes, for partial tokens only. codes: int16 [rows], indices of `names`.
+    codes: int16 [rows], indices of `names`.
+    names: of the scripts.
+    tokens: id -> bytes, for partial tokens only.
     """
 
     codes: np.ndarray
@@ -104,32 +115,31 @@ class Scripts:
 
     @staticmethod
     def of(tokenizer: LoadedTokenizer, rows: int) -> Scripts:
-        """Every row's script; ids that the tokenizer does not have are `none`."""
+        """Every row's script; rows without a token are `none`."""
         names = (NONE, PARTIAL, OTHER, *NAMES)
         index = {name: code for code, name in enumerate(names)}
         codes = np.zeros(rows, dtype=np.int16)
         ids = [token_id for token_id in tokenizer.vocabulary if token_id < rows]
         contents = tokenizer.tokens_bytes(ids)
-        found = [script_of(content) for content in contents]
-        codes[ids] = [index[script] for script in found]
-        partial = {i: content for i, content, script in zip(ids, contents, found, strict=True) if script == PARTIAL}
+        scripts = [script_of(content) for content in contents]
+        codes[ids] = [index[script] for script in scripts]
+        partial = {i: content for i, content, script in zip(ids, contents, scripts, strict=True) if script == PARTIAL}
         return Scripts(codes, names, partial)
 
     def mask(self, name: str) -> np.ndarray:
         """bool [rows]: the tokens of a script, or of the scripts of `cjk`."""
-        wanted = [self.names.index(each) for each in (CJK if name == "cjk" else (name,)) if each in self.names]
-        return np.isin(self.codes, wanted)
+        codes = [self.names.index(each) for each in _group(name) if each in self.names]
+        return np.isin(self.codes, codes)
 
     def scores(self, name: str, parts: Mapping[str, np.ndarray]) -> np.ndarray:
         """int64 [rows]: each token's count in text of the script.
 
-        parts: source -> int64 [rows] counts. A whole token of the script has its count. A partial token has, of its
-        count in each source, the share that the script holds there among the scripts that it can be a piece of.
+        parts: source -> int64 [rows] counts.
+        A whole token of the script scores its count. A partial token scores, of its count in each source, the share that
+        the script has there among the scripts that the token can be a piece of.
         """
-        mine = self.mask(name)
-        total = sum(parts.values())
-        scores = np.where(mine, total, 0)
-        group = set(CJK if name == "cjk" else (name,))
+        scores = np.where(self.mask(name), sum(parts.values()), 0)
+        group = set(_group(name))
         for possible, ids in self._partial_groups().items():
             if possible is not None and not (possible & group):
                 continue
@@ -149,5 +159,9 @@ class Scripts:
         by_code = np.bincount(self.codes, weights=counts, minlength=len(self.names))
         names: Sequence[str] = sorted(possible) if possible is not None else NAMES[1:]
         everything = sum(by_code[self.names.index(each)] for each in names if each in self.names)
-        mine = sum(by_code[self.names.index(each)] for each in names if each in group and each in self.names)
-        return float(mine / everything) if everything else 0.0
+        of_group = sum(by_code[self.names.index(each)] for each in names if each in group and each in self.names)
+        return float(of_group / everything) if everything else 0.0
+
+
+def _group(name: str) -> tuple[str, ...]:
+    return CJK if name == "cjk" else (name,)

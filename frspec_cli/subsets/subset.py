@@ -1,7 +1,7 @@
 """The vocabulary subset: the k token ids that the draft may propose, in rank order, in a parquet file.
 
 Columns `rank:int32, token_id:int32, token:binary, count:int64, reason:dictionary (forced | budget | frequency)`. Forced
-ids stand first (by -count, id), then the others by (-count, id): for every k not below the number forced, the first k
+ids come first (by -count, id), then the others by (-count, id): for every k not below the number forced, the first k
 rows are what `build-vocab` gives for that k, so one file serves all sizes.
 """
 
@@ -17,7 +17,7 @@ import pyarrow as pa
 from frspec_cli import storage
 from frspec_cli.counting.columns import binaries, column, numbers, strings, values
 from frspec_cli.counting.parquet import read_parquet, write_parquet
-from frspec_cli.errors import FrspecError
+from frspec_cli.errors import FrspecError, option
 
 REASONS = ("forced", "budget", "frequency")
 _SCHEMA = pa.schema(
@@ -35,9 +35,12 @@ _SCHEMA = pa.schema(
 class VocabularySubset:
     """Token ids in rank order.
 
-    token_ids: int32 [k], unique. tokens: the bytes of each. counts: int64 [k]. reasons: int8 [k], indices of REASONS.
-    metadata: what the `frspec` key of the parquet file holds, less `schema`. Keys that every subset has: `tokenizer`
-    (as in a frequency table), `vocabulary_rows`, `origin`, `coverage` (or None), `nested`, `padded`, `sha256`.
+    token_ids: int32 [k], unique.
+    tokens: the bytes of each.
+    counts: int64 [k].
+    reasons: int8 [k], indices of REASONS.
+    metadata: what the `frspec` key of the parquet file holds, less `schema`. Every subset has `tokenizer` (as in a frequency
+        table), `vocabulary_rows`, `k`, `origin`, `coverage` and `held_out` (or None), `nested`, `padded`, `sha256`.
     """
 
     token_ids: np.ndarray
@@ -53,7 +56,7 @@ class VocabularySubset:
 
     @property
     def forced(self) -> int:
-        """How many of them stand first because they are forced."""
+        """Number of forced tokens; they come first."""
         return int((self.reasons == REASONS.index("forced")).sum())
 
     @property
@@ -64,16 +67,16 @@ class VocabularySubset:
     def prefix(self, k: int) -> VocabularySubset:
         """The first k rows: the subset that `build-vocab --k` gives for that k.
 
-        Raises `FrspecError` when k is above the file's, below the number forced, or the file is not nested.
+        Raises `FrspecError` if k is above the file's or below the number forced, or if the file is not nested.
         """
         if k == self.k:
             return self
         if not self.metadata.get("nested", True):
             raise self._not_nested(k)
         if k > self.k:
-            raise FrspecError(f"--k {k} is more than the {self.k} tokens of this subset.")
+            raise FrspecError(f"{option('k')} {k} is more than the {self.k} tokens of this subset.")
         if k < max(1, self.forced):
-            raise FrspecError(f"--k {k} is less than the {self.forced} tokens that this subset forces in.")
+            raise FrspecError(f"{option('k')} {k} is less than the {self.forced} tokens that this subset forces in.")
         ids = self.token_ids[:k]
         # Unseen tokens come last, so cutting takes them first. Shares were measured for the larger k: none are known here.
         padded = max(0, self.metadata.get("padded", 0) - (self.k - k))
@@ -90,10 +93,10 @@ class VocabularySubset:
         if "imported" in self.metadata["origin"]:
             return FrspecError(
                 f"this subset was imported from a list by id, so its first {k} rows are not the most frequent ones.",
-                hint="Import it again with --counts TABLE, which ranks its ids.",
+                hint=f"Import it again with {option('counts')} TABLE, which ranks its ids.",
             )
         return FrspecError(
-            f"this subset was made with script budgets, so its first {k} rows are no subset of their own.",
+            f"this subset was made with script budgets, so its first {k} rows are not a subset of their own.",
             hint=f"Build that size: frspec build-vocab COUNTS --k {k} --script-budget ... --out PATH",
         )
 
@@ -110,12 +113,12 @@ class VocabularySubset:
 
     @staticmethod
     def read(path: Path | str) -> VocabularySubset:
-        """Reads a subset. Raises `FrspecError` when the file is missing, broken, no subset, or damaged."""
+        """Reads a subset. Raises `FrspecError` if the file is missing, broken, damaged, or not a subset."""
         make = "frspec build-vocab counts.parquet --k 32768 --out subset.parquet"
         table, metadata = read_parquet(path, _SCHEMA.names, "vocabulary subset", make=make)
         ids = numbers(table, "token_id")
         if storage.sha256_ids(ids) != metadata["sha256"]:
-            raise FrspecError(f"{path} is damaged: its ids do not have the sha256 that it names.")
+            raise FrspecError(f"{path} is damaged: its ids do not have the recorded sha256.")
         reasons = _reasons(table["reason"])
         return VocabularySubset(ids, table["token"].to_pylist(), numbers(table, "count"), reasons, metadata)
 
@@ -130,7 +133,7 @@ def _reasons(encoded: pa.ChunkedArray) -> np.ndarray:
 
 
 def show_token(content: bytes) -> str:
-    """A token's bytes as a person reads them: quoted text, or hex where they are no whole UTF-8."""
+    """A token's bytes as a person reads them: quoted text, or hex if they are not whole UTF-8."""
     try:
         return repr(content.decode())
     except UnicodeDecodeError:

@@ -7,8 +7,9 @@ import pytest
 
 from frspec_cli.counting.table import FOLDS
 from frspec_cli.errors import FrspecError
-from frspec_cli.subsets.build import Builder, Recipe
+from frspec_cli.subsets.build import Builder
 from frspec_cli.subsets.mix import MIX_UNITS, NamedTable, gather
+from frspec_cli.subsets.recipe import Recipe
 from frspec_cli.subsets.subset import VocabularySubset
 
 
@@ -53,7 +54,7 @@ def test_force_id_keeps_a_token_and_refuses_what_is_none(byte_level, make_table)
     table = make_table(byte_level, {"web": {65: 75, 66: 3}})
     builder = Builder([named(table)], byte_level, Recipe(forced="none", force_ids=(200,)))
     assert builder.subset(2).token_ids.tolist() == [200, 65]
-    with pytest.raises(FrspecError, match="--force-id 99999 is no token"):
+    with pytest.raises(FrspecError, match="force_id 99999 is not a token"):
         Builder([named(table)], byte_level, Recipe(force_ids=(99999,)))
 
 
@@ -83,7 +84,7 @@ def test_names_in_a_mix_must_be_known_plain_and_named_once(byte_level, make_tabl
     assert both.sum(axis=0)[65] == pytest.approx(MIX_UNITS)
     assert gather([one, two], {"two:web": 1, "one:code": 1}).left_out == ("one:web", "two:one")
     for weights, words in (
-        ({"books": 1}, "no table and no source; there are: code, one, two, web"),
+        ({"books": 1}, "neither a table nor a source; there are: code, one, two, web"),
         ({"one": 1}, "the name of a table and of a source"),
         ({"web": 1, "one:web": 1}, "names the source one:web twice"),
     ):

@@ -16,11 +16,12 @@ from frspec_cli.counting.table import FOLDS
 from frspec_cli.errors import FrspecError, UsageError
 from frspec_cli.statistics import jackknife
 from frspec_cli.subsets import scripts
-from frspec_cli.subsets.build import Builder, Recipe
+from frspec_cli.subsets.build import Builder
 from frspec_cli.subsets.coverage import coverage, coverage_rows, curve, most_frequent_lost, rarest_kept
 from frspec_cli.subsets.evaluation import Evaluation, evaluate
 from frspec_cli.subsets.mix import NamedTable
 from frspec_cli.subsets.plot import plot_curves
+from frspec_cli.subsets.recipe import Recipe
 from frspec_cli.subsets.scripts import Scripts, script_of
 from frspec_cli.tokens.tokenizer import load_tokenizer
 from tests.conftest import ROOT
@@ -89,6 +90,14 @@ def test_a_cut_character_could_be_of_its_own_script(character: str, cut: int) ->
         return
     possible = scripts._possible_scripts(piece)
     assert possible is None or whole in possible
+
+
+def test_the_first_byte_of_three_is_never_latin() -> None:
+    """E0 begins U+0800 to U+0FFF: below, UTF-8 is shorter, so the bytes cannot be a piece of a Latin letter."""
+    possible = scripts._possible_scripts(b"\xe0")
+    assert possible is not None
+    assert "Devanagari" in possible
+    assert not possible & {"Latin", "Greek", "Cyrillic"}
 
 
 def test_partial_tokens_come_along_with_the_text_that_they_stand_in(byte_level) -> None:
@@ -208,11 +217,11 @@ def test_curves_rise_to_what_the_subset_covers_and_can_be_drawn(byte_level, make
     assert (np.diff(line.value) >= 0).all()
     assert line.value[-1] == pytest.approx(subset.metadata["coverage"])
     for name in ("x.png", "y.png"):
-        plot_curves(tmp_path / name, [line], unit="tokens", marks=[150])
+        plot_curves(tmp_path / name, [line], marks=[150])
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "x.png").read_bytes() == (tmp_path / "y.png").read_bytes()
-    with pytest.raises(FrspecError, match="no picture"):
-        plot_curves(tmp_path / "x.jpeg", [line], unit="tokens")
+    with pytest.raises(FrspecError, match="not a supported image format"):
+        plot_curves(tmp_path / "x.jpeg", [line])
 
 
 def test_a_table_of_another_file_of_the_same_tokenizer_is_accepted(byte_level, make_table, tmp_path) -> None:

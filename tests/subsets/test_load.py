@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from frspec_cli.errors import FrspecError
-from frspec_cli.subsets.build import Builder, Recipe
+from frspec_cli.subsets.build import Builder
 from frspec_cli.subsets.load import load_subset
 from frspec_cli.subsets.mix import NamedTable
+from frspec_cli.subsets.recipe import Recipe
 from frspec_cli.subsets.subset import VocabularySubset
 from frspec_cli.tokens.tokenizer import load_tokenizer
 

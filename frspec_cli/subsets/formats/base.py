@@ -55,6 +55,7 @@ class Writer:
     order_is_fixed: whether that order is part of the format, so that the user cannot choose the other one.
     suffix: what `build-vocab --format` adds to the subset's name.
     holds_rows: whether the target's number of rows goes into the file.
+    folder_files: the names of the files if the format is a folder; empty if it is one file.
     warning: what the user of the file should know about this subset; "" if there is nothing.
     usage: (subset, out) -> the command line that uses the file; "" if there is none.
     """
@@ -64,6 +65,7 @@ class Writer:
     suffix: str
     order_is_fixed: bool = False
     holds_rows: bool = False
+    folder_files: tuple[str, ...] = ()
     warning: Callable[[VocabularySubset], str] = _nothing
     usage: Callable[[VocabularySubset, str], str] = _no_usage
 

@@ -24,6 +24,7 @@ from frspec_cli.subsets.formats.content import INSPECT, Content, load_numpy, ope
 from frspec_cli.subsets.formats.d2t import as_mask, entry, target_ids, to_map
 from frspec_cli.subsets.subset import VocabularySubset
 
+_PAIR = ("d2t.npy", "t2d.npy")
 _LIST_NAMES = {"torch": "fr-spec", "json": "json"}
 _ARRAY_NAMES = {"torch": "ids-pt", "numpy": "npy"}
 
@@ -173,10 +174,10 @@ def _write_pair(subset: VocabularySubset, ids: np.ndarray, rows: int, out: str) 
     if Path(out).is_file():
         raise FrspecError(f"{out} is a file, but speculators reads a folder with d2t.npy and t2d.npy.")
     d2t, t2d = to_map(ids, rows)
-    return {f"{out}/d2t.npy": numpy_bytes(d2t), f"{out}/t2d.npy": numpy_bytes(t2d)}
+    return {f"{out}/{name}": numpy_bytes(array) for name, array in zip(_PAIR, (d2t, t2d), strict=True)}
 
 
 WRITERS = {
     "eagle3": Writer(_write_map, "id", ".eagle3.pt", order_is_fixed=True, holds_rows=True),
-    "speculators": Writer(_write_pair, "id", ".speculators", order_is_fixed=True, holds_rows=True),
+    "speculators": Writer(_write_pair, "id", ".speculators", order_is_fixed=True, holds_rows=True, folder_files=_PAIR),
 }
