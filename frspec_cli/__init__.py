@@ -5,10 +5,13 @@ The public API in one screen; names are imported when first used (PEP 562), so t
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+TYPE_CHECKING = False  # typing is not imported for this: Ctrl-C is a sentence only once this file is through
+if TYPE_CHECKING:
+    from typing import Any
 
 __version__ = "0.1.0"
+INTERRUPTED = 130
+"""The exit code after Ctrl-C."""
 
 _PUBLIC = {
     "Builder": "frspec_cli.subsets.build",
@@ -37,6 +40,8 @@ __all__ = ["__version__", *_PUBLIC]
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
+        from importlib import import_module
+
         return getattr(import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

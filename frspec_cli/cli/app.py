@@ -1,6 +1,6 @@
 """The `frspec` command: it registers the commands and is the one place that turns known errors into sentences.
 
-Each command lives in a module of its own, parses, calls the library and shows the result; what is heavy (torch,
+Each command is in a module of its own: it parses, calls the library and shows the result. What is heavy (torch,
 transformers, datasets) is imported inside the command's function, so that `--help` stays quick.
 """
 
@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from frspec_cli import __version__
+from frspec_cli import INTERRUPTED, __version__
 from frspec_cli.cli import (
     bench,
     build_vocab,
@@ -66,41 +69,61 @@ def _root(
     pass
 
 
-# In the order of the work: count, choose, draft, decode, measure.
-app.command("count-freq")(count_freq.command)
-app.command("merge")(merge.command)
-app.command("build-vocab")(build_vocab.command)
-app.command("coverage")(coverage.command)
-app.command("export-vocab")(export_vocab.command)
-app.command("import-vocab")(import_vocab.command)
-app.command("inspect")(inspect.command)
-app.command("collect")(collect.command)
-app.command("train-draft")(train_draft.command)
-app.command("export-draft")(export_draft.command)
-app.command("generate")(generate.command)
-app.command("verify")(verify.command)
-app.command("bench")(bench.command)
-app.command("replay")(replay.command)
-app.command("profile")(profile.command)
-app.command("demo")(demo.command)
-app.command("fetch")(fetch.command)
-app.command("env")(env.command)
+_COMMANDS: dict[str, Callable[..., None]] = {  # in the order of the work: count, choose, draft, decode, measure
+    "count-freq": count_freq.command,
+    "merge": merge.command,
+    "build-vocab": build_vocab.command,
+    "coverage": coverage.command,
+    "export-vocab": export_vocab.command,
+    "import-vocab": import_vocab.command,
+    "inspect": inspect.command,
+    "collect": collect.command,
+    "train-draft": train_draft.command,
+    "export-draft": export_draft.command,
+    "generate": generate.command,
+    "verify": verify.command,
+    "bench": bench.command,
+    "replay": replay.command,
+    "profile": profile.command,
+    "demo": demo.command,
+    "fetch": fetch.command,
+    "env": env.command,
+}
+
+
+def _at_home(value: Any) -> Any:
+    """A command's argument with `~` expanded if it is a path: no shell does so in `--out=~/file`."""
+    if isinstance(value, list):
+        return [_at_home(each) for each in value]
+    return Path(os.path.expanduser(value)) if isinstance(value, Path) else value
+
+
+def _register(name: str, command: Callable[..., None]) -> None:
+    @app.command(name)
+    @wraps(command)
+    def run(**parameters: Any) -> None:
+        command(**{parameter: _at_home(value) for parameter, value in parameters.items()})
+
+
+for _name, _command in _COMMANDS.items():
+    _register(_name, _command)
 
 
 def main() -> None:
-    """Runs the command line; exit codes 0 fine, 1 a known failure, 2 usage, 3 a verification failed, 130 interrupted."""
+    """Runs the command line.
+
+    Exit codes: 0 fine, 1 a known failure (or the reader of stdout went away), 2 usage, 3 a verification failed,
+    130 interrupted.
+    """
     try:
         app()
     except FrspecError as error:
         _show(error)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        sys.exit(130)
-    except BrokenPipeError:
-        # The reader (head, less) went away: not an error of ours, and nothing more can be written.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # Typer turns Ctrl-C into this exit code, and says nothing
+            sys.stderr.write("interrupted\n")
+        raise
 
 
 def _show(error: FrspecError) -> None:
