@@ -228,6 +228,8 @@ COMMANDS = {
     "export-draft, a model": "export-draft {run}/head --to eagle -o {model}",
     "verify": "verify --model {model} --prompts {run}/prompts.jsonl -o {run}/prompts.jsonl",
     "bench": "bench --suite {run}/prompts.jsonl --model {model} -o {run}/prompts.jsonl",
+    "replay": "replay {run}/answers.jsonl --model {model} -o {run}/answers.jsonl",
+    "profile": "profile --suite {run}/prompts.jsonl --model {model} -o {run}/prompts.jsonl",
 }
 
 
