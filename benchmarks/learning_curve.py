@@ -2,8 +2,8 @@
 
     python -m benchmarks.learning_curve NAME=RUN.training[,NEXT.training...] ... [--out curve.png]
 
-A run that started from another's head (`train-draft --init`) is named behind it, and its tokens are counted on from
-there. Prints one line for each validation; --out also draws them (.png, .pdf, .svg).
+A run that started from another's head (`train-draft --init`) is named after it, and its tokens add to that run's. Prints
+one line for each validation; --out also draws them (.png, .pdf, .svg).
 """
 
 from __future__ import annotations
@@ -15,33 +15,36 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from frspec_cli.errors import FrspecError
+from frspec_cli.errors import FrspecError, as_flags
 from frspec_cli.subsets.plot import check_picture, save_figure
 
 
 @dataclass(frozen=True)
 class Line:
-    """One head's history: answered tokens seen (each pass counts) and the acceptance length there, validation by
-    validation."""
+    """One head's history, validation by validation.
+
+    tokens: answered tokens trained on so far (each pass counts).
+    lengths: the acceptance length there.
+    """
 
     name: str
     tokens: tuple[int, ...]
     lengths: tuple[float, ...]
 
 
-def read_line(named: str) -> Line:
-    """`named` is NAME=FOLDER,FOLDER...; raises `FrspecError` where a folder holds no validation."""
-    name, _, folders = named.rpartition("=")
-    seen, tokens, lengths = 0, [], []
+def read_line(argument: str) -> Line:
+    """The history that NAME=FOLDER,FOLDER... names. Raises `FrspecError` if a folder holds no validation."""
+    name, _, folders = argument.rpartition("=")
+    trained, tokens, lengths = 0, [], []
     for folder in folders.split(","):
         path = Path(folder) / "metrics.jsonl"
         if not path.is_file():
             raise FrspecError(f"{folder} holds no metrics.jsonl.", hint="Name the folder OUT.training of a training.")
-        for text in path.read_text().splitlines():
+        for text in path.read_text(encoding="utf-8").splitlines():
             record = json.loads(text)
-            seen += record.get("tokens", 0)
+            trained += record.get("tokens", 0)
             if "acceptance_length" in record:
-                tokens.append(seen)
+                tokens.append(trained)
                 lengths.append(record["acceptance_length"])
     if not tokens:
         raise FrspecError(f"{folders} holds no validation yet.", hint="See --validate-every of train-draft.")
@@ -79,11 +82,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.out is not None:
             check_picture(options.out)
-        lines = [read_line(named) for named in options.runs]
+        lines = [read_line(argument) for argument in options.runs]
         if options.out is not None:
             draw(options.out, lines)
     except FrspecError as error:
-        sys.stderr.write(f"error: {error.message}\n")
+        sys.stderr.write(f"error: {as_flags(error.message)}\n")
         return error.exit_code
     for line in lines:
         for tokens, length in zip(line.tokens, line.lengths, strict=True):

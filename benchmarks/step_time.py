@@ -2,9 +2,9 @@
 
     python -m benchmarks.step_time --model smollm2-135m --contexts 100,1000,4000 --out out/bench-cycle
 
-Same weights, dtype, prompt ids and number of tokens; the arms take turns in every round; each decodes one text unmeasured
-before. A step of plain decoding and of transformers is a token; of FR-Spec a cycle, which yields several. Ids are compared
-with plain decoding's, so that equal work is shown and not assumed.
+Same weights, dtype, prompt ids and number of tokens. The arms take turns in every round, after each has decoded one text
+unmeasured. A step of plain decoding and of transformers is a token; of FR-Spec a cycle, which yields several. Ids are
+compared with plain decoding's, so that equal work is shown and not assumed.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from typing import Any
 from frspec_cli import storage
 from frspec_cli.bench.baseline import ATTENTION, TransformersBaseline
 from frspec_cli.bench.demo import PROMPTS
+from frspec_cli.bench.measure import rotated
 from frspec_cli.bench.profile import time_text
 from frspec_cli.bench.untrained import NAME, with_untrained_head
 from frspec_cli.decoding.engine import Engine
 from frspec_cli.decoding.pipeline import Pipeline, load_pipeline
 from frspec_cli.decoding.tree import TreeConfig
 from frspec_cli.environment import environment
-from frspec_cli.errors import FrspecError, UsageError
+from frspec_cli.errors import FrspecError, UsageError, as_flags
 from frspec_cli.models.shipped import DEFAULT_K, DEFAULT_MODEL
 from frspec_cli.models.target import Target, load_target
 from frspec_cli.statistics import median, median_ratio
@@ -35,7 +36,11 @@ SCHEMA = 1
 
 @dataclass
 class Arm:
-    """One way to decode: (prompt ids, new tokens) -> (token ids, seconds of each step); and what it measured."""
+    """One way to decode.
+
+    decode: (prompt ids, new tokens) -> (token ids, seconds of each step).
+    rounds, texts: what it measured, round by round.
+    """
 
     decode: Callable[[Sequence[int], int], tuple[list[int], list[float]]]
     rounds: list[list[float]] = field(default_factory=list)
@@ -48,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         options = _parse(arguments)
         result = run(options)
     except FrspecError as error:
-        sys.stderr.write(f"error: {error.message}\n")
+        sys.stderr.write(f"error: {as_flags(error.message)}\n")
         return error.exit_code
     text = table(result)
     sys.stdout.write(text)
@@ -61,13 +66,13 @@ def main(arguments: list[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """The result: for each context and arm the median step, its interval, and the ratio to plain decoding's."""
     target = load_target(options.model, device=options.device, dtype=options.dtype)
-    parts = load_pipeline(target, draft=None if options.draft == NAME else options.draft, vocab=options.vocab)
+    pipeline = load_pipeline(target, draft=None if options.draft == NAME else options.draft, vocab=options.vocab)
     if options.draft == NAME:
-        parts = with_untrained_head(parts, k=options.k or DEFAULT_K, seed=options.seed)
-    shape = TreeConfig(depth=options.depth, beam=options.beam, nodes=options.nodes)
-    room = int(target.config.max_position_embeddings) - options.tokens
-    if max(options.contexts) > room:
-        raise FrspecError(f"a context of {max(options.contexts):,} does not fit: the model has room for {room:,}.")
+        pipeline = with_untrained_head(pipeline, k=options.k or DEFAULT_K, seed=options.seed)
+    tree = TreeConfig(depth=options.depth, beam=options.beam, nodes=options.nodes)
+    longest = int(target.config.max_position_embeddings) - options.tokens
+    if max(options.contexts) > longest:
+        raise FrspecError(f"a context of {max(options.contexts):,} does not fit: the model has room for {longest:,}.")
     return {
         "schema": SCHEMA,
         "environment": environment(),
@@ -75,14 +80,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         | {"dtype": str(target.dtype).removeprefix("torch."), "device": str(target.device)},
         "attention": {"frspec": "SDPA, grouped heads not expanded", "transformers": ATTENTION},
         "contexts": {
-            str(length): _measure(arms(parts, shape, options.k), context(target, length), options)
+            str(length): _measure(arms(pipeline, tree, options.k), context(target, length), options)
             for length in options.contexts
         },
     }
 
 
-def arms(parts: Pipeline, shape: TreeConfig, k: int | None) -> dict[str, Arm]:
-    """Plain decoding first, FR-Spec where a head and a subset are at hand, and transformers with both of its caches."""
+def arms(pipeline: Pipeline, tree: TreeConfig, k: int | None) -> dict[str, Arm]:
+    """Plain decoding first, FR-Spec if a head and a subset are available, and transformers with both of its caches."""
 
     def ours(engine: Engine) -> Arm:
         def decode(ids: Sequence[int], tokens: int) -> tuple[list[int], list[float]]:
@@ -98,34 +103,31 @@ def arms(parts: Pipeline, shape: TreeConfig, k: int | None) -> dict[str, Arm]:
 
         return Arm(decode)
 
-    found = {"ar": ours(parts.engine("ar", shape=shape))}
-    if parts.default_method() == "frspec":
-        found["frspec"] = ours(parts.engine("frspec", shape=shape, k=k))
+    by_name = {"ar": ours(pipeline.engine("ar", shape=tree))}
+    if pipeline.default_method() == "frspec":
+        by_name["frspec"] = ours(pipeline.engine("frspec", shape=tree, k=k))
     for cache in ("dynamic", "static"):
-        found[f"transformers, {cache} cache"] = theirs(TransformersBaseline(parts.target, cache=cache))
-    return found
+        by_name[f"transformers, {cache} cache"] = theirs(TransformersBaseline(pipeline.target, cache=cache))
+    return by_name
 
 
 def context(target: Target, length: int) -> list[int]:
-    """`length` token ids of plain text; which text is no matter to what a step costs."""
+    """`length` token ids of plain text; which text makes no difference to the cost of a step."""
     ids: list[int] = []
     while len(ids) < length:
         ids += target.prompt_ids("\n".join(PROMPTS) + "\n", raw=True)
     return ids[:length]
 
 
-def _measure(found: dict[str, Arm], ids: Sequence[int], options: argparse.Namespace) -> dict[str, Any]:
-    for arm in found.values():
+def _measure(by_name: dict[str, Arm], ids: Sequence[int], options: argparse.Namespace) -> dict[str, Any]:
+    for arm in by_name.values():
         arm.decode(ids, options.tokens)
-    names = list(found)
     for number in range(options.rounds):
-        for turn in range(len(names)):
-            arm = found[names[(number + turn) % len(names)]]
+        for arm in rotated(list(by_name.values()), number):
             token_ids, seconds = arm.decode(ids, options.tokens)
             arm.texts.append(token_ids)
             arm.rounds.append(seconds)
-    plain = found["ar"]
-    return {name: _figures(arm, plain, options.seed) for name, arm in found.items()}
+    return {name: _figures(arm, by_name["ar"], options.seed) for name, arm in by_name.items()}
 
 
 def _figures(arm: Arm, plain: Arm, seed: int) -> dict[str, Any]:
@@ -138,7 +140,7 @@ def _figures(arm: Arm, plain: Arm, seed: int) -> dict[str, Any]:
         "tokens_per_step": tokens / steps,
         "ms_per_token": 1000 * sum(map(sum, arm.rounds)) / tokens,
         "step_to_plain": median_ratio(arm.rounds, plain.rounds, seed=seed),
-        "equal_ids": sum(mine == theirs for mine, theirs in zip(arm.texts, plain.texts, strict=True)),
+        "equal_ids": sum(own == expected for own, expected in zip(arm.texts, plain.texts, strict=True)),
         "texts": len(arm.texts),
     }
 
@@ -149,8 +151,8 @@ def table(result: dict[str, Any]) -> str:
         "| context | arm | ms a step (95 %) | step / plain step (95 %) | tokens a step | ms a token | ids as plain |",
         "|---:|---|---:|---:|---:|---:|---:|",
     ]
-    for length, found in result["contexts"].items():
-        for name, figures in found.items():
+    for length, by_name in result["contexts"].items():
+        for name, figures in by_name.items():
             step, ratio = (
                 f"{each['value']:.2f} ({each['low']:.2f} to {each['high']:.2f})"
                 for each in (figures["step_ms"], figures["step_to_plain"])
@@ -168,10 +170,11 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--draft", help=f"draft head; {NAME}: an untrained one. Default: what ships for the model")
     parser.add_argument("--vocab", help="vocabulary subset. Default: what ships for the model")
     parser.add_argument("--k", type=int, help="use the subset's first K tokens")
-    parser.add_argument("--depth", type=int, default=5)
-    parser.add_argument("--beam", type=int, default=4)
-    parser.add_argument("--nodes", type=int, default=16)
-    parser.add_argument("--contexts", type=_numbers, default=[100, 1000, 4000], help="tokens, with commas between them")
+    tree = TreeConfig()
+    parser.add_argument("--depth", type=int, default=tree.depth)
+    parser.add_argument("--beam", type=int, default=tree.beam)
+    parser.add_argument("--nodes", type=int, default=tree.nodes)
+    parser.add_argument("--contexts", type=_numbers, default=[100, 1000, 4000], help="tokens, separated by commas")
     parser.add_argument("--tokens", type=int, default=32, help="new tokens of each text")
     parser.add_argument("--rounds", type=int, default=5, help="texts that each arm decodes at each context")
     parser.add_argument("--dtype", default="bfloat16")

@@ -1,14 +1,13 @@
-"""Which counts make the best subset? Web text, the target's own answers, both mixed, and soft counts, at several sizes.
+"""Which counts make the best subset? Web text, the target's own answers, or both mixed, at several sizes.
 
     python -m benchmarks.subset_study --answers A.jsonl.zst --web counts.parquet --out study.json [--model M] [--draft D]
-        [--k 2048 4096 8192 16384] [--tokens 10000 50000 200000] [--soft-tokens ...] [--limit 24]
-        [--new-tokens 96] [--web-weight 0.1]
+        [--k 2048 4096 8192 16384] [--tokens 10000 50000 200000] [--limit 24] [--new-tokens 96] [--web-weight 0.1]
 
-Every subset is built as `frspec build-vocab --pad` would build it: from so many tokens of the answers that `train-draft`
-trains on, and measured on `--limit` of those that it holds out, spread evenly: what it covers of their tokens, and the
+Every subset is built as `frspec build-vocab --pad` would build it: from the first N tokens of the answers that `train-draft`
+trains on. It is measured on `--limit` of those that it holds out, spread evenly: what it covers of their tokens, and the
 acceptance length of the head, replayed, with its difference from the web text's subset of that size (paired bootstrap
-over answers). The last lines are Spearman's rank correlation between the two, over all subsets
-and within each size. A killed run goes on where it was.
+over answers). The last lines are Spearman's rank correlation between the two, over all subsets and within each size. A
+killed run resumes.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +25,10 @@ import torch
 
 from frspec_cli import storage
 from frspec_cli.answers.records import Answer, fingerprint, read_answers, split, token_counts
-from frspec_cli.answers.soft_counts import soft_table, sum_over
 from frspec_cli.counting.table import FOLDS, FrequencyTable
 from frspec_cli.decoding.pipeline import Pipeline, load_pipeline
 from frspec_cli.decoding.tree import TreeConfig
-from frspec_cli.errors import FrspecError
+from frspec_cli.errors import FrspecError, as_flags
 from frspec_cli.models.identity import target_identity
 from frspec_cli.models.target import Target, load_target
 from frspec_cli.replay.cycles import replay
@@ -43,37 +40,41 @@ from frspec_cli.subsets.recipe import Recipe
 from frspec_cli.tokens.tokenizer import LoadedTokenizer, load_tokenizer
 from frspec_cli.training.features import FeatureStore
 
-_PART_TOKENS = 4000  # answered tokens whose soft counts land together
-
 
 @dataclass(frozen=True)
 class Settings:
-    """What the study varies and measures on. tokens: of the answers, in file order; soft_tokens: those of them at which soft
-    counts are made, for they cost a pass of the target. web_weight: of the mixture, beside the answers' 1 - web_weight."""
+    """What the study varies and measures on.
+
+    ks: sizes of the subsets.
+    tokens: numbers of answered tokens, in file order, to count.
+    limit: held-out answers to measure on.
+    new_tokens: no cycle begins once an answer has this many tokens.
+    web_weight: the web text's share in the mixture.
+    tree: the draft tree.
+    """
 
     ks: tuple[int, ...] = (2048, 4096, 8192, 16384)
     tokens: tuple[int, ...] = (10_000, 50_000, 200_000)
-    soft_tokens: tuple[int, ...] = (10_000, 50_000, 200_000)
     limit: int = 24
     new_tokens: int = 96
     web_weight: float = 0.1
-    shape: TreeConfig = field(default_factory=TreeConfig)
+    tree: TreeConfig = field(default_factory=TreeConfig)
 
 
 class Study:
-    """One study; `run` does what is missing and gives all rows."""
+    """One study; `run` does what is missing and returns all rows."""
 
-    def __init__(self, parts: Pipeline, answers: Path, web: Path, settings: Settings) -> None:
-        self.parts, self.settings = parts, settings
-        self.target: Target = parts.target
-        assert parts.head is not None
-        self.head = parts.head
+    def __init__(self, pipeline: Pipeline, answers: Path, web: Path, settings: Settings) -> None:
+        self.settings, self.draft = settings, pipeline.draft
+        self.target: Target = pipeline.target
+        assert pipeline.head is not None
+        self.head = pipeline.head
         self.tokenizer: LoadedTokenizer = load_tokenizer(self.target.name)
         self.web = replace(NamedTable.read(web), name="web")
         train, held_out = split(read_answers(answers, vocab_size=self.target.rows))
         self.train = [answer for answer in train if answer.response_length > 0]
-        at = np.linspace(0, len(held_out) - 1, min(settings.limit, len(held_out))).round().astype(int)
-        self.held_out = [held_out[i] for i in at]
+        indices = np.linspace(0, len(held_out) - 1, min(settings.limit, len(held_out))).round().astype(int)
+        self.held_out = [held_out[i] for i in indices]
         self.held_out_counts = token_counts(self.held_out, vocab_size=self.target.rows)
 
     def inputs(self) -> dict[str, Any]:
@@ -83,7 +84,7 @@ class Study:
             "--model": self.target.name,
             "model's weights": target_identity(self.target),
             "--dtype": str(self.target.dtype).removeprefix("torch."),
-            "--draft": self.parts.draft,
+            "--draft": self.draft,
             "--web": self.web.sha256,
             "answers": fingerprint(self.train),
             "held-out answers": fingerprint(self.held_out),
@@ -101,7 +102,7 @@ class Study:
             identity=target_identity(self.target),
         )
         rows = []
-        for name, tables, weights in self._counts(folder):
+        for name, tables, weights in self._counts():
             builder = None
             for k in self.settings.ks:
                 path = folder.path(f"row-{name.replace('@', '-')}-{k}.json")
@@ -113,75 +114,51 @@ class Study:
                 _say(_line(rows[-1]))
         return rows
 
-    def _counts(self, folder: RunFolder) -> Iterator[tuple[str, list[NamedTable], dict[str, float]]]:
-        """(name, tables, their weights in a mixture). Soft counts last: they alone cost a pass of the target."""
+    def _counts(self) -> Iterator[tuple[str, list[NamedTable], dict[str, float]]]:
+        """(name, tables, their weights in a mixture)."""
         yield "web", [self.web], {}
         for tokens in self.settings.tokens:
             own = self._own(tokens)
             yield f"own@{tokens}", [own], {}
             share = self.settings.web_weight
             yield f"mixture@{tokens}", [own, self.web], {"own": 1 - share, "web": share}
-        for tokens in self.settings.soft_tokens:
-            yield f"soft@{tokens}", [self._soft(tokens, folder)], {}
 
     def _own(self, tokens: int) -> NamedTable:
         counts = np.zeros((FOLDS, self.tokenizer.highest_id + 1), dtype=np.int64)
         counts[0] = token_counts(_first(self.train, tokens), vocab_size=self.target.rows)[: counts.shape[1]]
         return NamedTable("own", FrequencyTable({"own": counts}, {"tokenizer": self.tokenizer.record()}), "")
 
-    def _soft(self, tokens: int, folder: RunFolder) -> NamedTable:
-        """The target's probabilities over the answered positions, part by part; larger sizes go on from smaller ones."""
-        chosen = _first(self.train, tokens)
-        parts = []
-        for first, last in _cuts(chosen, sorted({*self.settings.tokens, *self.settings.soft_tokens})):
-            parts.append(folder.path(f"soft-{first:06d}-{last:06d}.npz"))
-            if not parts[-1].is_file():
-                _say(f"soft counts: answers {first} to {last} of {len(chosen)}")
-                sum_over(self.target, chosen[first:last]).write(parts[-1])
-        answered = sum(answer.response_length for answer in chosen)
-        shard = dict.fromkeys(("size", "lines", "bytes"), 0) | {"path": "answers", "sha256": "", "skipped": {}}
-        shard |= {"documents": len(chosen), "tokens": answered}
-        return NamedTable("soft", soft_table(parts, self.tokenizer, shard=shard, options={}, model=""), "")
-
     def _measure(self, name: str, builder: Builder, k: int, store: FeatureStore) -> dict[str, Any]:
-        choice = builder.choose(k)
-        ids = choice.token_ids.astype(np.int64)
+        subset = builder.choose(k)
+        ids = subset.token_ids.astype(np.int64)
         full = self.head.own_lm_head or self.target.lm_head
         texts = [(answer, store[i]) for i, answer in enumerate(self.held_out)]
         rows = full.restrict(torch.from_numpy(ids))
-        found = replay(self.head, rows, texts, shape=self.settings.shape, new_tokens=self.settings.new_tokens)
-        cycles = [len(each.accepted) for each in found]
-        emitted = [len(each.accepted) + sum(each.accepted) for each in found]
+        replayed = replay(self.head, rows, texts, shape=self.settings.tree, new_tokens=self.settings.new_tokens)
+        cycles = [len(each.accepted) for each in replayed]
+        emitted = [len(each.accepted) + sum(each.accepted) for each in replayed]
         return {
             "counts": name,
             "k": k,
-            "padded": choice.padded,
+            "padded": subset.padded,
             "coverage": float(self.held_out_counts[ids].sum() / self.held_out_counts.sum()),
             "cycles": sum(cycles),
-            "outside": sum(each.misses.count("outside") for each in found) / sum(cycles),
+            "outside": sum(each.misses.count("outside") for each in replayed) / sum(cycles),
             "acceptance_length": ratio(emitted, cycles, seed=0),
             "by_answer": {"cycles": cycles, "emitted": emitted},
         }
 
 
 def _first(answers: Sequence[Answer], tokens: int) -> list[Answer]:
-    """The first answers that hold `tokens` answered tokens together (all, where there are fewer)."""
+    """The first answers that hold `tokens` answered tokens together (all, if there are fewer)."""
     ends = np.cumsum([answer.response_length for answer in answers])
     return list(answers[: int(np.searchsorted(ends, tokens)) + 1])
 
 
-def _cuts(answers: Sequence[Answer], sizes: Sequence[int]) -> list[tuple[int, int]]:
-    """(first, last + 1) of the parts: cut at every size and every `_PART_TOKENS`, so that a prefix is a list of parts."""
-    ends = np.cumsum([answer.response_length for answer in answers])
-    marks = [*sizes, *range(_PART_TOKENS, int(ends[-1]) + _PART_TOKENS, _PART_TOKENS)]
-    cuts = sorted({0, len(answers), *(min(len(answers), int(np.searchsorted(ends, mark)) + 1) for mark in marks)})
-    return list(pairwise(cuts))
-
-
 def spearman(a: Sequence[float], b: Sequence[float]) -> float:
-    """Spearman's rank correlation, ties at their mean rank; nan where one side is constant."""
+    """Spearman's rank correlation, ties at their mean rank; nan if one side is constant."""
     ranks = [_ranks(np.asarray(values, dtype=np.float64)) for values in (a, b)]
-    centred = [each - each.mean() for each in ranks]
+    centred = [values - values.mean() for values in ranks]
     norm = np.sqrt((centred[0] ** 2).sum() * (centred[1] ** 2).sum())
     return float((centred[0] * centred[1]).sum() / norm) if norm else float("nan")
 
@@ -194,15 +171,15 @@ def correlations(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Between coverage and acceptance length: `all`, and within each k."""
     groups = {"all": list(rows)} | {str(k): [row for row in rows if row["k"] == k] for k in {row["k"] for row in rows}}
     return {
-        name: spearman([row["coverage"] for row in some], [row["acceptance_length"]["value"] for row in some])
-        for name, some in sorted(groups.items(), key=lambda item: (item[0] != "all", len(item[0]), item[0]))
+        name: spearman([row["coverage"] for row in group], [row["acceptance_length"]["value"] for row in group])
+        for name, group in sorted(groups.items(), key=lambda item: (item[0] != "all", len(item[0]), item[0]))
     }
 
 
 def _over(row: dict[str, Any], base: dict[str, Any]) -> dict[str, float]:
     """By how much the acceptance length is above the base's, over the same answers."""
-    mine, theirs = row["by_answer"], base["by_answer"]
-    return difference(mine["emitted"], mine["cycles"], theirs["emitted"], theirs["cycles"], seed=0)
+    own, other = row["by_answer"], base["by_answer"]
+    return difference(own["emitted"], own["cycles"], other["emitted"], other["cycles"], seed=0)
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -231,32 +208,30 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--k", type=int, nargs="+", default=list(defaults.ks))
     parser.add_argument("--tokens", type=int, nargs="+", default=list(defaults.tokens))
-    parser.add_argument("--soft-tokens", type=int, nargs="*", help="default: as --tokens")
     parser.add_argument("--limit", type=int, default=defaults.limit)
     parser.add_argument("--new-tokens", type=int, default=defaults.new_tokens)
     parser.add_argument("--web-weight", type=float, default=defaults.web_weight)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     settings = Settings(
-        ks=tuple(sorted(given.k)),
-        tokens=tuple(sorted(given.tokens)),
-        soft_tokens=tuple(sorted(given.tokens if given.soft_tokens is None else given.soft_tokens)),
-        limit=given.limit,
-        new_tokens=given.new_tokens,
-        web_weight=given.web_weight,
+        ks=tuple(sorted(arguments.k)),
+        tokens=tuple(sorted(arguments.tokens)),
+        limit=arguments.limit,
+        new_tokens=arguments.new_tokens,
+        web_weight=arguments.web_weight,
     )
     try:
-        parts = load_pipeline(load_target(given.model, dtype=given.dtype), draft=given.draft, warn=_say)
-        if parts.head is None:
-            raise FrspecError(f"no draft head ships for {given.model}.", hint="Name one with --draft.")
-        study = Study(parts, given.answers, given.web, settings)
-        with RunFolder.opened(run_folder(given.out)) as folder:
+        pipeline = load_pipeline(load_target(arguments.model, dtype=arguments.dtype), draft=arguments.draft, warn=_say)
+        if pipeline.head is None:
+            raise FrspecError(f"no draft head ships for {arguments.model}.", hint="Name one with --draft.")
+        study = Study(pipeline, arguments.answers, arguments.web, settings)
+        with RunFolder.opened(run_folder(arguments.out)) as folder:
             folder.resume(study.inputs())
             rows = study.run(folder)
             result = {"inputs": study.inputs(), "rows": rows, "spearman": correlations(rows)}
-            storage.write_json(given.out, result)
+            storage.write_json(arguments.out, result)
     except FrspecError as error:
-        sys.exit(f"error: {error.message}")
-    sys.stdout.write(json.dumps({"out": str(given.out), "spearman": result["spearman"]}) + "\n")
+        sys.exit(f"error: {as_flags(error.message)}")
+    sys.stdout.write(json.dumps({"out": str(arguments.out), "spearman": result["spearman"]}) + "\n")
 
 
 if __name__ == "__main__":

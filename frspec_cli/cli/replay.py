@@ -20,7 +20,7 @@ def command(
     suite: Annotated[
         Path,
         typer.Argument(
-            metavar="ANSWERS|PROMPTS",
+            metavar="ANSWERS_OR_PROMPTS",
             help="Answers that `frspec collect` recorded, or JSONL of prompts, which the target then answers first.",
         ),
     ],

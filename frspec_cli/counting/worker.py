@@ -55,11 +55,6 @@ class CounterSpec:
     options: CountOptions
 
 
-def fold_of(data: bytes) -> int:
-    """A document's fold, 0 to 9: CRC-32 of its UTF-8 bytes, mod 10. The same on every machine, and nearly free."""
-    return zlib.crc32(data) % FOLDS
-
-
 def silent(**amounts: int) -> None:
     """Progress that nobody watches."""
 

@@ -27,14 +27,14 @@ def test_tokens_add_up_over_a_run_and_the_one_that_started_from_it(run, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("records", "said"), [(None, "holds no metrics.jsonl"), ([{"step": 1, "tokens": 9}], "holds no validation yet")]
+    ("records", "message"), [(None, "holds no metrics.jsonl"), ([{"step": 1, "tokens": 9}], "holds no validation yet")]
 )
-def test_what_is_no_finished_run_is_told_in_a_sentence(run, tmp_path, capsys, records, said):
+def test_a_folder_without_a_validation_is_an_error(run, tmp_path, capsys, records, message):
     folder = tmp_path if records is None else run("young", *records)
     assert main([str(folder)]) == 1
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_a_name_that_is_no_picture_is_told_first(run, tmp_path, capsys):
+def test_a_name_that_is_not_a_picture_is_refused_first(run, tmp_path, capsys):
     assert main([str(run("a")), "--out", str(tmp_path / "curve.txt")]) == 1
     assert "is no picture" in capsys.readouterr().err
