@@ -1,4 +1,4 @@
-"""`frspec inspect`: every artifact is recognised by what it holds, and what is not is said so."""
+"""`frspec inspect`: every artifact is recognised by what it holds; anything else is refused."""
 
 from __future__ import annotations
 

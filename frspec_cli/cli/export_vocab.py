@@ -22,7 +22,7 @@ def command(
         ),
     ],
     out: Annotated[str, typer.Option("--out", "-o", help="The file, or for speculators the folder.")],
-    k: Annotated[int | None, typer.Option("--k", help="Use the first K tokens.")] = None,
+    k: options.K = None,
     order: Annotated[str | None, typer.Option(help="rank or id, if the format leaves the choice.")] = None,
     vocab_rows: Annotated[int | None, typer.Option(help="Rows of the target's embedding: the length of t2d.")] = None,
     as_json: options.AsJson = False,

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from frspec_cli.corpus.jsonl import first_json
 from frspec_cli.errors import FrspecError
 from frspec_cli.subsets.mix import NamedTable
 
@@ -35,8 +36,6 @@ def is_table(path: str) -> bool:
 
 def holds_answers(path: str) -> bool:
     """Whether the first line of a file is a target's recorded answer: then only what was answered is counted."""
-    from frspec_cli.corpus.jsonl import first_json
-
     record = first_json(path) if Path(path).is_file() else None
     return isinstance(record, dict) and "response_token_ids" in record
 

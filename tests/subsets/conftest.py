@@ -83,24 +83,3 @@ def make_table() -> Callable[..., FrequencyTable]:
         return FrequencyTable(counts, {"tokenizer": described, "options": {}, **rest, **metadata})
 
     return make
-
-
-@pytest.fixture
-def frspec(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
-    """frspec(*arguments) -> (exit code, stdout, stderr), through the same `main` as the console script."""
-    import sys
-
-    from frspec_cli.cli.app import main
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["frspec", *map(str, arguments)])
-        capfd.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return run

@@ -28,8 +28,8 @@ def counts(byte_level, make_table, tmp_path):
     return path
 
 
-def test_build_cover_export_import_inspect(counts, byte_level, frspec, tmp_path) -> None:
-    code, out, _ = frspec("build-vocab", counts, "--k", 50, "--k", 100, "--out", tmp_path / "subsets", "--json")
+def test_build_cover_export_import_inspect(counts, byte_level, cli, tmp_path) -> None:
+    code, out, _ = cli("build-vocab", counts, "--k", 50, "--k", 100, "--out", tmp_path / "subsets", "--json")
     assert code == 0
     built = json.loads(out)["subsets"]
     assert [(each["k"], each["forced"], each["padded"]) for each in built] == [(50, 3, 0), (100, 3, 0)]
@@ -38,7 +38,7 @@ def test_build_cover_export_import_inspect(counts, byte_level, frspec, tmp_path)
     assert large.token_ids[:50].tolist() == small.token_ids.tolist()
     assert small.metadata["sha256"] == built[0]["sha256"]
 
-    code, out, _ = frspec("coverage", built[1]["out"], "--on", counts, "--k", 50, "--k", 100, "--json")
+    code, out, _ = cli("coverage", built[1]["out"], "--on", counts, "--k", 50, "--k", 100, "--json")
     covered = json.loads(out)
     assert code == 0
     assert {row["how"] for row in covered["rows"]} == {"held out by fold"}
@@ -48,13 +48,13 @@ def test_build_cover_export_import_inspect(counts, byte_level, frspec, tmp_path)
     assert {"subset", "k", "source", "script", "tokens", "coverage", "low", "high"} <= covered["rows"][0].keys()
     assert {row["source"] for row in covered["rows"]} == {"all", "web", "zh"}
 
-    code, out, err = frspec("export-vocab", built[1]["out"], "--to", "sglang", "--k", 50, "--out", tmp_path / "map.pt")
+    code, out, err = cli("export-vocab", built[1]["out"], "--to", "sglang", "--k", 50, "--out", tmp_path / "map.pt")
     assert code == 0
     assert f"--speculative-token-map {tmp_path / 'map.pt'}" in out
     assert f"wrote {tmp_path / 'map.pt'}" in err
     assert torch.load(tmp_path / "map.pt", weights_only=True) == small.token_ids.tolist()
 
-    code, out, _ = frspec(
+    code, out, _ = cli(
         "import-vocab", tmp_path / "map.pt", "--tokenizer", byte_level.path.parent, "--out", tmp_path / "back", "--json"
     )
     assert code == 0
@@ -68,16 +68,16 @@ def test_build_cover_export_import_inspect(counts, byte_level, frspec, tmp_path)
         (tmp_path / "map.pt.manifest.json", "export-manifest"),
         (byte_level.path, "tokenizer"),
     ):
-        code, out, _ = frspec("inspect", path, "--json")
+        code, out, _ = cli("inspect", path, "--json")
         assert (code, json.loads(out)["kind"]) == (0, kind)
-        code, out, _ = frspec("inspect", path)
+        code, out, _ = cli("inspect", path)
         assert out.startswith(f"{path}: {kind}\n")
 
 
-def test_coverage_of_text_and_of_answers_counts_on_the_spot(counts, byte_level, frspec, tmp_path) -> None:
-    frspec("build-vocab", counts, "--k", 100, "--out", tmp_path / "s.parquet")
+def test_coverage_of_text_and_of_answers_counts_on_the_spot(counts, byte_level, cli, tmp_path) -> None:
+    cli("build-vocab", counts, "--k", 100, "--out", tmp_path / "s.parquet")
     (tmp_path / "more.txt").write_text("the cat sat on the mat\n" * 50)
-    code, out, _ = frspec("coverage", tmp_path / "s.parquet", "--on", tmp_path / "more.txt", "--json")
+    code, out, _ = cli("coverage", tmp_path / "s.parquet", "--on", tmp_path / "more.txt", "--json")
     row = json.loads(out)["rows"][0]
     ids = byte_level.encode_batch(["the cat sat on the mat\n" * 50])[0]
     subset = VocabularySubset.read(tmp_path / "s.parquet")
@@ -86,14 +86,14 @@ def test_coverage_of_text_and_of_answers_counts_on_the_spot(counts, byte_level, 
     answer = {"id": "0", "conversations": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "ab"}]}
     answer |= {"prompt_token_ids": [90, 91, 92], "response_token_ids": [65, 66], "finish": "length"}
     (tmp_path / "answers.jsonl").write_text(json.dumps(answer) + "\n")
-    code, out, _ = frspec("coverage", tmp_path / "s.parquet", "--on", tmp_path / "answers.jsonl", "--json")
+    code, out, _ = cli("coverage", tmp_path / "s.parquet", "--on", tmp_path / "answers.jsonl", "--json")
     assert (code, json.loads(out)["rows"][0]["tokens"]) == (0, 2)
 
 
-def test_the_table_for_people_and_the_picture(counts, frspec, tmp_path) -> None:
+def test_the_table_for_people_and_the_picture(counts, cli, tmp_path) -> None:
     pytest.importorskip("matplotlib")
-    frspec("build-vocab", counts, "--k", 100, "--out", tmp_path / "s.parquet")
-    code, out, err = frspec(
+    cli("build-vocab", counts, "--k", 100, "--out", tmp_path / "s.parquet")
+    code, out, err = cli(
         "coverage", tmp_path / "s.parquet", "--on", counts, "--k", 50, "--plot", tmp_path / "x.png", "--show", 3
     )
     assert code == 0
@@ -105,39 +105,39 @@ def test_the_table_for_people_and_the_picture(counts, frspec, tmp_path) -> None:
     assert (tmp_path / "x.png").stat().st_size > 5000
 
 
-def test_soft_counts_of_an_older_version_are_refused(byte_level, make_table, frspec, tmp_path) -> None:
+def test_soft_counts_of_an_older_version_are_refused(byte_level, make_table, cli, tmp_path) -> None:
     make_table(byte_level, {"answers": {65: 6_000_000, 66: 3_000_000}}, kind="soft").write(tmp_path / "soft.parquet")
     make_table(byte_level, {"answers": {65: 6, 66: 3}}).write(tmp_path / "counts.parquet")
-    frspec("build-vocab", tmp_path / "counts.parquet", "--k", 4, "--out", tmp_path / "s.parquet")
+    cli("build-vocab", tmp_path / "counts.parquet", "--k", 4, "--out", tmp_path / "s.parquet")
     for command in (
         ("build-vocab", tmp_path / "soft.parquet", "--k", 4, "--out", tmp_path / "x"),
         ("merge", tmp_path / "soft.parquet", tmp_path / "counts.parquet", "--out", tmp_path / "x"),
         ("coverage", tmp_path / "s.parquet", "--on", tmp_path / "soft.parquet"),
         ("inspect", tmp_path / "soft.parquet"),
     ):
-        code, _, err = frspec(*command)
+        code, _, err = cli(*command)
         assert (code, "holds soft counts, which this frspec no longer reads" in err) == (1, True)
 
 
-def test_a_budget_is_shown_against_the_same_rows_by_frequency(counts, frspec, tmp_path) -> None:
+def test_a_budget_is_shown_against_the_same_rows_by_frequency(counts, cli, tmp_path) -> None:
     arguments = ("build-vocab", counts, "--k", 60, "--script-budget", "cjk=5", "--out", tmp_path / "s.parquet")
-    code, out, _ = frspec(*arguments, "--json")
+    code, out, _ = cli(*arguments, "--json")
     (effect,) = json.loads(out)["subsets"][0]["budgets"]
     assert code == 0
     assert effect["script"] == "cjk"
     assert effect["coverage"] > effect["by_frequency"]
-    code, out, _ = frspec(*arguments)
+    code, out, _ = cli(*arguments)
     assert "by frequency alone" in out
     subset = VocabularySubset.read(tmp_path / "s.parquet")
     assert subset.k == 60
     assert (subset.reasons == 1).sum() > 0
-    code, _, err = frspec("export-vocab", tmp_path / "s.parquet", "--k", 50, "--to", "txt", "--out", tmp_path / "x")
+    code, _, err = cli("export-vocab", tmp_path / "s.parquet", "--k", 50, "--to", "txt", "--out", tmp_path / "x")
     assert code == 1
     assert "--script-budget" in err
 
 
-def test_formats_at_once(counts, frspec, tmp_path) -> None:
-    code, _, _ = frspec(
+def test_formats_at_once(counts, cli, tmp_path) -> None:
+    code, _, _ = cli(
         *("build-vocab", counts, "--k", 50, "--out", tmp_path / "s.parquet", "--vocab-rows", 512),
         *("--format", "sglang", "--format", "speculators"),
     )
@@ -146,11 +146,11 @@ def test_formats_at_once(counts, frspec, tmp_path) -> None:
     assert len(torch.load(tmp_path / "s.sglang.pt", weights_only=True)) == 50
 
 
-def test_coverage_in_place_of_k(counts, frspec, tmp_path) -> None:
-    code, out, _ = frspec("build-vocab", counts, "--coverage", 0.8, "--out", tmp_path / "s.parquet", "--json")
+def test_coverage_in_place_of_k(counts, cli, tmp_path) -> None:
+    code, out, _ = cli("build-vocab", counts, "--coverage", 0.8, "--out", tmp_path / "s.parquet", "--json")
     built = json.loads(out)["subsets"][0]
     assert (code, built["coverage"] >= 0.8) == (0, True)
-    code, out, _ = frspec("build-vocab", counts, "--k", built["k"] - 1, "--out", tmp_path / "t.parquet", "--json")
+    code, out, _ = cli("build-vocab", counts, "--k", built["k"] - 1, "--out", tmp_path / "t.parquet", "--json")
     assert json.loads(out)["subsets"][0]["coverage"] < 0.8
 
 
@@ -175,45 +175,45 @@ def test_coverage_in_place_of_k(counts, frspec, tmp_path) -> None:
         (["--k", 50, "--nonsense"], 2, "No such option"),
     ],
 )
-def test_wrong_input_is_one_sentence_and_writes_nothing(arguments, code, words, counts, frspec, tmp_path) -> None:
-    got, out, err = frspec("build-vocab", counts, "--out", tmp_path / "out" / "s.parquet", *arguments)
+def test_wrong_input_is_one_sentence_and_writes_nothing(arguments, code, words, counts, cli, tmp_path) -> None:
+    got, out, err = cli("build-vocab", counts, "--out", tmp_path / "out" / "s.parquet", *arguments)
     assert (got, out) == (code, "")
     assert words in err
     assert "Traceback" not in err
     assert not (tmp_path / "out").exists()
 
 
-def test_nothing_is_written_over_what_is_read(counts, frspec) -> None:
+def test_nothing_is_written_over_what_is_read(counts, cli) -> None:
     before = counts.read_bytes()
-    code, _, err = frspec("build-vocab", counts, "--k", 50, "--out", counts)
+    code, _, err = cli("build-vocab", counts, "--k", 50, "--out", counts)
     assert (code, "is an input." in err) == (1, True)
     assert counts.read_bytes() == before
 
 
-def test_a_missing_and_a_broken_table(frspec, tmp_path) -> None:
-    code, _, err = frspec("build-vocab", tmp_path / "none.parquet", "--k", 5, "--out", tmp_path / "s")
+def test_a_missing_and_a_broken_table(cli, tmp_path) -> None:
+    code, _, err = cli("build-vocab", tmp_path / "none.parquet", "--k", 5, "--out", tmp_path / "s")
     assert (code, "there is no file" in err) == (1, True)
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 and nothing else")
-    code, _, err = frspec("build-vocab", tmp_path / "broken.parquet", "--k", 5, "--out", tmp_path / "s")
+    code, _, err = cli("build-vocab", tmp_path / "broken.parquet", "--k", 5, "--out", tmp_path / "s")
     assert (code, "cannot be read as parquet" in err) == (1, True)
 
 
-def test_a_subset_of_another_tokenizer(counts, sentencepiece, make_table, frspec, tmp_path) -> None:
-    frspec("build-vocab", counts, "--k", 50, "--out", tmp_path / "s.parquet")
+def test_a_subset_of_another_tokenizer(counts, sentencepiece, make_table, cli, tmp_path) -> None:
+    cli("build-vocab", counts, "--k", 50, "--out", tmp_path / "s.parquet")
     make_table(sentencepiece, {"web": {300: 5}}).write(tmp_path / "other.parquet")
-    code, _, err = frspec("coverage", tmp_path / "s.parquet", "--on", tmp_path / "other.parquet")
+    code, _, err = cli("coverage", tmp_path / "s.parquet", "--on", tmp_path / "other.parquet")
     assert code == 1
     assert "was made for another tokenizer" in err
 
 
-def test_vllm_is_told_plainly(counts, frspec, tmp_path) -> None:
-    frspec("build-vocab", counts, "--k", 50, "--out", tmp_path / "s.parquet")
-    code, _, err = frspec("export-vocab", tmp_path / "s.parquet", "--to", "vllm", "--out", tmp_path / "x")
+def test_vllm_is_refused_plainly(counts, cli, tmp_path) -> None:
+    cli("build-vocab", counts, "--k", 50, "--out", tmp_path / "s.parquet")
+    code, _, err = cli("export-vocab", tmp_path / "s.parquet", "--to", "vllm", "--out", tmp_path / "x")
     assert code == 2
     assert "no released version of vLLM takes a draft vocabulary for EAGLE-1/2 heads" in err
 
 
-def test_warnings_of_an_import_reach_stderr_and_json(byte_level, frspec, tmp_path) -> None:
+def test_warnings_of_an_import_reach_stderr_and_json(byte_level, cli, tmp_path) -> None:
     bos, eos = (byte_level.backend.token_to_id(name) for name in ("<|begin|>", "<|end|>"))
     torch.save([65, bos, 66, bos, eos], tmp_path / "freq_4.pt")
     arguments = (
@@ -224,7 +224,7 @@ def test_warnings_of_an_import_reach_stderr_and_json(byte_level, frspec, tmp_pat
         "--out",
         tmp_path / "s.parquet",
     )
-    code, out, err = frspec(*arguments, "--json", "--quiet")
+    code, out, err = cli(*arguments, "--json", "--quiet")
     assert code == 0
     value = json.loads(out)
     assert (value["k"], value["format"]) == (4, "fr-spec")

@@ -100,9 +100,9 @@ def test_the_first_byte_of_three_is_never_latin() -> None:
     assert not possible & {"Latin", "Greek", "Cyrillic"}
 
 
-def test_partial_tokens_come_along_with_the_text_that_they_stand_in(byte_level) -> None:
+def test_partial_tokens_are_attributed_by_the_text_around_them(byte_level) -> None:
     rows = byte_level.highest_id + 1
-    found = Scripts.of(byte_level, rows)
+    token_scripts = Scripts.of(byte_level, rows)
     ids = {name: byte_level.backend.token_to_id(name) for name in ("ä", "Ð", "º")}  # bytes E4, D0, BA
     han = next(i for i in byte_level.vocabulary if script_of(byte_level.token_bytes(i)) == "Han")
     cyrillic = next(i for i in byte_level.vocabulary if script_of(byte_level.token_bytes(i)) == "Cyrillic")
@@ -110,21 +110,21 @@ def test_partial_tokens_come_along_with_the_text_that_they_stand_in(byte_level) 
     zh[[han, ids["ä"], ids["º"]]] = [90, 40, 20]
     zh[cyrillic] = 10
     ru[[cyrillic, ids["Ð"], ids["º"]]] = [100, 50, 30]
-    scores = found.scores("cjk", {"zh": zh, "ru": ru})
+    scores = token_scripts.scores("cjk", {"zh": zh, "ru": ru})
     assert scores[han] == 90
     assert scores[ids["ä"]] == 40  # a lead byte of Han characters, and of nothing else
     assert scores[ids["Ð"]] == 0  # Cyrillic's
     assert scores[ids["º"]] == 18  # a continuation byte: 90 % of zh's 20, none of ru's 30
-    assert found.scores("Cyrillic", {"ru": ru})[ids["Ð"]] == 50
+    assert token_scripts.scores("Cyrillic", {"ru": ru})[ids["Ð"]] == 50
 
 
 def test_coverage_by_source_and_script(byte_level, make_table) -> None:
     han = next(i for i in byte_level.vocabulary if script_of(byte_level.token_bytes(i)) == "Han")
     letter = byte_level.backend.token_to_id("a")
     table = make_table(byte_level, {"en": {letter: 80, 15: 20}, "zh": {han: 50}})
-    found = Scripts.of(byte_level, table.rows)
+    token_scripts = Scripts.of(byte_level, table.rows)
     ids_by_fold = {1: [np.array([letter])] * FOLDS, 2: [np.array([letter, han])] * FOLDS}
-    rows = {(r.k, r.source, r.script): r for r in coverage_rows(ids_by_fold, table.counts, found)}
+    rows = {(r.k, r.source, r.script): r for r in coverage_rows(ids_by_fold, table.counts, token_scripts)}
     assert rows[1, "all", "all"].coverage == pytest.approx(80 / 150)
     assert rows[2, "all", "all"].coverage == pytest.approx(130 / 150)
     assert (rows[1, "en", "all"].coverage, rows[1, "zh", "all"].coverage) == (0.8, 0.0)
@@ -154,9 +154,9 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
     for _ in range(400):
         lengths = rng.integers(50, 500, size=(FOLDS, 20))
         shares = rng.beta(8, 2, size=lengths.shape)  # mean 0.8, and overdispersed by document
-        found = jackknife((lengths * shares).sum(axis=1), lengths.sum(axis=1))
-        assert found is not None
-        hits += found.low <= 0.8 <= found.high
+        interval = jackknife((lengths * shares).sum(axis=1), lengths.sum(axis=1))
+        assert interval is not None
+        hits += interval.low <= 0.8 <= interval.high
     assert hits / 400 > 0.91
 
 
@@ -175,8 +175,8 @@ def test_rarest_kept_and_most_frequent_lost() -> None:
 
 
 def _evaluate(byte_level, table, subset, sha256: str = "a" * 64) -> Evaluation:
-    named = NamedTable("counts", table, sha256)
-    return evaluate("subset", subset, named, [named], byte_level)
+    entry = NamedTable("counts", table, sha256)
+    return evaluate("subset", subset, entry, [entry], byte_level)
 
 
 def test_on_its_own_table_a_subset_is_held_out_by_fold(byte_level, make_table) -> None:
@@ -184,8 +184,8 @@ def test_on_its_own_table_a_subset_is_held_out_by_fold(byte_level, make_table) -
     counts[:, 65] = 10
     counts[np.arange(FOLDS), 100 + np.arange(FOLDS)] = 10
     table = make_table(byte_level, {"web": counts})
-    named = NamedTable("counts", table, "a" * 64)
-    subset = Builder([named], byte_level, Recipe(forced="none")).subset(10)
+    entry = NamedTable("counts", table, "a" * 64)
+    subset = Builder([entry], byte_level, Recipe(forced="none")).subset(10)
     own = _evaluate(byte_level, table, subset)
     assert own.how == "held out by fold"
     assert coverage_rows({10: own.ids_by_fold(10)}, table.counts, None)[0].coverage == 0.5
@@ -229,14 +229,14 @@ def test_a_table_of_another_file_of_the_same_tokenizer_is_accepted(byte_level, m
     (tmp_path / "tokenizer.json").write_text(text.replace("<|reserved_0|>", "<|reserved_1|>"))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|end|>"}))
     other = load_tokenizer(str(tmp_path))
-    said: list[str] = []
-    named = NamedTable("counts", make_table(byte_level, {"web": {65: 5}}), "a" * 64)
-    Builder([named], other, Recipe(), warn=said.append)
-    assert "mean the same bytes in both" in said[0]
+    warnings: list[str] = []
+    entry = NamedTable("counts", make_table(byte_level, {"web": {65: 5}}), "a" * 64)
+    Builder([entry], other, Recipe(), warn=warnings.append)
+    assert "mean the same bytes in both" in warnings[0]
     reserved = byte_level.backend.token_to_id("<|reserved_0|>")
-    seen = NamedTable("counts", make_table(byte_level, {"web": {reserved: 5}}), "a" * 64)
+    with_reserved = NamedTable("counts", make_table(byte_level, {"web": {reserved: 5}}), "a" * 64)
     with pytest.raises(FrspecError, match=f"first at id {reserved}"):
-        Builder([seen], other, Recipe())
+        Builder([with_reserved], other, Recipe())
 
 
 def test_coverage_refuses_a_table_of_another_tokenizer(byte_level, sentencepiece, make_table, tmp_path) -> None:
@@ -256,8 +256,8 @@ def test_coverage_accepts_another_file_of_the_same_tokenizer_and_says_so(byte_le
     other = load_tokenizer(str(tmp_path))
     table = make_table(byte_level, {"web": {65: 50, 66: 40, 67: 30}})
     subset = Builder([NamedTable("counts", table, "a" * 64)], byte_level, Recipe(forced="none")).subset(2)
-    said: list[str] = []
-    interval = coverage(subset, make_table(other, {"web": {65: 30, 67: 10}}), warn=said.append)
+    warnings: list[str] = []
+    interval = coverage(subset, make_table(other, {"web": {65: 30, 67: 10}}), warn=warnings.append)
     assert interval is not None
     assert interval.value == 0.75
-    assert "mean the same bytes in both" in said[0]
+    assert "mean the same bytes in both" in warnings[0]

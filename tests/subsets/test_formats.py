@@ -132,7 +132,7 @@ def test_community_lists_are_bare_numbers(byte_level, tmp_path) -> None:
     assert (tensor.dtype, tensor.tolist()) == (torch.int64, [3, 7, 250])
 
 
-# Reading: told apart by content.
+# Reading: recognised by content.
 
 
 @pytest.mark.parametrize(
@@ -158,8 +158,8 @@ def test_what_a_pt_holds_decides(value, kind: str, ids: list[int] | None, tmp_pa
             read_foreign(tmp_path / "misleading.txt")
         assert read_foreign(tmp_path / "misleading.txt", read_as="offsets").ids.tolist() == [0, 3]
         return
-    found = read_foreign(tmp_path / "misleading.txt")
-    assert (found.format, found.ids.tolist()) == (kind, ids)
+    entries = read_foreign(tmp_path / "misleading.txt")
+    assert (entries.format, entries.ids.tolist()) == (kind, ids)
 
 
 def test_a_d2t_full_of_ids_is_named_and_can_be_read_as_ids(tmp_path) -> None:
@@ -200,6 +200,7 @@ def test_offsets_are_read_from_a_list_where_asked_and_refused_where_there_can_be
         ),
         ({"d2t": torch.tensor([0.5, 1.0])}, "float32 values"),
         ({"weight": torch.zeros(2)}, "without d2t, t2d or counts"),
+        ({"d2t": torch.zeros(2, 2, dtype=torch.int64)}, "d2t is not an array of one dimension"),
         (["a", "b"], "str values"),
         ([True, False], "bool values"),
         ([], "no entries"),
@@ -209,7 +210,7 @@ def test_offsets_are_read_from_a_list_where_asked_and_refused_where_there_can_be
         ([2**70], "far outside"),
     ],
 )
-def test_what_is_no_vocabulary_is_refused_with_the_reason(value, words: str, tmp_path) -> None:
+def test_what_is_not_a_vocabulary_is_refused_with_the_reason(value, words: str, tmp_path) -> None:
     torch.save(value, tmp_path / "x.pt")
     with pytest.raises(FrspecError, match=words):
         read_foreign(tmp_path / "x.pt")
@@ -219,8 +220,8 @@ def test_one_side_of_speculators_pair_is_read_with_the_other(tmp_path) -> None:
     np.save(tmp_path / "d2t.npy", np.array([1, 2, 3]))  # ids 1, 3, 5: alone it would look like a list of ids
     np.save(tmp_path / "t2d.npy", np.isin(np.arange(9), [1, 3, 5]))
     for name in ("d2t.npy", "t2d.npy", "."):
-        found = read_foreign(tmp_path / name)
-        assert (found.ids.tolist(), found.vocabulary_rows) == ([1, 3, 5], 9)
+        entries = read_foreign(tmp_path / name)
+        assert (entries.ids.tolist(), entries.vocabulary_rows) == ([1, 3, 5], 9)
 
 
 def test_speculators_newer_names_carry_the_size(tmp_path) -> None:
@@ -237,6 +238,9 @@ def test_speculators_newer_names_carry_the_size(tmp_path) -> None:
 def test_a_heads_own_map_is_found_in_its_folder(tmp_path) -> None:
     save_file({"d2t": torch.tensor([0, 0, 4]), "fc.weight": torch.zeros(2)}, tmp_path / "model.safetensors")
     assert read_foreign(tmp_path).ids.tolist() == [0, 1, 6]
+    save_file({"d2t": torch.zeros(2, 2, dtype=torch.int64)}, tmp_path / "model.safetensors")
+    with pytest.raises(FrspecError, match="d2t is not an array of one dimension"):
+        read_foreign(tmp_path)
     save_file({"fc.weight": torch.zeros(2)}, tmp_path / "model.safetensors")
     with pytest.raises(FrspecError, match="no d2t and no t2d"):
         read_foreign(tmp_path)
@@ -301,20 +305,20 @@ def test_a_published_style_list_with_a_doubled_bos_is_repaired_and_named(byte_le
     bos, eos = (byte_level.backend.token_to_id(name) for name in ("<|begin|>", "<|end|>"))
     published = [65, 66, bos, 67, 300, 301, bos, eos]
     torch.save(published, tmp_path / "freq_7.pt")
-    done = import_list(read_foreign(tmp_path / "freq_7.pt"), byte_level)
-    assert done.subset.token_ids.tolist() == [65, 66, bos, 67, 300, 301, eos]
-    assert f"the id {bos} ('<|begin|>') is at entries 2 and 6" in done.warnings[0]
-    assert "end-of-sequence block" in done.warnings[0]
+    imported = import_list(read_foreign(tmp_path / "freq_7.pt"), byte_level)
+    assert imported.subset.token_ids.tolist() == [65, 66, bos, 67, 300, 301, eos]
+    assert f"the id {bos} ('<|begin|>') is at entries 2 and 6" in imported.warnings[0]
+    assert "end-of-sequence block" in imported.warnings[0]
 
 
 @pytest.mark.parametrize("tail", [[], [300]])
 def test_other_repetitions_are_refused_unless_asked(tail: list[int], byte_level) -> None:
-    found = _list([65, 66, 65, 67, *range(100, 110), *tail])
+    entries = _list([65, 66, 65, 67, *range(100, 110), *tail])
     with pytest.raises(FrspecError, match=r"the id 65 .* is at entries 0 and 2"):
-        import_list(found, byte_level)
-    done = import_list(found, byte_level, dedupe=True)
-    assert done.subset.token_ids.tolist() == [65, 66, 67, *range(100, 110), *tail]
-    assert as_flags(done.warnings[0]).count("--dedupe") == 1
+        import_list(entries, byte_level)
+    imported = import_list(entries, byte_level, dedupe=True)
+    assert imported.subset.token_ids.tolist() == [65, 66, 67, *range(100, 110), *tail]
+    assert as_flags(imported.warnings[0]).count("--dedupe") == 1
 
 
 def test_ids_out_of_range_are_refused(byte_level) -> None:
@@ -335,22 +339,22 @@ def test_a_mask_of_another_length_is_another_vocabulary(byte_level) -> None:
 
 
 def test_missing_end_and_byte_tokens_are_named(byte_level, sentencepiece) -> None:
-    said = " ".join(import_list(_list([65, 66, 64]), byte_level).warnings)
-    assert f"<|im_end|> ({byte_level.backend.token_to_id('<|im_end|>')})" in said
+    warnings = " ".join(import_list(_list([65, 66, 64]), byte_level).warnings)
+    assert f"<|im_end|> ({byte_level.backend.token_to_id('<|im_end|>')})" in warnings
     assert "256 of the 256 byte tokens" in " ".join(import_list(_list([300, 2, 1]), sentencepiece).warnings)
 
 
 def test_an_ascending_list_cannot_be_cut_until_it_is_ranked_again(byte_level, sentencepiece, make_table) -> None:
-    found = ForeignList("x.npy", "npy", np.array([65, 66, 67]), ranked=False)
-    lost = import_list(found, byte_level)
+    entries = ForeignList("x.npy", "npy", np.array([65, 66, 67]), ranked=False)
+    lost = import_list(entries, byte_level)
     assert "the ranking is lost" in lost.warnings[-1]
     with pytest.raises(FrspecError, match="imported from a list by id"):
         lost.subset.prefix(2)
     counts = NamedTable("counts", make_table(byte_level, {"web": {65: 1, 66: 9, 67: 5}}), "")
-    assert import_list(found, byte_level, counts=counts).subset.prefix(2).token_ids.tolist() == [66, 67]
+    assert import_list(entries, byte_level, counts=counts).subset.prefix(2).token_ids.tolist() == [66, 67]
     other = NamedTable("other", make_table(sentencepiece, {"web": {65: 1, 66: 9}}), "")
     with pytest.raises(FrspecError, match="other was counted with another tokenizer"):
-        import_list(found, byte_level, counts=other)
+        import_list(entries, byte_level, counts=other)
 
 
 def test_a_file_exchanged_after_its_export_does_not_pass(byte_level, tmp_path) -> None:
@@ -372,8 +376,8 @@ def test_t2d_of_a_tokenizers_length_is_warned_about(byte_level, tmp_path) -> Non
     subset = subset_of([7, 3, 250], byte_level)
     subset.metadata["vocabulary_rows_from"] = "tokenizer"
     assert "Name the model's with --vocab-rows" in as_flags(export_subset(subset, "eagle3", tmp_path / "x").warnings[0])
-    named = export_subset(subset, "eagle3", tmp_path / "x", vocab_rows=512)
-    assert named.warnings == ()
+    export = export_subset(subset, "eagle3", tmp_path / "x", vocab_rows=512)
+    assert export.warnings == ()
     assert torch.load(tmp_path / "x", weights_only=True)["t2d"].shape == (512,)
 
 
@@ -393,9 +397,9 @@ def test_what_a_format_cannot_hold_is_refused(byte_level, tmp_path) -> None:
 
 def test_a_foreign_file_serves_where_a_subset_is_asked_for(byte_level, tmp_path) -> None:
     torch.save([65, 66, 64], tmp_path / "freq_3.pt")
-    said: list[str] = []
-    subset = load_subset(tmp_path / "freq_3.pt", tokenizer=byte_level, k=2, warn=said.append)
+    warnings: list[str] = []
+    subset = load_subset(tmp_path / "freq_3.pt", tokenizer=byte_level, k=2, warn=warnings.append)
     assert subset.token_ids.tolist() == [65, 66]
-    assert any("lacks" in text for text in said)
+    assert any("lacks" in text for text in warnings)
     with pytest.raises(FrspecError, match="does not say whose they are"):
         load_subset(tmp_path / "freq_3.pt")

@@ -1,4 +1,4 @@
-"""A subset is accepted for a tokenizer where every id means the same bytes, and for a model that has all its rows."""
+"""A subset is accepted for a tokenizer in which every id means the same bytes, and for a model that has all its rows."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def _variant(byte_level, folder, change):
 
 
 def test_the_same_tokenizer_is_accepted_in_silence(saved, byte_level) -> None:
-    said: list[str] = []
-    assert load_subset(saved, tokenizer=byte_level, model_rows=500, warn=said.append).k == 7
-    assert said == []
+    warnings: list[str] = []
+    assert load_subset(saved, tokenizer=byte_level, model_rows=500, warn=warnings.append).k == 7
+    assert warnings == []
 
 
 def test_k_takes_the_first_rows(saved) -> None:
@@ -43,10 +43,10 @@ def test_k_takes_the_first_rows(saved) -> None:
 
 def test_other_files_of_the_same_vocabulary_are_accepted_and_said(saved, byte_level, tmp_path) -> None:
     other = _variant(byte_level, tmp_path / "other", lambda text: text.replace("<|reserved_0|>", "<|reserved_1|>"))
-    said: list[str] = []
-    load_subset(saved, tokenizer=other, warn=said.append)
-    assert len(said) == 1
-    assert "mean the same bytes in both" in said[0]
+    warnings: list[str] = []
+    load_subset(saved, tokenizer=other, warn=warnings.append)
+    assert len(warnings) == 1
+    assert "mean the same bytes in both" in warnings[0]
 
 
 def test_another_tokenizer_is_refused_with_both_names_and_the_first_id_that_differs(

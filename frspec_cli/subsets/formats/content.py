@@ -102,7 +102,7 @@ def _torch(path: Path) -> Any:
 
 
 def _safetensors(path: Path) -> dict[str, np.ndarray | None]:
-    """Every name; the arrays of one dimension only, so that no weights are read."""
+    """Every name, with its array if that has one dimension, so that no weights are read; else with None."""
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -6,8 +6,6 @@ two among their tensors, lists of ids carry nothing else.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from frspec_cli.errors import FrspecError
@@ -56,11 +54,6 @@ def as_mask(name: str, t2d: np.ndarray) -> np.ndarray:
     if not t2d.any():
         raise FrspecError(f"{name}: t2d marks no token at all.")
     return t2d.astype(bool)
-
-
-def entry(mapping: dict[Any, Any], key: str) -> Any:
-    """The value named `key`, also behind a prefix such as `model.`; None if there is none."""
-    return next((value for name, value in mapping.items() if str(name).split(".")[-1] == key), None)
 
 
 def _check_mask(mask: np.ndarray, ids: np.ndarray, name: str) -> None:

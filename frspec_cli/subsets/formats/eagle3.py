@@ -6,7 +6,6 @@ A d2t that holds ids in place of offsets is wrong for every reader and silent in
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from frspec_cli.subsets.formats.base import (
     whole_numbers,
 )
 from frspec_cli.subsets.formats.content import INSPECT, Content, load_numpy, open_content
-from frspec_cli.subsets.formats.d2t import as_mask, entry, target_ids, to_map
+from frspec_cli.subsets.formats.d2t import as_mask, target_ids, to_map
 from frspec_cli.subsets.subset import VocabularySubset
 
 _PAIR = ("d2t.npy", "t2d.npy")
@@ -108,19 +107,24 @@ def _sibling(path: Path) -> Path | None:
 
 
 def _read_dictionary(content: Content, read_as: str | None) -> ForeignList | None:
-    d2t, t2d = (_array(content.name, entry(content.value, key)) for key in ("d2t", "t2d"))
+    d2t, t2d = (_entry(content, key) for key in ("d2t", "t2d"))
     if d2t is None and t2d is None:
         return None
     kind = "eagle3-safetensors" if content.container == "safetensors" else "eagle3"
     return from_map(content.name, kind, d2t, t2d, read_as)
 
 
-def _array(name: str, value: Any) -> np.ndarray | None:
-    if value is None or isinstance(value, np.ndarray):
-        return value
+def _entry(content: Content, key: str) -> np.ndarray | None:
+    """The array named `key`, also behind a prefix such as `model.`; None if there is none."""
+    name = next((name for name in content.value if str(name).split(".")[-1] == key), None)
+    if name is None:
+        return None
+    value = content.value[name]
     if isinstance(value, (list, tuple)):
         return np.array(value, dtype=bool if {type(each) for each in value} == {bool} else object)
-    raise FrspecError(f"{name} holds a {type(value).__name__} where an array of one dimension should be.")
+    if not isinstance(value, np.ndarray):
+        raise FrspecError(f"{content.name}: {name} is not an array of one dimension.")
+    return value
 
 
 def _read_array(content: Content, read_as: str | None) -> ForeignList | None:
