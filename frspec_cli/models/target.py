@@ -1,4 +1,4 @@
-"""The target: the model whose output law is kept, with its tokenizer, its end-of-sequence ids and its LM head."""
+"""The target: the model whose output distribution is kept, with its tokenizer, end-of-sequence ids and LM head."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frspec_cli.errors import FrspecError, UsageError
+from frspec_cli.errors import FrspecError, UsageError, option
 from frspec_cli.models.eos import eos_ids
 from frspec_cli.models.lm_head import LmHead, lm_head_of
 from frspec_cli.models.locate import locate_model
@@ -24,7 +24,9 @@ _ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
 class Target:
     """A loaded causal LM.
 
-    name: what the user named. folder: where it lies. model: the transformers model, in eval mode, without gradients.
+    name: as the user gave it.
+    folder: with its config, weights and tokenizer.
+    model: the transformers model, in eval mode, without gradients.
     processor: the transformers tokenizer (chat template, streaming text); ids for counting come from tokens/ instead.
     """
 
@@ -40,7 +42,7 @@ class Target:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
+        """The weights' device."""
         return self.model.device
 
     @property
@@ -79,14 +81,14 @@ class Target:
     def prompt_ids(self, prompt: str, *, raw: bool = False) -> list[int]:
         """Token ids of a user's prompt: through the chat template, or (`raw`, or a base model) as plain text.
 
-        A template that writes BOS itself gets no second one; plain text gets what the tokenizer adds by itself.
+        A template that writes BOS itself does not get a second one; plain text gets what the tokenizer adds by itself.
         """
         if raw or not self.is_chat:
             return list(self.processor(prompt)["input_ids"])
         return self.chat_ids([{"role": "user", "content": prompt}])
 
     def chat_ids(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        """Token ids of a conversation that the assistant is to go on with."""
+        """Token ids of a conversation that the assistant is to continue."""
         text = self.processor.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
         return list(self.processor(text, add_special_tokens=False)["input_ids"])
 
@@ -96,70 +98,99 @@ def load_target(
 ) -> Target:
     """Loads what `name` means (see `locate_model`) onto `device` (default: CUDA if there is one) in `dtype`.
 
-    Raises `FrspecError` for a model that frspec cannot drive: no causal LM, or layers that are not attention.
+    Raises `FrspecError` for a model that frspec cannot decode: not a causal LM, or with layers that are not attention.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
     placed = resolve_device(device)
     folder = locate_model(name)
     config = _read_config(name, folder)
+    _refuse_family(name, config)
+    model, processor = _read_model(name, folder, config, dtype=dtype, attention=attention)
+    model.requires_grad_(False).eval()
+    try:
+        model.to(placed)
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        reason = _first_line(error)
+        hint = f"Try {option('dtype')} bfloat16."
+        raise FrspecError(f"{name} does not fit on {placed}: {reason}.", hint=hint) from error
+    return Target(name=name, folder=folder, model=model, processor=processor)
+
+
+def _read_model(name: str, folder: Path, config: Any, *, dtype: str, attention: str | None) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    # The grouped product that mixtures of experts use by default knows no float64.
+    experts = {"experts_implementation": "eager"} if dtype == "float64" else {}
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
+        model = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
             dtype=resolve_dtype(dtype),
             attn_implementation=attention or "sdpa",
             use_safetensors=True,
             trust_remote_code=False,
+            **experts,
         )
-        processor = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return model, AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0].rstrip(".")
-        raise FrspecError(f"{name} could not be loaded: {reason}.") from error
-    model.requires_grad_(False).eval()
-    try:
-        model.to(placed)
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        reason = str(error).split("\n")[0].rstrip(".")
-        raise FrspecError(f"{name} does not fit on {placed}: {reason}.", hint="Try --dtype bfloat16.") from error
-    return Target(name=name, folder=folder, model=model, processor=processor)
+        raise FrspecError(f"{name} could not be loaded: {_first_line(error)}.") from error
 
 
 def _read_config(name: str, folder: Path) -> Any:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0].rstrip(".")
-        raise FrspecError(f"{name} has a config.json that transformers cannot use: {reason}.") from error
+        raise FrspecError(f"{name} has a config.json that transformers cannot use: {_first_line(error)}.") from error
+
+
+def _refuse_family(name: str, config: Any) -> None:
+    """Raises `FrspecError` for what its config shows to be impossible, before any weights are read."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
     text = config.get_text_config()
-    foreign = sorted(set(getattr(text, "layer_types", None) or []) - _ATTENTION_LAYERS)
-    if foreign:
-        raise FrspecError(
-            f"{name} has {foreign[0]} layers: frspec decodes only models whose layers are full or sliding attention.",
-            hint="Its tokens can still be counted, and subsets cut and exported.",
-        )
-    return config
+    others = sorted(set(getattr(text, "layer_types", None) or []) - _ATTENTION_LAYERS)
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if others:
+        reason = f"has {others[0]} layers: frspec decodes only models whose layers are full or sliding attention"
+    elif getattr(text, "is_encoder_decoder", False) or model_class is None:
+        reason = f"is of the family {text.model_type}, which is not a decoder-only language model"
+    elif getattr(model_class, "_is_stateful", False):
+        reason = f"is of the family {text.model_type}, which has recurrent layers: frspec decodes only attention"
+    elif getattr(text, "kv_lora_rank", None) is not None:
+        reason = f"is of the family {text.model_type}, whose latent attention (MLA) frspec's cache cannot hold"
+    else:
+        return
+    raise FrspecError(f"{name} {reason}.", hint="Its tokens can still be counted, and subsets built and exported.")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".")
 
 
 def resolve_device(device: str | None) -> torch.device:
-    """The device that an option names; None means CUDA if there is one, else the CPU. Raises `UsageError`."""
+    """The device that an option names; None means CUDA if there is one, else the CPU.
+
+    Raises `UsageError` if torch knows no such device, `FrspecError` if there is no CUDA device.
+    """
     import torch
 
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        found = torch.device(device)
+        parsed = torch.device(device)
     except RuntimeError:
-        raise UsageError(f"--device {device} is no device that torch knows; try cpu, cuda or cuda:0.") from None
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise FrspecError(f"--device {device}: this machine, or this build of torch, has no CUDA device.")
-    return found
+        raise UsageError(
+            f"{option('device')} {device} is not a device that torch knows; try cpu, cuda or cuda:0."
+        ) from None
+    if parsed.type == "cuda" and not torch.cuda.is_available():
+        raise FrspecError(f"{option('device')} {device}: this machine, or this build of torch, has no CUDA device.")
+    return parsed
 
 
 def resolve_dtype(dtype: str) -> torch.dtype:
@@ -167,5 +198,5 @@ def resolve_dtype(dtype: str) -> torch.dtype:
     import torch
 
     if dtype not in DTYPES:
-        raise UsageError(f"--dtype {dtype} is not one of {', '.join(DTYPES)}.")
+        raise UsageError(f"{option('dtype')} {dtype} is not one of {', '.join(DTYPES)}.")
     return getattr(torch, dtype)

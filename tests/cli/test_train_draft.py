@@ -55,7 +55,7 @@ def test_a_hub_id_in_the_command_stays_as_it_is(tmp_path, monkeypatch):
         (["--loss", "magic"], 2, "--loss magic is not one of sampled, exact, subset."),
         (["--dtype", "float8"], 2, "--dtype float8 is not one of bfloat16, float32, float64."),
         (["--taps", "two"], 2, "--taps two is neither auto, none, nor numbers"),
-        (["--device", "warp"], 2, "--device warp is no device that torch knows"),
+        (["--device", "warp"], 2, "--device warp is not a device that torch knows"),
         (["--init", "none"], 1, "there is no draft head at none"),
         (["--limit", "1"], 1, "holds a single answer"),
     ],
