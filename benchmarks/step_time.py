@@ -23,8 +23,8 @@ from frspec_cli.bench.measure import rotated
 from frspec_cli.bench.profile import time_text
 from frspec_cli.bench.untrained import NAME, with_untrained_head
 from frspec_cli.decoding.engine import Engine
+from frspec_cli.decoding.options import TreeConfig
 from frspec_cli.decoding.pipeline import Pipeline, load_pipeline
-from frspec_cli.decoding.tree import TreeConfig
 from frspec_cli.environment import environment
 from frspec_cli.errors import FrspecError, UsageError, as_flags
 from frspec_cli.models.shipped import DEFAULT_K, DEFAULT_MODEL
@@ -103,9 +103,9 @@ def arms(pipeline: Pipeline, tree: TreeConfig, k: int | None) -> dict[str, Arm]:
 
         return Arm(decode)
 
-    by_name = {"ar": ours(pipeline.engine("ar", shape=tree))}
+    by_name = {"ar": ours(pipeline.engine("ar", tree=tree))}
     if pipeline.default_method() == "frspec":
-        by_name["frspec"] = ours(pipeline.engine("frspec", shape=tree, k=k))
+        by_name["frspec"] = ours(pipeline.engine("frspec", tree=tree, k=k))
     for cache in ("dynamic", "static"):
         by_name[f"transformers, {cache} cache"] = theirs(TransformersBaseline(pipeline.target, cache=cache))
     return by_name

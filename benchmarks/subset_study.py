@@ -26,8 +26,8 @@ import torch
 from frspec_cli import storage
 from frspec_cli.answers.records import Answer, fingerprint, read_answers, split, token_counts
 from frspec_cli.counting.table import FOLDS, FrequencyTable
+from frspec_cli.decoding.options import TreeConfig
 from frspec_cli.decoding.pipeline import Pipeline, load_pipeline
-from frspec_cli.decoding.tree import TreeConfig
 from frspec_cli.errors import FrspecError, as_flags
 from frspec_cli.models.identity import target_identity
 from frspec_cli.models.target import Target, load_target
@@ -134,7 +134,7 @@ class Study:
         full = self.head.own_lm_head or self.target.lm_head
         texts = [(answer, store[i]) for i, answer in enumerate(self.held_out)]
         rows = full.restrict(torch.from_numpy(ids))
-        replayed = replay(self.head, rows, texts, shape=self.settings.tree, new_tokens=self.settings.new_tokens)
+        replayed = replay(self.head, rows, texts, tree=self.settings.tree, new_tokens=self.settings.new_tokens)
         cycles = [len(each.accepted) for each in replayed]
         emitted = [len(each.accepted) + sum(each.accepted) for each in replayed]
         return {

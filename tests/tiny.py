@@ -117,13 +117,15 @@ class ScriptedDrafter:
         self.nodes = 1 + depth * beam
         self.k = vocab
 
-    def reset(self, *, length: int, start: torch.Tensor) -> None:
+    def reset(self, *, length: int) -> None:
         pass
 
     def append_tokens(self, tokens: Sequence[int]) -> None:
         pass
 
-    def append_states(self, tokens: torch.Tensor, last: torch.Tensor, taps: tuple[torch.Tensor, ...]) -> None:
+    def append_states(
+        self, tokens: torch.Tensor, last: torch.Tensor, taps: tuple[torch.Tensor, ...], start: torch.Tensor
+    ) -> None:
         pass
 
     def propose(self, root: torch.Tensor, position: torch.Tensor, valid: torch.Tensor) -> Tree:

@@ -45,9 +45,9 @@ def demo(*, local: Path | None, out: Path, advance: Callable[[], None] = lambda:
     """
     target = load_target(DEFAULT_MODEL, dtype=_DTYPE)
     shipped = load_pipeline(target)
-    engines = {str(method): shipped.engine(method, shape=TREE) for method in _METHODS}
+    engines = {str(method): shipped.engine(method, tree=TREE) for method in _METHODS}
     if local is not None:
-        engines[_LOCAL] = load_pipeline(target, vocab=str(local), k=DEFAULT_K).engine("frspec", shape=TREE)
+        engines[_LOCAL] = load_pipeline(target, vocab=str(local), k=DEFAULT_K).engine("frspec", tree=TREE)
     arms = [Arm(name, engine, engine.drafter.k) for name, engine in engines.items()]
     prompts = tokenize(target, [Prompt(text, id=str(number)) for number, text in enumerate(PROMPTS, start=1)])
     for arm in arms:

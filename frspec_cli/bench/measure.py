@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Protocol, TypeVar
 
-from frspec_cli.decoding.cache import cache_length
 from frspec_cli.decoding.engine import Engine
 from frspec_cli.decoding.generation import Generation
 from frspec_cli.errors import FrspecError
@@ -131,7 +130,7 @@ def warm_up(decoder: Decoder, prompts: Sequence[Sequence[int]], *, max_new_token
 
     by_length: dict[int, list[Sequence[int]]] = {}
     for ids in prompts:
-        length = cache_length(len(ids) + max_new_tokens + decoder.drafter.nodes) if decoder.compiled else 0
+        length = decoder.cache_length(len(ids), max_new_tokens) if decoder.compiled else 0
         by_length.setdefault(length, []).append(ids)
     for members in by_length.values():
         _first_that_runs(members, first_steps)

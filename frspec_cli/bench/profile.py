@@ -1,7 +1,7 @@
 """Where the time of one cycle goes, for every method at the same tree.
 
 Two passes over the same prompts, methods interleaved in both. The first times the methods as they are: the clock is read
-between cycles, and the engine's own stopwatch gives the draft's part; nothing waits for the device. The second times
+between cycles, and the engine's own timing gives the draft's part; nothing waits for the device. The second times
 the parts inside a cycle, in engines of its own: on a GPU it waits for the device at both ends of each part, so its shares
 are those of the work, and its total is not the method's.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from frspec_cli.bench.prompt_run import PromptRun, run_inputs, settings
 from frspec_cli.bench.suite import make_arms
 from frspec_cli.decoding.drafters import EagleDrafter
 from frspec_cli.decoding.engine import Engine
-from frspec_cli.decoding.generation import Generation, Stopwatch
+from frspec_cli.decoding.generation import Generation
 from frspec_cli.decoding.pipeline import Pipeline
 from frspec_cli.progress import Callbacks
 from frspec_cli.statistics import median, median_ratio
@@ -129,7 +128,7 @@ class Probe:
         self._wait = torch.cuda.synchronize if engine.device.type == "cuda" else lambda: None
         self._seconds = dict.fromkeys(PARTS, 0.0)
         self._inner: list[float] = []
-        self._wrap(engine, "_forward", TARGET)
+        self._wrap(engine, "forward", TARGET)
         self._wrap(engine.drafter, "propose", TREE)
         self._wrap(engine.drafter, "append_states", LAYER)
         if isinstance(engine.drafter, EagleDrafter):
@@ -177,25 +176,12 @@ def time_text(engine: Engine, ids: Sequence[int], max_new_tokens: int) -> TimedT
     """Decodes greedily, past EOS, and reads the clock between cycles: the engine runs as it always does."""
     generation = Generation()
     seconds: list[float] = []
-    ends: list[int] = []
     last = 0.0
     for cycle in engine.generate(ids, max_new_tokens=max_new_tokens, ignore_eos=True):
         seconds.append(time.perf_counter() - last)
         generation.add(cycle)
-        ends.append(len(engine.stopwatch.laps))
         last = time.perf_counter()
-    draft = _draft_seconds(engine.stopwatch, ends)
-    return TimedText(generation.token_ids, seconds[1:], draft, sum(generation.accepted))
-
-
-def _draft_seconds(stopwatch: Stopwatch, ends: Sequence[int]) -> list[float]:
-    """The draft's seconds in each cycle. ends: the number of laps at the end of each cycle, the prefill's first."""
-    stopwatch.seconds()  # waits for the device, now that the text is done
-    laps = [
-        (start.elapsed_time(end) / 1000 if stopwatch.cuda else end - start) if name == "draft" else 0.0
-        for name, start, end in stopwatch.laps
-    ]
-    return [sum(laps[begin:end]) for begin, end in pairwise(ends)]
+    return TimedText(generation.token_ids, seconds[1:], generation.draft_seconds, sum(generation.accepted))
 
 
 def _time_inside(engine: Engine, probe: Probe, ids: Sequence[int], max_new_tokens: int) -> dict[str, list[float]]:

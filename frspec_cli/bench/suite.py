@@ -31,7 +31,7 @@ def make_arms(pipeline: Pipeline, options: BenchOptions) -> list[Arm]:
         frspec = method == "frspec"
         for k in options.ks if frspec and options.ks else (None,):
             slots = options.context_slots if frspec else 0
-            engine = pipeline.engine(method, shape=options.tree, k=k, context_slots=slots)
+            engine = pipeline.engine(method, tree=options.tree, k=k, context_slots=slots)
             label = f"frspec@{k}" if frspec and len(options.ks) > 1 else name
             arms.append(Arm(label, engine, engine.drafter.k))
     return arms

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from frspec_cli.cli import options
 from frspec_cli.cli.output import Output
+from frspec_cli.decoding.options import DEFAULTS, GenerateOptions, Method, TreeConfig, check_method
+from frspec_cli.decoding.sampling import Sampling
 from frspec_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from frspec_cli.answers.prompts import Prompt
     from frspec_cli.decoding.engine import Engine
     from frspec_cli.decoding.generation import Generation
     from frspec_cli.decoding.pipeline import Pipeline
-    from frspec_cli.decoding.sampling import Sampling
 
 
 def command(
@@ -25,7 +28,7 @@ def command(
     prompts: Annotated[
         Path | None, typer.Option("--prompts", help='JSONL of {"prompt"} or Spec-Bench\'s {"turns"} (first turn).')
     ] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many of --prompts.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use the first N of --prompts.")] = None,
     model: options.Model = options.DEFAULT_MODEL,
     draft: options.Draft = None,
     vocab: options.Vocab = None,
@@ -35,24 +38,30 @@ def command(
         typer.Option(
             "--method",
             help="ar (plain), eagle (full LM head), frspec (subset) or lookup (n-grams). "
-            "Default: frspec if a head and a subset are at hand.",
+            "Default: frspec if a head and a subset are available.",
         ),
-    ] = None,
-    depth: options.Depth = 5,
-    beam: options.Beam = 4,
-    nodes: options.Nodes = 16,
-    context_slots: options.ContextSlots = 0,
-    max_new_tokens: options.MaxNewTokens = 128,
-    temperature: options.Temperature = 0.0,
-    top_k: Annotated[int, typer.Option("--top-k", help="Sample from the K likeliest tokens; 0 is off.")] = 0,
-    top_p: options.TopP = 1.0,
-    min_p: Annotated[float, typer.Option("--min-p", help="Leave out tokens below this share of the likeliest.")] = 0.0,
-    seed: options.Seed = 0,
-    raw: options.Raw = False,
+    ] = DEFAULTS.method,
+    depth: options.Depth = DEFAULTS.tree.depth,
+    beam: options.Beam = DEFAULTS.tree.beam,
+    nodes: options.Nodes = DEFAULTS.tree.nodes,
+    context_slots: options.ContextSlots = DEFAULTS.context_slots,
+    max_new_tokens: options.MaxNewTokens = DEFAULTS.max_new_tokens,
+    temperature: options.Temperature = DEFAULTS.sampling.temperature,
+    top_k: Annotated[
+        int, typer.Option("--top-k", help="Sample from the K likeliest tokens; 0 is off.")
+    ] = DEFAULTS.sampling.top_k,
+    top_p: options.TopP = DEFAULTS.sampling.top_p,
+    min_p: Annotated[
+        float, typer.Option("--min-p", help="Leave out tokens below this share of the likeliest.")
+    ] = DEFAULTS.sampling.min_p,
+    seed: options.Seed = DEFAULTS.sampling.seed,
+    raw: options.Raw = DEFAULTS.raw,
     stop: Annotated[
         list[str] | None, typer.Option("--stop", help="End the text before this string; may be given several times.")
     ] = None,
-    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Always make --max-new-tokens tokens.")] = False,
+    ignore_eos: Annotated[
+        bool, typer.Option("--ignore-eos", help="Always generate --max-new-tokens tokens.")
+    ] = DEFAULTS.ignore_eos,
     device: options.Device = None,
     dtype: options.Dtype = "bfloat16",
     compiled: options.Compile = False,
@@ -65,29 +74,39 @@ def command(
     """
     if (prompt is None) == (prompts is None):
         raise UsageError("give a prompt or --prompts FILE.", hint='For example: frspec generate "Tell me about owls."')
-    from frspec_cli.answers.prompts import Prompt, read_prompts
-    from frspec_cli.decoding.pipeline import METHODS
-    from frspec_cli.decoding.sampling import Sampling
-    from frspec_cli.decoding.tree import TreeConfig
-
-    if method is not None and method not in METHODS:
-        raise UsageError(f"--method {method} is not one of {', '.join(METHODS)}.")
-    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
+    choice = GenerateOptions(
+        method=cast(Method | None, method),
+        tree=TreeConfig(depth=depth, beam=beam, nodes=nodes),
+        context_slots=context_slots,
+        max_new_tokens=max_new_tokens,
+        sampling=Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed),
+        stop=tuple(stop or ()),
+        raw=raw,
+        ignore_eos=ignore_eos,
+    )
+    files = {"draft": draft, "vocab": vocab, "k": k}
+    if choice.method is not None:
+        check_method(choice.method, **files)
     output = Output(as_json=as_json, quiet=quiet)
+    items = _prompts(prompt, prompts, limit)
+    pipeline = _load(
+        model, draft, vocab, k, choice.method, device=device, dtype=dtype, compiled=compiled, output=output
+    )
+    selected = choice.method or pipeline.default_method()
+    if selected != "frspec" and choice.method is None:
+        missing = "draft head" if pipeline.head is None else "subset"
+        output.say(f"no {missing} is available for {model}: --method {selected}")
+    check_method(selected, **files)
+    engine = pipeline.engine(selected, tree=choice.tree, context_slots=choice.context_slots)
+    _Run(engine, pipeline, selected, choice, output).decode(items)
+
+
+def _prompts(prompt: str | None, prompts: Path | None, limit: int | None) -> list[Prompt]:
+    from frspec_cli.answers.prompts import Prompt, read_prompts
+
     if prompts is not None:
-        asked = read_prompts(prompts, limit=limit)
-    else:
-        asked = [Prompt(text=sys.stdin.read() if prompt == "-" else str(prompt), id="1")]
-    parts = _load(model, draft, vocab, k, method, device=device, dtype=dtype, compiled=compiled, output=output)
-    chosen: Any = method or parts.default_method()
-    if method is None and chosen != "frspec":
-        output.say(f"no {'draft head' if parts.head is None else 'subset'} at hand for {model}: --method {chosen}")
-    engine = parts.engine(chosen, shape=TreeConfig(depth=depth, beam=beam, nodes=nodes), context_slots=context_slots)
-    run = _Run(engine, parts, chosen, sampling, max_new_tokens, ignore_eos, tuple(stop or ()), output)
-    for number, item in enumerate(asked):
-        if number and not as_json:
-            output.data("")
-        run.decode(parts.target.prompt_ids(item.text, raw=raw))
+        return read_prompts(prompts, limit=limit)
+    return [Prompt(text=sys.stdin.read() if prompt == "-" else str(prompt), id="1")]
 
 
 def _load(
@@ -110,55 +129,44 @@ def _load(
     compiler = compiler_for(target.device) if compiled else None
     if method in ("ar", "lookup"):
         return Pipeline(target=target, compiler=compiler)
-    named = None if vocab is None else str(vocab)
-    return load_pipeline(target, draft=draft, vocab=named, k=k, compiler=compiler, warn=output.warn)
+    subset = None if vocab is None else str(vocab)
+    return load_pipeline(target, draft=draft, vocab=subset, k=k, compiler=compiler, warn=output.warn)
 
 
 @dataclass(frozen=True)
 class _Run:
-    """One command's engine and options; `decode` runs and shows one prompt."""
+    """One command's engine and options; `decode` runs the prompts and shows what they give."""
 
     engine: Engine
-    parts: Pipeline
+    pipeline: Pipeline
     method: str
-    sampling: Sampling
-    max_new_tokens: int
-    ignore_eos: bool
-    stop: tuple[str, ...]
+    options: GenerateOptions
     output: Output
 
-    def decode(self, ids: list[int]) -> None:
-        """Text as it comes and a line of statistics, or one JSON object."""
+    def decode(self, prompts: Iterable[Prompt]) -> None:
+        """Of each prompt the text as it comes and a line of statistics, or one JSON object."""
         from frspec_cli.decoding.generation import Generation
-        from frspec_cli.decoding.text import StoppedText, StopStrings, TextStream
 
-        generation = Generation(prompt_tokens=len(ids))
-        processor = self.parts.target.processor
-        stream = StoppedText(TextStream(processor, ids), self.stop)
-        for cycle in self.engine.generate(
-            ids,
-            max_new_tokens=self.max_new_tokens,
-            sampling=self.sampling,
-            ignore_eos=self.ignore_eos,
-            stop=StopStrings(self.stop, processor, ids) if self.stop else None,
-        ):
-            generation.add(cycle)
-            if not self.output.as_json:
-                self.output.data(stream.push(cycle.tokens), end="")
-        generation.seconds = self.engine.stopwatch.seconds()
-        if self.output.as_json:
-            self.output.json(self._record(generation))
-            return
-        self.output.data(stream.rest())
-        self.output.say(self._summary(generation))
+        for number, prompt in enumerate(prompts):
+            if number and not self.output.as_json:
+                self.output.data("")
+            ids = self.pipeline.target.prompt_ids(prompt.text, raw=self.options.raw)
+            generation = Generation(prompt_tokens=len(ids))
+            for cycle in self.pipeline.stream(self.engine, ids, self.options):
+                generation.add(cycle)
+                if not self.output.as_json:
+                    self.output.data(cycle.text, end="")
+            if self.output.as_json:
+                self.output.json(self._record(generation))
+            else:
+                self.output.data("")
+                self.output.say(self._summary(generation))
 
     def _record(self, generation: Generation) -> dict[str, Any]:
-        from frspec_cli.decoding.text import decode
-
-        drafter, target = self.engine.drafter, self.parts.target
-        shape = getattr(drafter, "shape", None)
+        drafter, target = self.engine.drafter, self.pipeline.target
+        tree = getattr(drafter, "tree", None)
         return {
-            "text": decode(target.processor, generation.token_ids, stop=self.stop),
+            "text": generation.text,
             "token_ids": generation.token_ids,
             "prompt_tokens": generation.prompt_tokens,
             "new_tokens": generation.new_tokens,
@@ -170,31 +178,31 @@ class _Run:
             "method": self.method,
             "k": drafter.k or None,
             "depth": drafter.depth or None,
-            "beam": shape.beam if shape else None,
+            "beam": tree.beam if tree else None,
             "nodes": drafter.nodes,
             "model": target.name,
-            "draft": self.parts.draft if self.method in ("eagle", "frspec") else None,
+            "draft": self.pipeline.draft if self.method in ("eagle", "frspec") else None,
             "dtype": str(target.dtype).removeprefix("torch."),
             "device": str(target.device),
             "compiled": self.engine.compiled,
-            "seed": self.sampling.seed,
-            "draft_lm_head": self.parts.draft_lm_head(drafter),
+            "seed": self.options.sampling.seed,
+            "draft_lm_head": self.pipeline.draft_lm_head(drafter),
         }
 
     def _summary(self, generation: Generation) -> str:
         drafter, seconds = self.engine.drafter, generation.seconds
-        parts = [
+        clauses = [
             f"{generation.new_tokens} tokens in {seconds['total']:.2f} s",
             f"{generation.tokens_per_second:.1f} tokens/s",
             f"acceptance length {generation.acceptance_length:.2f}",
             f"method {self.method}" + (f", k {drafter.k:,}" if drafter.k else ""),
         ]
         if drafter.nodes > 1:
-            shape = getattr(drafter, "shape", None)
-            size = f"depth {shape.depth}, beam {shape.beam}, {shape.nodes} nodes" if shape else f"depth {drafter.depth}"
+            tree = getattr(drafter, "tree", None)
+            size = f"depth {tree.depth}, beam {tree.beam}, {tree.nodes} nodes" if tree else f"depth {drafter.depth}"
             draft, verify = (f"{seconds[name] / seconds['total']:.0%}" for name in ("draft", "verify"))
-            head = self.parts.draft_lm_head(drafter)
+            head = self.pipeline.draft_lm_head(drafter)
             if head is not None:
                 size += f", draft LM head {head['bytes'] / 2**20:.1f} of {head['full_bytes'] / 2**20:.1f} MiB"
-            parts.append(f"{size}: draft {draft} of the time, verify {verify}")
-        return " | ".join(parts)
+            clauses.append(f"{size}: draft {draft} of the time, verify {verify}")
+        return " | ".join(clauses)

@@ -10,8 +10,23 @@ from typing import Any
 
 import torch
 
+from frspec_cli.errors import FrspecError
+
 KERNEL = "frspec"
 """The name under which `attend` is registered with transformers."""
+
+
+HARMLESS = {
+    "dropout",  # 0 outside training
+    "sliding_window",  # the engine's mask has the window
+    "is_causal",  # likewise
+    "position_ids",  # queries and keys are rotated already
+    "use_cache",
+    "output_attentions",
+    "output_hidden_states",
+    "output_router_logits",
+}
+"""Arguments that families pass to attention and that change nothing here."""
 
 
 def attend(
@@ -23,13 +38,18 @@ def attend(
     *,
     scaling: float | None = None,
     softcap: float | None = None,
-    **_: Any,
+    **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Softmax attention in transformers' calling convention; grouped heads are not expanded.
 
-    query [1, Q, T, D]; key, value [1, KV, L, D] (KV divides Q); attention_mask additive [1, 1, T, L]; returns
-    [1, T, Q, D]. With `softcap` (Gemma-2) the scores are capped before the mask, in float32 as transformers does.
+    query: [B, Q, T, D].
+    key, value: [B, KV, L, D]; KV divides Q.
+    attention_mask: additive [B or 1, 1, T, L].
+    softcap: the scores are capped before the mask (Gemma-2), in float32 as transformers does.
+
+    Returns [B, T, Q, D]. Raises `FrspecError` if the family asks for anything else.
     """
+    _refuse_unknown(module, attention_mask, others)
     if softcap is None and query.shape[2] == 1:
         # The heads of a group as rows over the keys that they share: one row a head takes seven times as long in
         # bfloat16 on a CPU, where a product with a single row has no fast kernel.
@@ -54,8 +74,26 @@ def attend(
     return (weights @ value).transpose(1, 2).contiguous(), None
 
 
+def _refuse_unknown(module: torch.nn.Module, mask: torch.Tensor | None, others: dict[str, Any]) -> None:
+    """Refuses what `attend` does not compute: the text would be another one from the first token on."""
+    unknown = [name for name, value in others.items() if value is not None and name not in HARMLESS]
+    if unknown:
+        raise unsupported(module, f"passes `{unknown[0]}` to attention, which frspec's attention does not compute")
+    if mask is not None and mask.shape[1] != 1:
+        raise unsupported(module, "makes a mask of its own for each head, which frspec's cache cannot serve")
+
+
+def unsupported(module: Any, reason: str) -> FrspecError:
+    """The error for a model family that frspec cannot decode."""
+    family = getattr(getattr(module, "config", module), "model_type", None) or type(module).__name__
+    return FrspecError(
+        f"the model family {family} {reason}.",
+        hint="Its tokens can still be counted, and subsets built and exported.",
+    )
+
+
 def use_kernel(model: Any) -> None:
-    """Makes `model` attend with `attend`: with an explicit mask, transformers' SDPA copies K and V over all slots."""
+    """Makes `model` use `attend`: with an explicit mask, transformers' SDPA copies K and V over all slots."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import eager_mask
 
@@ -65,13 +103,13 @@ def use_kernel(model: Any) -> None:
 
 
 def additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """bool [T, L], True where a row may look -> additive mask [1, 1, T, L]."""
+    """bool [B, T, L] or [T, L], True where a row may look -> additive mask [B or 1, 1, T, L]."""
     mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-    return mask.masked_fill_(~visible, torch.finfo(dtype).min)[None, None]
+    return mask.masked_fill_(~visible, torch.finfo(dtype).min).view(-1, 1, *visible.shape[-2:])
 
 
 def layer_windows(config: Any) -> tuple[dict[str, int | None], bool]:
-    """Which masks a model asks for: ({layer type: window in positions, or None}, whether it takes a dict of them).
+    """The masks that a model needs: ({layer type: window in positions, or None}, whether it takes a dict of them).
 
     A dict goes only to models whose `layer_types` has more than one kind; the others refuse one. Mistral, Phi-3 and
     Starcoder2 have a `sliding_window` and no `layer_types`: their one mask must be windowed.

@@ -1,7 +1,7 @@
 """A key-value cache of fixed length whose rows are written at slots that the engine chooses.
 
 transformers' own static cache keeps sliding layers as rings, which can neither hold a tree nor roll one back. Here every
-layer has the full length, lies in one buffer, and accepted rows are gathered to the front for all layers at once.
+layer has the full length, is part of one buffer, and accepted rows are gathered to the front for all layers at once.
 """
 
 from __future__ import annotations
@@ -11,10 +11,14 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from frspec_cli.decoding.attention import unsupported
 from frspec_cli.decoding.compiling import mark_static
 
 LENGTH_STEP = 256
 """Cache lengths are multiples of this: attention pays for every slot, a compiled step for every other length."""
+
+_PER_BUFFER = {"head_dim", "num_attention_heads", "num_key_value_heads", "sliding_window"}
+"""What a config must state once for all layers."""
 
 
 def cache_length(tokens: int) -> int:
@@ -23,7 +27,7 @@ def cache_length(tokens: int) -> int:
 
 
 class SlotLayer(CacheLayerMixin):
-    """One layer's keys and values, [1, KV, L, D] each: `update` writes T rows at the buffer's `slots` (int64 [T])."""
+    """One layer's keys and values, [R, KV, L, D] each: `update` writes T rows at the buffer's `slots` (int64 [T])."""
 
     is_compileable = True
     is_sliding = False
@@ -34,6 +38,7 @@ class SlotLayer(CacheLayerMixin):
     def __init__(self, buffer: SlotBuffer, index: int) -> None:
         super().__init__()
         self.buffer = buffer
+        self.index = index
         self.keys = buffer.data[2 * index]
         self.values = buffer.data[2 * index + 1]
         self.is_initialized = True
@@ -41,11 +46,26 @@ class SlotLayer(CacheLayerMixin):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Writes [1, KV, T, D] rows and returns all keys and values, [1, KV, L, D]."""
+        """Writes [R, KV, T, D] rows and returns all keys and values, [R, KV, L, D].
+
+        Raises `FrspecError` if the layer's heads are not those that the config promised.
+        """
+        self._check("keys", key_states)
+        self._check("values", value_states)
         assert self.buffer.slots is not None
         self.keys.index_copy_(2, self.buffer.slots, key_states)
         self.values.index_copy_(2, self.buffer.slots, value_states)
         return self.keys, self.values
+
+    def _check(self, name: str, states: torch.Tensor) -> None:
+        """Latent attention (DeepSeek) and heads whose size depends on the layer (Gemma-4) do not fit one buffer."""
+        _, heads, _, size = states.shape
+        if (heads, size) != (self.keys.shape[1], self.keys.shape[3]):
+            raise unsupported(
+                self.buffer.config,
+                f"has {name} of {heads} heads x {size} numbers in layer {self.index}, where frspec's cache holds "
+                f"{self.keys.shape[1]} x {self.keys.shape[3]} in every layer",
+            )
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Nothing to do: the buffer exists from the start."""
@@ -64,30 +84,50 @@ class SlotLayer(CacheLayerMixin):
 
 
 class SlotBuffer:
-    """The cache of a model with uniform layers: one tensor [2 * layers, 1, KV, L, D], and the slots to write at next.
+    """The cache of R texts in a model with uniform layers, and the slots to write at next.
 
-    Set `slots` (int64 [T]) before each forward pass of T rows, and to None after it.
+    data: [2 * layers, R, KV, L, D].
+    slots: int64 [T], the same for all texts; set it before each forward pass of T rows, and to None after it.
+    config: the model's, to name it in errors.
     """
 
-    def __init__(
-        self, *, layers: int, kv_heads: int, head_dim: int, length: int, dtype: torch.dtype, device: torch.device
-    ) -> None:
-        # Zeros, not empty memory: a NaN in a masked value row would still poison every sum it is in.
-        self.data = torch.zeros(2 * layers, 1, kv_heads, length, head_dim, dtype=dtype, device=device)
+    def __init__(self, data: torch.Tensor, config: Any = None) -> None:
+        self.data = data
+        self.config = config
         self.slots: torch.Tensor | None = None
-        self.layers = [SlotLayer(self, index) for index in range(layers)]
+        self.layers = [SlotLayer(self, index) for index in range(len(data) // 2)]
+
+    @staticmethod
+    def zeros(
+        *,
+        layers: int,
+        kv_heads: int,
+        head_dim: int,
+        length: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        texts: int = 1,
+        config: Any = None,
+    ) -> SlotBuffer:
+        """An empty buffer. Zeros, not empty memory: a NaN in a masked value row would still poison every sum it is in."""
+        data = torch.zeros(2 * layers, texts, kv_heads, length, head_dim, dtype=dtype, device=device)
+        return SlotBuffer(data, config)
 
     @staticmethod
     def for_model(config: Any, *, length: int, dtype: torch.dtype, device: torch.device) -> SlotBuffer:
-        """The buffer that a transformers text config asks for."""
+        """The buffer that a transformers text config calls for. Raises `FrspecError` if its layers are not uniform."""
+        varying = sorted(_PER_BUFFER & (getattr(config, "per_layer_attributes", None) or set()))
+        if varying:
+            raise unsupported(config, f"has a {varying[0]} that differs between layers, where frspec's cache needs one")
         heads = config.num_attention_heads
-        return SlotBuffer(
+        return SlotBuffer.zeros(
             layers=config.num_hidden_layers,
             kv_heads=getattr(config, "num_key_value_heads", None) or heads,
             head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
             length=length,
             dtype=dtype,
             device=device,
+            config=config,
         )
 
     @property
@@ -99,6 +139,14 @@ class SlotBuffer:
     def bytes(self) -> int:
         """Memory in bytes."""
         return self.data.numel() * self.data.element_size()
+
+    def text(self, number: int) -> SlotBuffer:
+        """One text's part: a view, so that writing there writes here."""
+        return SlotBuffer(self.data[:, number : number + 1], self.config)
+
+    def texts(self, numbers: torch.Tensor) -> SlotBuffer:
+        """A copy with some of the texts (int64 [R])."""
+        return SlotBuffer(self.data[:, numbers], self.config)
 
     def mark_static(self) -> None:
         """For a compiled step: the rows stay where they are."""

@@ -1,6 +1,6 @@
 """Context slots: a few spare rows of the draft's LM head for tokens of this text that the subset lacks.
 
-A name or a rare word that stands in the prompt comes again, and a static subset can never draft it. Each slot holds one
+A name or a rare word in the prompt often comes again, and a static subset can never draft it. Each slot holds one
 such token's row; a token that the subset has takes none, and the least recently seen token leaves when all are taken.
 Unused slots have log-probability -inf, so they are never drafted.
 """
@@ -18,9 +18,10 @@ from frspec_cli.models.lm_head import LmHead
 class ContextSlots:
     """`count` slots behind a subset's rows.
 
-    rows: the subset's LM head (R rows). full: the head that has a row for every token that may be taken in.
+    rows: the subset's LM head (R rows).
+    full: the head that has a row for every token that may get a slot.
     lm_head: R + count rows in one contiguous tensor; its slots change in place, its shape never does.
-    closed: [R + count], -inf at unused slots and 0 elsewhere, to be added to the logits.
+    unused_mask: [R + count], -inf at unused slots and 0 elsewhere, to be added to the logits.
     """
 
     def __init__(self, rows: LmHead, full: LmHead, count: int) -> None:
@@ -36,35 +37,35 @@ class ContextSlots:
         self.lm_head = LmHead(
             torch.cat((rows.weight, padding)), bias, rows.scale, rows.softcap, torch.cat((ids, ids.new_zeros(count)))
         )
-        self.closed = torch.zeros(rows.size + count, dtype=rows.weight.dtype, device=device)
+        self.unused_mask = torch.zeros(rows.size + count, dtype=rows.weight.dtype, device=device)
         self.clear()
 
     def clear(self) -> None:
         """Empties every slot, for a new text."""
-        self.held: OrderedDict[int, int] = OrderedDict()  # token -> slot, least recently seen first
-        self.closed[self.first :] = float("-inf")
+        self.slot_of: OrderedDict[int, int] = OrderedDict()  # token -> slot, least recently seen first
+        self.unused_mask[self.first :] = float("-inf")
 
-    def see(self, tokens: Sequence[int]) -> None:
-        """Takes in tokens of the text in their order."""
-        taken: dict[int, int] = {}
+    def add(self, tokens: Sequence[int]) -> None:
+        """Gives slots to tokens of the text, in their order."""
+        changed: dict[int, int] = {}
         for token in tokens:
             if token in self.always or (self.row_in_full is not None and token not in self.row_in_full):
                 continue
-            if token in self.held:
-                self.held.move_to_end(token)
+            if token in self.slot_of:
+                self.slot_of.move_to_end(token)
                 continue
-            slot = len(self.held) if len(self.held) < self.count else self.held.popitem(last=False)[1]
-            self.held[token] = slot
-            taken[slot] = token
-        if taken:
-            self._load(taken)
+            slot = len(self.slot_of) if len(self.slot_of) < self.count else self.slot_of.popitem(last=False)[1]
+            self.slot_of[token] = slot
+            changed[slot] = token
+        if changed:
+            self._load(changed)
 
-    def _load(self, taken: dict[int, int]) -> None:
+    def _load(self, changed: dict[int, int]) -> None:
         """Copies the rows of the tokens into their slots (slot -> token)."""
-        device = self.closed.device
-        slots = torch.tensor([self.first + slot for slot in taken], device=device)
-        tokens = torch.tensor(list(taken.values()), device=device)
-        rows = list(taken.values())
+        device = self.unused_mask.device
+        slots = torch.tensor([self.first + slot for slot in changed], device=device)
+        tokens = torch.tensor(list(changed.values()), device=device)
+        rows = list(changed.values())
         if self.row_in_full is not None:
             rows = [self.row_in_full[token] for token in rows]
         source = torch.tensor(rows, device=device)
@@ -73,4 +74,4 @@ class ContextSlots:
         self.lm_head.ids.index_copy_(0, slots, tokens)
         if self.lm_head.bias is not None and self.full.bias is not None:
             self.lm_head.bias.index_copy_(0, slots, self.full.bias[source])
-        self.closed[slots] = 0.0
+        self.unused_mask[slots] = 0.0

@@ -1,14 +1,16 @@
-"""What decoding can be asked for: methods, and the size of the draft tree. No torch here: the command line reads it too."""
+"""What texts are decoded with: the method, the draft tree's size, how long. No torch here: the command line reads it too."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from frspec_cli.decoding.sampling import Sampling
 from frspec_cli.errors import UsageError, option
 
 Method = Literal["ar", "eagle", "frspec", "lookup"]
+"""ar: plain decoding. eagle: the head's whole LM head. frspec: a subset of its rows. lookup: n-grams of the text."""
 METHODS: tuple[Method, ...] = get_args(Method)
 
 _READ_BY: dict[str, tuple[str, ...]] = {
@@ -32,6 +34,11 @@ def refuse_unused(methods: Sequence[str], **values: Any) -> None:
             )
 
 
+TREE_LIMITS = {"depth": (1, 64), "beam": (1, 128), "nodes": (2, 2048)}
+"""The smallest and the largest value of each field. At the largest the candidates of a cycle fill a few hundred MB; no tree
+of any paper is near them."""
+
+
 @dataclass(frozen=True)
 class TreeConfig:
     """How large a draft tree may grow.
@@ -39,7 +46,9 @@ class TreeConfig:
     depth: draft levels = draft forward passes per cycle.
     beam: candidates kept at each level.
     nodes: rows that the target verifies per cycle, root included.
-    EAGLE's published (depth 5, top-k 10, total-token 60) is (6, 10, 60) here.
+
+    EAGLE's published tree (depth 5, top-k 10, total-token 60) is (6, 10, 60) here. Raises `UsageError` if a value is outside
+    its range.
     """
 
     depth: int = 5
@@ -47,11 +56,57 @@ class TreeConfig:
     nodes: int = 16
 
     def __post_init__(self) -> None:
-        if min(self.depth, self.beam) < 1 or self.nodes < 2:
-            raise ValueError(f"a tree has depth >= 1, beam >= 1 and nodes >= 2, not {self}")
+        for name, (least, most) in TREE_LIMITS.items():
+            value = getattr(self, name)
+            if not least <= value <= most:
+                raise UsageError(f"{option(name)} {value} is not between {least} and {most:,}.")
 
     def within(self, candidates: int) -> TreeConfig:
         """The tree that a draft of only `candidates` tokens can fill: beam <= candidates, nodes <= pool + root."""
         beam = min(self.beam, candidates)
         pool = beam + (self.depth - 1) * beam * beam
         return TreeConfig(depth=self.depth, beam=beam, nodes=min(self.nodes, pool + 1))
+
+
+def check_method(method: str, **values: Any) -> None:
+    """Raises `UsageError` if there is no such method, or if it does not read a value that was given (see `refuse_unused`)."""
+    if method not in METHODS:
+        raise UsageError(f"{option('method')} {method} is not one of {', '.join(METHODS)}.")
+    refuse_unused((method,), **values)
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """How texts are generated.
+
+    method: None for the best that target, head and subset allow.
+    tree: the draft tree's size.
+    context_slots: spare draft rows for tokens of the text that the subset lacks; frspec only.
+    max_new_tokens: the most tokens of a text.
+    sampling: greedy by default.
+    stop: strings that end the text and are left out of it.
+    raw: continue the prompt as it is, without the chat template.
+    ignore_eos: always generate `max_new_tokens` tokens.
+
+    Raises `UsageError` if a value is outside its range, or if the method ignores one that was given.
+    """
+
+    method: Method | None = None
+    tree: TreeConfig = field(default_factory=TreeConfig)
+    context_slots: int = 0
+    max_new_tokens: int = 128
+    sampling: Sampling = field(default_factory=Sampling)
+    stop: tuple[str, ...] = ()
+    raw: bool = False
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise UsageError(f"{option('max_new_tokens')} {self.max_new_tokens} is less than 1.")
+        if self.context_slots < 0:
+            raise UsageError(f"{option('context_slots')} {self.context_slots} is negative.")
+        if self.method is not None:
+            check_method(self.method, context_slots=self.context_slots)
+
+
+DEFAULTS = GenerateOptions()

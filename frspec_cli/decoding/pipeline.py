@@ -1,8 +1,9 @@
-"""From what a user names (model, draft head, subset, method) to an engine that is ready to run."""
+"""From what a user names (model, draft head, subset, method) to an engine that is ready to run, and to text."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,24 +12,28 @@ from frspec_cli.decoding.compiling import Compiler
 from frspec_cli.decoding.context_slots import ContextSlots
 from frspec_cli.decoding.drafters import Drafter, EagleDrafter, LookupDrafter, NoDrafter
 from frspec_cli.decoding.engine import Engine
-from frspec_cli.decoding.options import METHODS, Method, TreeConfig
-from frspec_cli.errors import FrspecError, UsageError
+from frspec_cli.decoding.generation import Cycle, Generation
+from frspec_cli.decoding.options import DEFAULTS, METHODS, GenerateOptions, Method, TreeConfig, check_method
+from frspec_cli.decoding.text import TextStream
+from frspec_cli.errors import FrspecError, option
 from frspec_cli.heads.checkpoint import load_head
 from frspec_cli.heads.head import EagleHead
 from frspec_cli.models.lm_head import LmHead
-from frspec_cli.models.shipped import shipped_for
-from frspec_cli.models.target import Target
+from frspec_cli.models.shipped import DEFAULT_MODEL, shipped_for
+from frspec_cli.models.target import Target, load_target
 from frspec_cli.subsets.load import load_subset
 from frspec_cli.subsets.subset import VocabularySubset
 from frspec_cli.tokens.tokenizer import load_tokenizer
+
+__all__ = ["METHODS", "Method", "Pipeline", "generate", "load_pipeline"]
 
 
 @dataclass(frozen=True)
 class Pipeline:
     """A target with the draft head and the subset that go with it; one target serves all methods.
 
-    draft, vocab: what the user named (or what frspec ships for the model), None where there is none. compiler: compiles
-    the steps of target and draft, None runs them as they are.
+    draft, vocab: what the user named (or what frspec ships for the model); None if there is none.
+    compiler: compiles the steps of target and draft; None runs them as they are.
     """
 
     target: Target
@@ -39,45 +44,69 @@ class Pipeline:
     compiler: Compiler | None = None
 
     def default_method(self) -> Method:
-        """frspec where a head and a subset are at hand, else the best that can run."""
+        """frspec if a head and a subset are available, else the best that can run."""
         if self.head is None:
             return "ar"
         return "frspec" if self.subset is not None else "eagle"
 
-    def engine(self, method: Method, *, shape: TreeConfig, k: int | None = None, context_slots: int = 0) -> Engine:
-        """The engine of one method; arguments and errors as `drafter` has them."""
-        drafter = self.drafter(method, shape=shape, k=k, context_slots=context_slots)
+    def generate(self, prompt: str, options: GenerateOptions = DEFAULTS) -> Generation:
+        """Decodes the answer to one prompt: its `text`, ids and figures. Raises as `drafter` and `Engine.generate` do."""
+        engine = self.engine(
+            options.method or self.default_method(), tree=options.tree, context_slots=options.context_slots
+        )
+        prompt_ids = self.target.prompt_ids(prompt, raw=options.raw)
+        return Generation.of(self.stream(engine, prompt_ids, options), prompt_tokens=len(prompt_ids))
+
+    def stream(self, engine: Engine, prompt_ids: Sequence[int], options: GenerateOptions) -> Iterator[Cycle]:
+        """The cycles of one text with the text that each adds."""
+        return engine.generate(
+            prompt_ids,
+            max_new_tokens=options.max_new_tokens,
+            sampling=options.sampling,
+            ignore_eos=options.ignore_eos,
+            text=TextStream(self.target.processor, prompt_ids, stop=options.stop),
+        )
+
+    def engine(self, method: Method, *, tree: TreeConfig, k: int | None = None, context_slots: int = 0) -> Engine:
+        """The engine of one method; arguments and errors are those of `drafter`."""
+        drafter = self.drafter(method, tree=tree, k=k, context_slots=context_slots)
         return Engine(self.target, drafter, compiler=self.compiler)
 
-    def drafter(self, method: Method, *, shape: TreeConfig, k: int | None = None, context_slots: int = 0) -> Drafter:
-        """The drafter of one method. k, context_slots (frspec only): a prefix of the subset; spare rows for the text's
-        own tokens. Raises `FrspecError` when the head or the subset that it needs is missing.
+    def drafter(self, method: Method, *, tree: TreeConfig, k: int | None = None, context_slots: int = 0) -> Drafter:
+        """The drafter of one method.
+
+        k: use the subset's first k tokens; frspec only.
+        context_slots: spare rows for the text's own tokens; frspec only.
+
+        Raises `UsageError` if the method ignores an argument that was given, and `FrspecError` if the head or the subset
+        that it needs is missing.
         """
+        check_method(method, k=k, context_slots=context_slots)
         match method:
             case "ar":
                 return NoDrafter()
             case "lookup":
-                return LookupDrafter(shape.depth)
+                return LookupDrafter(tree.depth)
             case "eagle":
                 head = self._head(method)
-                return EagleDrafter(head, head.own_lm_head or self.target.lm_head, shape, compiler=self.compiler)
+                return EagleDrafter(head, head.own_lm_head or self.target.lm_head, tree, compiler=self.compiler)
             case "frspec":
                 head = self._head(method)
                 if self.subset is None:
                     raise FrspecError(
-                        "--method frspec needs a vocabulary subset.",
-                        hint="Name one with --vocab, or build one: frspec count-freq, then frspec build-vocab.",
+                        f"{option('method')} frspec needs a vocabulary subset.",
+                        hint=f"Name one with {option('vocab')}, or build one: frspec count-freq, then frspec build-vocab.",
                     )
                 rows = self._rows(head, self.subset.prefix(k) if k else self.subset)
                 full = head.own_lm_head or self.target.lm_head
                 slots = ContextSlots(rows, full, context_slots) if context_slots else None
-                return EagleDrafter(head, rows, shape, slots=slots, compiler=self.compiler)
-            case _:
-                raise UsageError(f"--method {method} is not one of {', '.join(METHODS)}.")
+                return EagleDrafter(head, rows, tree, slots=slots, compiler=self.compiler)
 
     def draft_lm_head(self, drafter: Drafter) -> dict[str, int] | None:
-        """What a drafter reads each draft step: rows and bytes of its LM head (a subset's rows are a copy of their own),
-        and the bytes of the full head that it would read otherwise. None where it has no LM head.
+        """What a drafter reads each draft step; None if it has no LM head.
+
+        rows, bytes: of its LM head (a subset's rows are a copy of their own).
+        full_bytes: of the full head that it would read otherwise.
         """
         if self.head is None or not isinstance(drafter, EagleDrafter):
             return None
@@ -87,8 +116,8 @@ class Pipeline:
     def _head(self, method: Method) -> EagleHead:
         if self.head is None:
             raise FrspecError(
-                f"--method {method} needs a draft head.",
-                hint="Name one with --draft, or train one: frspec collect, then frspec train-draft.",
+                f"{option('method')} {method} needs a draft head.",
+                hint=f"Name one with {option('draft')}, or train one: frspec collect, then frspec train-draft.",
             )
         return self.head
 
@@ -108,10 +137,13 @@ def load_pipeline(
     compiler: Compiler | None = None,
     warn: Callable[[str], None] = lambda text: None,
 ) -> Pipeline:
-    """Loads head and subset for a target; where the user names neither, what frspec ships for the model is taken.
+    """Loads head and subset for a target.
 
-    k: the size of the subset's prefix; default all of a user's subset, the usual size of a shipped one. warn: told when the
-    subset's tokenizer is another one that agrees on the subset's ids. Raises `FrspecError` for files that do not fit.
+    draft, vocab: default to what frspec ships for the model.
+    k: use the subset's first k tokens. Default: all of a user's subset, the usual number of a shipped one.
+    warn: called if the subset's tokenizer is another one that agrees on the subset's ids.
+
+    Raises `FrspecError` for files that do not fit.
     """
     shipped = shipped_for(target.name)
     draft = draft or (str(shipped.head) if shipped.head else None)
@@ -131,3 +163,27 @@ def load_pipeline(
         tokenizer = load_tokenizer(str(target.folder))
         subset = load_subset(vocab, tokenizer=tokenizer, model_rows=target.rows, k=k, warn=warn)
     return Pipeline(target=target, head=head, subset=subset, draft=draft, vocab=vocab, compiler=compiler)
+
+
+def generate(
+    prompt: str,
+    *,
+    model: str = DEFAULT_MODEL,
+    draft: str | None = None,
+    vocab: str | None = None,
+    k: int | None = None,
+    device: str | None = None,
+    dtype: str = "bfloat16",
+    options: GenerateOptions = DEFAULTS,
+) -> Generation:
+    """Loads a model and answers one prompt: `generate("Why is the sky blue?").text`.
+
+    For several prompts, load once: `load_pipeline(load_target(model)).generate(prompt)`. Arguments are those of `frspec
+    generate`. Raises `FrspecError` for what cannot be loaded or decoded.
+    """
+    if options.method is not None:
+        check_method(options.method, draft=draft, vocab=vocab, k=k)
+    pipeline = load_pipeline(load_target(model, device=device, dtype=dtype), draft=draft, vocab=vocab, k=k)
+    method = options.method or pipeline.default_method()
+    check_method(method, draft=draft, vocab=vocab, k=k)
+    return pipeline.generate(prompt, dataclasses.replace(options, method=method))

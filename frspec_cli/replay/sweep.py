@@ -81,7 +81,7 @@ def make_arms(pipelines: Pipelines, options: ReplayOptions) -> list[ReplayArm]:
             tree = f" {shape.depth},{shape.beam},{shape.nodes}" if len(options.trees) > 1 else ""
             for method, vocab_number, k in _variants(len(by_vocab), options):
                 pipeline = by_vocab[vocab_number]
-                drafter = pipeline.drafter(method, shape=shape, k=k)
+                drafter = pipeline.drafter(method, tree=shape, k=k)
                 assert isinstance(drafter, EagleDrafter)
                 size = f"@{k}" if len(options.ks) > 1 and k else ""
                 vocab = f" vocab {vocab_number + 1}" if len(by_vocab) > 1 and method == "frspec" else ""
@@ -177,7 +177,7 @@ def _replay_group(
             for index, answer in enumerate(answers)
         ]
         drafter = arm.drafter
-        cycles = replay_cycles(drafter.head, drafter.lm_head, texts, shape=drafter.shape, new_tokens=new_tokens)
+        cycles = replay_cycles(drafter.head, drafter.lm_head, texts, tree=drafter.tree, new_tokens=new_tokens)
         for record, each in zip(records, cycles, strict=True):
             record[arm.name] = asdict(each)
     return records
@@ -202,7 +202,7 @@ def _summary(
     summary: dict[str, Any] = {}
     for arm in arms:
         answers = [by_arm[arm.name] for by_arm in replayed]
-        shape = arm.drafter.shape
+        shape = arm.drafter.tree
         summary[arm.name] = {
             "method": arm.method,
             "k": arm.drafter.k,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from frspec_cli.replay.acceptance import Acceptance
+from frspec_cli.replay.cycles import Acceptance
 
 if TYPE_CHECKING:
     from frspec_cli.training.run import Session

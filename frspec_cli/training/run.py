@@ -29,7 +29,7 @@ from frspec_cli.heads.head import EagleHead
 from frspec_cli.models.identity import has_weights, target_identity
 from frspec_cli.models.lm_head import LmHead
 from frspec_cli.models.target import Target
-from frspec_cli.replay.acceptance import replay
+from frspec_cli.replay.cycles import Acceptance, replay
 from frspec_cli.training.card import plain_name, write_card
 from frspec_cli.training.checkpoint import SavedRun
 from frspec_cli.training.features import FeatureStore
@@ -214,7 +214,7 @@ class Session:
             dtype = rows.weight.dtype
         head = copy.deepcopy(self.trainer.head).to(torch.bfloat16).to(dtype).eval()
         texts = [(answer, self.held_out_features[index]) for index, answer in enumerate(self.held_out)]
-        total = replay(head, rows, texts, shape=self.settings.tree)
+        total = Acceptance.of(replay(head, rows, texts, tree=self.settings.tree))
         step, better = self.trainer.step, total.length > self.best
         self.run.log({"step": step, "acceptance_length": round(total.length, 4), "cycles": total.cycles})
         agreement = ", ".join(f"{share:.0%}" for share in record.agreement)

@@ -160,7 +160,8 @@ class Verifier:
         units: list[float] = []
         for cycle in engine.generate(prompt.ids, max_new_tokens=self.options.max_new_tokens, sampling=sampling):
             ids += cycle.tokens
-            top = engine.scores[0].topk(2).values
+            assert cycle.scores is not None
+            top = cycle.scores[0].topk(2).values
             margins.append(float(top[0] - top[1]))
             units.append(identity.unit_in_last_place(top[0]))
         return ids, margins, units
@@ -172,7 +173,7 @@ class Verifier:
         if self._loaded is None or self._loaded.dtype != dtype:
             self._free()
             pipeline = self.load(dtype)
-            speculative = pipeline.engine(self.options.method, shape=self.options.tree)
+            speculative = pipeline.engine(self.options.method, tree=self.options.tree)
             plain = Engine(pipeline.target, compiler=pipeline.compiler)
             self._loaded = _Loaded(dtype, pipeline, speculative, plain)
         return self._loaded

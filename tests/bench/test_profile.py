@@ -17,8 +17,8 @@ from frspec_cli.bench.profile import LAYER, LM_HEAD, PARTS, TARGET, TREE, Probe,
 from frspec_cli.bench.untrained import with_untrained_head
 from frspec_cli.decoding.drafters import EagleDrafter
 from frspec_cli.decoding.engine import Engine
+from frspec_cli.decoding.options import TreeConfig
 from frspec_cli.decoding.pipeline import Pipeline
-from frspec_cli.decoding.tree import TreeConfig
 from frspec_cli.progress import Callbacks
 from frspec_cli.statistics import RESAMPLES, median, median_ratio
 from tests.tiny import tiny_target
@@ -73,13 +73,13 @@ def test_time_is_booked_where_it_is_spent(parts, monkeypatch) -> None:
         return run
 
     for method, part, calls in [
-        ("_forward", TARGET, 1),
+        ("forward", TARGET, 1),
         ("_log_probs", LM_HEAD, 3),
         ("_run", LAYER, 3),
         ("propose", TREE, 1),
     ]:
-        engine = parts.engine("frspec", shape=SHAPE)
-        owner = engine if method == "_forward" else engine.drafter
+        engine = parts.engine("frspec", tree=SHAPE)
+        owner = engine if method == "forward" else engine.drafter
         setattr(owner, method, ticking(getattr(owner, method)))
         probe = Probe(engine)
         for cycle in engine.generate(PROMPTS[0], max_new_tokens=4, ignore_eos=True):
@@ -115,12 +115,12 @@ def test_the_timed_pass_runs_no_probe(parts, monkeypatch, tmp_path) -> None:
     assert list(map(id, timed)) == list(map(id, made[:4]))
     assert len(probed) == 4
     assert not any(engine is other for engine in probed for other in timed)
-    assert all("_forward" not in vars(engine) for engine in timed)
+    assert all("forward" not in vars(engine) for engine in timed)
 
 
 def test_a_part_that_was_renamed_is_an_error(parts, monkeypatch) -> None:
     """A method that no longer exists must not be shown as one that takes no time."""
-    engine = parts.engine("frspec", shape=SHAPE)
+    engine = parts.engine("frspec", tree=SHAPE)
     monkeypatch.delattr(EagleDrafter, "_log_probs")
     with pytest.raises(AttributeError, match="_log_probs"):
         Probe(engine)
@@ -166,8 +166,8 @@ def test_a_prompt_that_fails_is_left_out_and_named(parts, tmp_path) -> None:
 
 
 def test_a_probe_changes_no_token(parts) -> None:
-    plain = parts.engine("eagle", shape=SHAPE).complete(PROMPTS[1], max_new_tokens=20)
-    engine = parts.engine("eagle", shape=SHAPE)
+    plain = parts.engine("eagle", tree=SHAPE).complete(PROMPTS[1], max_new_tokens=20)
+    engine = parts.engine("eagle", tree=SHAPE)
     Probe(engine)
     assert engine.complete(PROMPTS[1], max_new_tokens=20).token_ids == plain.token_ids
 

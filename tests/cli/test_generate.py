@@ -19,7 +19,7 @@ def test_text_goes_to_stdout_and_statistics_to_stderr(cli, model) -> None:
     assert out.endswith("\n")
     assert "12 tokens in" in err
     assert "tokens/s | acceptance length 1.00 | method ar" in err
-    assert "no draft head at hand" in err
+    assert "no draft head is available" in err
 
 
 def test_json_is_one_object_and_nothing_else(cli, model) -> None:
@@ -45,7 +45,29 @@ def test_streamed_text_is_the_json_text(cli, model) -> None:
     arguments = ["generate", "the fox", *model, "-n", 30, "--ignore-eos", "--method", "ar", "--quiet"]
     _, streamed, _ = cli(*arguments)
     _, recorded, _ = cli(*arguments, "--json")
-    assert streamed.rstrip("\n") == json.loads(recorded)["text"].rstrip("\ufffd\n")
+    assert streamed == json.loads(recorded)["text"] + "\n"
+
+
+def test_options_that_the_default_method_would_ignore_are_refused(cli, model) -> None:
+    """The model has no draft head, so decoding is plain, and --k or --context-slots would do nothing."""
+    for option in ("--k", "--context-slots"):
+        code, out, err = cli("generate", "the fox", *model, option, 8)
+        assert (code, out) == (2, "")
+        assert f"{option} has no effect on ar:" in " ".join(err.split())
+
+
+def test_from_python_one_call_gives_the_text(cli, model, tiny_folder) -> None:
+    import frspec_cli
+
+    _, out, _ = cli("generate", "the fox", *model, "-n", 12, "--ignore-eos", "--stop", "~", "--json", "-q")
+    options = frspec_cli.GenerateOptions(max_new_tokens=12, ignore_eos=True, stop=("~",))
+    generation = frspec_cli.generate("the fox", model=str(tiny_folder), device="cpu", dtype="float32", options=options)
+    record = json.loads(out)
+    assert (generation.text, generation.token_ids) == (record["text"], record["token_ids"])
+    assert generation.text
+    assert set(generation.seconds) == set(record["seconds"])
+    with pytest.raises(frspec_cli.FrspecError, match="k has no effect on ar"):
+        frspec_cli.generate("the fox", model=str(tiny_folder), device="cpu", k=9)
 
 
 def test_a_file_of_prompts_gives_a_line_each_in_order(cli, model, tmp_path) -> None:
@@ -94,6 +116,14 @@ def test_a_seed_fixes_the_text_whatever_the_method(cli, model) -> None:
         (["generate"], 2, "give a prompt or --prompts"),
         (["generate", "x", "--method", "magic"], 2, "--method magic is not one of ar, eagle, frspec, lookup."),
         (["generate", "x", "--nodes", "1"], 2, "nodes"),
+        (["generate", "x", "--depth", "100000"], 2, "--depth 100000 is not between 1 and 64."),
+        (["generate", "x", "--beam", "5000"], 2, "--beam 5000 is not between 1 and 128."),
+        (["generate", "x", "--method", "ar", "--draft", "d"], 2, "--draft has no effect on ar:"),
+        (["generate", "x", "--method", "ar", "--vocab", "v"], 2, "--vocab has no effect on ar:"),
+        (["generate", "x", "--method", "lookup", "--k", "9"], 2, "--k has no effect on lookup:"),
+        (["generate", "x", "--method", "eagle", "--k", "9"], 2, "--k has no effect on eagle:"),
+        (["generate", "x", "--method", "eagle", "--vocab", "v"], 2, "--vocab has no effect on eagle:"),
+        (["generate", "x", "--method", "eagle", "--context-slots", "4"], 2, "--context-slots has no effect on eagle:"),
         (["generate", "x", "--temperature", "-1"], 2, "--temperature -1.0 is negative"),
         (["generate", "x", "--top-p", "0.5"], 2, "mean nothing at --temperature 0"),
         (["generate", "--prompts", "no-such-file.jsonl"], 1, "there is no file no-such-file.jsonl."),
@@ -108,20 +138,19 @@ def test_wrong_input_is_one_sentence(cli, arguments: list[str], code: int, said:
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "expected", "said"),
     [
-        (["--method", "eagle"], "--method eagle needs a draft head."),
-        (["--method", "frspec"], "--method frspec needs a draft head."),
-        (["--draft", "no-such-head"], "there is no draft head at no-such-head"),
-        (["--vocab", "no-such.parquet"], "there is no file no-such.parquet."),
-        (["--dtype", "float8"], "--dtype float8 is not one of"),
-        (["-n", "4000"], "do not fit into the model's context of 512"),
+        (["--method", "eagle"], 1, "--method eagle needs a draft head."),
+        (["--method", "frspec"], 1, "--method frspec needs a draft head."),
+        (["--draft", "no-such-head"], 1, "there is no draft head at no-such-head"),
+        (["--vocab", "no-such.parquet"], 1, "there is no file no-such.parquet."),
+        (["--dtype", "float8"], 2, "--dtype float8 is not one of"),
+        (["-n", "4000"], 1, "do not fit into the model's context of 512"),
     ],
 )
-def test_what_the_model_cannot_do_is_one_sentence(cli, model, more: list[str], said: str) -> None:
+def test_what_the_model_cannot_do_is_one_sentence(cli, model, more: list[str], expected: int, said: str) -> None:
     code, out, err = cli("generate", "the fox", *model, *more)
-    assert code in (1, 2)
-    assert out == ""
+    assert (code, out) == (expected, "")
     assert said in " ".join(err.split())
 
 

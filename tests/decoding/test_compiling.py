@@ -16,8 +16,8 @@ from torch._guards import TracingContext
 from frspec_cli.decoding.context_slots import ContextSlots
 from frspec_cli.decoding.drafters import Drafter, EagleDrafter, LookupDrafter
 from frspec_cli.decoding.engine import Engine
+from frspec_cli.decoding.options import TreeConfig
 from frspec_cli.decoding.sampling import Sampling
-from frspec_cli.decoding.tree import TreeConfig
 from frspec_cli.heads.config import head_config_for
 from frspec_cli.heads.head import EagleHead
 from frspec_cli.models.target import Target

@@ -14,8 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from frspec_cli.decoding.drafters import EagleDrafter
-from frspec_cli.decoding.engine import Engine
-from frspec_cli.decoding.tree import TreeConfig
+from frspec_cli.decoding.engine import Engine, State
+from frspec_cli.decoding.options import TreeConfig
+from frspec_cli.decoding.sampling import Sampling
 from frspec_cli.heads.config import head_config_for
 from frspec_cli.heads.head import EagleHead
 from frspec_cli.models.target import Target
@@ -48,41 +49,24 @@ def _engine(family: str = "Llama") -> Engine:
     return Engine(target, EagleDrafter(head, rows, TreeConfig(4, 3, 12)))
 
 
-def _prepare(engine: Engine) -> None:
-    """A cycle's inputs, as the prefill leaves them."""
-    engine._allocate(60)
-    engine.warpers = []
-    engine.root = torch.zeros(1, dtype=torch.int64, device="meta")
-    engine.valid = torch.ones(1, dtype=torch.int64, device="meta")
-    rows = torch.arange(7, device="meta")
-    _, states = engine._forward(rows, rows, rows, rows[:, None] >= rows[None, :], keep=rows[-1:])
-    engine._observe(rows, states)
-
-
-@torch.inference_mode()
-def _cycle(engine: Engine, *, sampling: bool = False) -> None:
-    """All of `Engine._cycle` but its one host read."""
-    tree = engine.drafter.propose(engine.root, engine.count, engine.valid)
-    noise = torch.zeros(engine.drafter.depth + 1, engine.target.rows, device="meta") if sampling else None
-    done = engine.step(tree, engine.count, noise)
-    engine.buffer.move(engine.count + done.path, engine.count + engine.offsets[: len(done.path)])
-    engine._observe(done.outcome[1:], done.states)
-    engine.valid, engine.root = done.valid, done.root
-    engine.count.add_(done.valid)
+def _prefilled(engine: Engine) -> State:
+    """A cycle's input, after a prompt of seven tokens."""
+    return engine.prefill(range(7), engine.cache_length(7, 40))[0]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_cycle_stays_on_its_device_and_never_waits(family: str) -> None:
     engine = _engine(family)
-    with torch.inference_mode():
-        _prepare(engine)
+    state = _prefilled(engine)
+    noise = torch.zeros(engine.drafter.depth + 1, engine.target.rows, device="meta")
     with OneDevice():
-        _cycle(engine)
-        _cycle(engine, sampling=True)
+        for warpers, rows in (((), None), (Sampling(temperature=0.7, top_k=5, top_p=0.9).warpers(), noise)):
+            state, done = engine.cycle(state, warpers, rows)
+            assert done.outcome.shape == (engine.drafter.depth + 2,)
 
 
 LEAKS = {
-    "index on the host": lambda tree, engine: engine.buffer.data[:, :, :, torch.arange(3)],
+    "index on the host": lambda tree, engine: engine.workspace(256).buffer.data[:, :, :, torch.arange(3)],
     "operand on the host": lambda tree, engine: engine.target.embedding @ torch.zeros(32, 2, dtype=torch.float64),
     "scalar tensor on the host": lambda tree, engine: tree.levels + torch.tensor(1),
     "copy to the device": lambda tree, engine: tree.tokens.copy_(torch.zeros(12, dtype=torch.int64)),
@@ -94,8 +78,8 @@ LEAKS = {
 @pytest.mark.parametrize("leak", LEAKS)
 def test_planted_leaks_are_found(leak: str) -> None:
     engine = _engine()
+    state = _prefilled(engine)
     with torch.inference_mode():
-        _prepare(engine)
-        tree = engine.drafter.propose(engine.root, engine.count, engine.valid)
+        tree = engine.drafter.propose(state.root, state.committed, state.valid)
     with OneDevice(), torch.inference_mode(), pytest.raises((AssertionError, RuntimeError, NotImplementedError)):
         LEAKS[leak](tree, engine)

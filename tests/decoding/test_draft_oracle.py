@@ -11,7 +11,8 @@ import torch
 
 from frspec_cli.decoding.drafters import EagleDrafter
 from frspec_cli.decoding.engine import Engine
-from frspec_cli.decoding.tree import Tree, TreeConfig
+from frspec_cli.decoding.options import TreeConfig
+from frspec_cli.decoding.tree import Tree
 from frspec_cli.heads.config import head_config_for
 from frspec_cli.heads.head import EagleHead
 from frspec_cli.models.target import Target
@@ -36,45 +37,45 @@ class Recording(EagleDrafter):
 
     def _log_probs(self, hidden: torch.Tensor) -> torch.Tensor:
         found = super()._log_probs(hidden)
-        if len(found) == 1:
-            self.first = found[0]
+        if found.shape[1] == 1:
+            self.first = found[0, 0]
         return found
 
 
 class KeepsGuesses(Recording):
     """Takes the draft's own outputs for features of accepted tokens, as gathering its cache would."""
 
-    def append_states(self, tokens, last, taps) -> None:
+    def append_states(self, tokens, last, taps, start) -> None:
         if self.seen:
             last = torch.cat((last[:1], self.guess[: len(last) - 1]))
-        super().append_states(tokens, last, taps)
+        super().append_states(tokens, last, taps, start)
         self.guess = self.hidden[0]
 
 
 class PositionOff(Recording):
-    def _run(self, tokens, features, positions, slots, visible):
-        shift = 1 if len(tokens) == self.shape.beam else 0  # the tree's rows only: RoPE is relative
-        return super()._run(tokens, features, positions + shift, slots, visible)
+    def _run(self, cache, tokens, features, positions, slots, visible):
+        shift = 1 if tokens.shape[1] == self.tree.beam else 0  # the tree's rows only: RoPE is relative
+        return super()._run(cache, tokens, features, positions + shift, slots, visible)
 
 
 class FeatureOff(Recording):
-    def append_states(self, tokens, last, taps) -> None:
-        super().append_states(tokens, last.roll(1, 0), tuple(tap.roll(1, 0) for tap in taps))
+    def append_states(self, tokens, last, taps, start) -> None:
+        super().append_states(tokens, last.roll(1, 0), tuple(tap.roll(1, 0) for tap in taps), start)
 
 
 class UnshiftedTokens(Recording):
-    def append_states(self, tokens, last, taps) -> None:
-        super().append_states(tokens.roll(1), last, taps)
+    def append_states(self, tokens, last, taps, start) -> None:
+        super().append_states(tokens.roll(1), last, taps, start)
 
 
 class SeesCousins(Recording):
     """Forgets which rows are a node's ancestors: every tree row sees every earlier one."""
 
-    def _run(self, tokens, features, positions, slots, visible):
-        if len(tokens) == self.shape.beam:
+    def _run(self, cache, tokens, features, positions, slots, visible):
+        if tokens.shape[1] == self.tree.beam:
             visible = visible.clone()
-            visible[:, self.length : int(slots[0])] = True
-        return super()._run(tokens, features, positions, slots, visible)
+            visible[:, :, cache.length : int(slots[0])] = True
+        return super()._run(cache, tokens, features, positions, slots, visible)
 
 
 @pytest.fixture(scope="module")

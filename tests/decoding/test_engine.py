@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from frspec_cli.decoding.drafters import EagleDrafter, LookupDrafter
 from frspec_cli.decoding.engine import Engine
+from frspec_cli.decoding.options import TreeConfig
 from frspec_cli.decoding.sampling import Sampling
-from frspec_cli.decoding.tree import TreeConfig
 from frspec_cli.errors import FrspecError
 from frspec_cli.heads.config import head_config_for
 from frspec_cli.heads.head import EagleHead
@@ -105,14 +105,19 @@ def test_nothing_is_emitted_past_eos(plain: list[int], place: int) -> None:
 def test_the_cache_after_every_cycle_is_a_fresh_prefill(target: Target, plain: list[int]) -> None:
     drafter = ScriptedDrafter(plain, wrong={3, 9, 10, 20}, vocab=320, depth=4, beam=2, prompt=len(PROMPT))
     engine = Engine(target, drafter)
-    tokens = list(PROMPT)
-    for cycle in engine.generate(PROMPT, max_new_tokens=30, ignore_eos=True):
-        committed = int(engine.count)
-        seen = engine.buffer.data[:, :, :, :committed].clone()
-        tokens += cycle.tokens
-        fresh = Engine(target)
-        list(fresh.generate(tokens[:committed], max_new_tokens=1))
-        assert torch.allclose(seen, fresh.buffer.data[:, :, :, :committed], atol=1e-12)
+    length = engine.cache_length(len(PROMPT), 30)
+    state, _ = engine.prefill(PROMPT, length)
+    tokens = [*PROMPT, int(state.root)]
+    while len(tokens) < len(PROMPT) + 30:
+        committed = int(state.committed)
+        assert committed == len(tokens) - 1
+        fresh, _ = Engine(target).prefill(tokens[:committed], length)
+        rows, expected = (each.workspace.buffer.data[:, :, :, :committed] for each in (state, fresh))
+        assert torch.allclose(rows, expected, atol=1e-12)
+        state, done = engine.cycle(state)
+        accepted, *emitted = done.outcome.tolist()
+        tokens += emitted[: accepted + 1]
+    assert tokens[len(PROMPT) :] == plain[: len(tokens) - len(PROMPT)]
 
 
 def test_a_long_prompt_is_prefilled_in_chunks(target: Target, monkeypatch) -> None:
@@ -128,11 +133,68 @@ def test_a_long_prompt_is_prefilled_in_chunks(target: Target, monkeypatch) -> No
     assert parts.accepted == whole.accepted
 
 
-def test_lookup_finds_repetitions_and_keeps_the_ids(target: Target) -> None:
-    prompt = [4, 9, 2, 7] * 6
+def test_lookup_finds_repetitions_and_keeps_the_ids(target: Target, plain: list[int]) -> None:
+    """The prompt holds the answer already, so what follows its last tokens is drafted from there and accepted."""
+    prompt = PROMPT + plain[:40] + PROMPT
     expected = Engine(target).complete(prompt, max_new_tokens=40, ignore_eos=True)
-    found = Engine(target, LookupDrafter(4)).complete(prompt, max_new_tokens=40, ignore_eos=True)
-    assert found.token_ids == expected.token_ids
+    drafted = Engine(target, LookupDrafter(4)).complete(prompt, max_new_tokens=40, ignore_eos=True)
+    assert drafted.token_ids == expected.token_ids
+    assert sum(drafted.accepted) > 0
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 5, 9])
+@pytest.mark.parametrize("nodes", [2, 3, 4, 8])
+def test_fewer_nodes_than_levels_stay_inside_the_cache(target: Target, depth: int, nodes: int) -> None:
+    """At every distance from the end of a cache of 256 slots: the drafter's block of depth + 1 rows must fit too."""
+    drafter = EagleDrafter(_head(target), target.lm_head, TreeConfig(depth, 3, nodes))
+    engine = Engine(target, drafter)
+    prompt = PROMPT * 46  # 230 tokens
+    expected = Engine(target).complete(prompt, max_new_tokens=26, ignore_eos=True).token_ids
+    for new in range(26 - depth - 1, 27):
+        generation = engine.complete(prompt, max_new_tokens=new, ignore_eos=True)
+        assert generation.token_ids == expected[:new]
+
+
+def test_texts_of_two_engines_may_take_turns(target: Target) -> None:
+    prompts = [PROMPT, PROMPT[::-1]]
+    expected = [Engine(target).complete(prompt, max_new_tokens=20, ignore_eos=True).token_ids for prompt in prompts]
+    engines = [Engine(target, EagleDrafter(_head(target), target.lm_head, TreeConfig())) for _ in prompts]
+    running = [
+        engine.generate(prompt, max_new_tokens=20, ignore_eos=True)
+        for engine, prompt in zip(engines, prompts, strict=True)
+    ]
+    texts: list[list[int]] = [[], []]
+    while any(len(text) < 20 for text in texts):
+        for text, cycles in zip(texts, running, strict=True):
+            cycle = next(cycles, None)
+            text += cycle.tokens if cycle else []
+    assert texts == expected
+
+
+def test_an_engine_that_has_started_another_text_refuses_the_first(target: Target, plain: list[int]) -> None:
+    """Its memory is the second text's now: the first must not go on with it, and the second is right."""
+    engine = Engine(target, EagleDrafter(_head(target), target.lm_head, TreeConfig()))
+    first = engine.generate(PROMPT[::-1], max_new_tokens=20, ignore_eos=True)
+    next(first)
+    second = engine.generate(PROMPT, max_new_tokens=20, ignore_eos=True)
+    tokens = next(second).tokens
+    with pytest.raises(FrspecError, match="started another text"):
+        next(first)
+    for cycle in second:
+        tokens += cycle.tokens
+    assert tokens == plain[:20]
+
+
+def test_a_cycle_changes_no_state_but_makes_the_next(target: Target, plain: list[int]) -> None:
+    """The same state twice gives the same outcome: what a cycle writes lies behind the state's committed rows."""
+    engine = Engine(target, ScriptedDrafter(plain, wrong={6}, vocab=320, depth=4, beam=2, prompt=len(PROMPT)))
+    state, _ = engine.prefill(PROMPT, 256)
+    before = [int(each) for each in state[1:]]
+    (one, first), (other, second) = engine.cycle(state), engine.cycle(state)
+    assert [int(each) for each in state[1:]] == before
+    assert torch.equal(first.outcome, second.outcome)
+    assert [int(each) for each in one[1:]] == [int(each) for each in other[1:]]
+    assert int(one.committed) == len(PROMPT) + int(first.valid)
 
 
 def test_one_engine_serves_many_texts(target: Target) -> None:
@@ -178,7 +240,9 @@ def test_what_cannot_be_decoded_is_said(target: Target) -> None:
     engine = Engine(target)
     with pytest.raises(FrspecError, match="no tokens"):
         engine.complete([], max_new_tokens=5)
-    with pytest.raises(FrspecError, match="320 rows"):
-        engine.complete([320], max_new_tokens=5)
+    with pytest.raises(FrspecError, match="token id 320, but the model has 320 rows"):
+        engine.complete([7, 320], max_new_tokens=5)
+    with pytest.raises(FrspecError, match="token id -3,"):
+        engine.complete([7, -3], max_new_tokens=5)
     with pytest.raises(FrspecError, match="context of 512"):
         engine.complete([1] * 500, max_new_tokens=13)

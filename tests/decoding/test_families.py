@@ -44,12 +44,13 @@ def test_each_node_sees_its_own_path(family: str) -> None:
     """Six nodes behind a prompt, each against a plain forward pass of its path: logits equal to rounding."""
     target = _target(family)
     engine = Engine(target)
-    next(engine.generate(PROMPT, max_new_tokens=40))
+    state, _ = engine.prefill(PROMPT, engine.cache_length(len(PROMPT), 40))
     parents = torch.tensor([0, 0, 0, 1, 1, 3])
     levels = torch.tensor([0, 1, 1, 2, 2, 3])
     tokens = torch.tensor([11, 12, 13, 14, 15, 16])
     start = len(PROMPT)
-    logits, _ = engine._forward(tokens, start + levels, start + torch.arange(6), ancestors_of(parents, 3))
+    slots = start + torch.arange(6)
+    logits, _ = engine.forward(state.workspace, tokens, start + levels, slots, ancestors_of(parents, 3))
     for node in range(6):
         path, at = [], node
         while True:

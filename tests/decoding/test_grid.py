@@ -23,8 +23,9 @@ from frspec_cli.decoding.cache import SlotBuffer
 from frspec_cli.decoding.drafters import Drafter, EagleDrafter, NoDrafter
 from frspec_cli.decoding.engine import Engine
 from frspec_cli.decoding.generation import Generation
+from frspec_cli.decoding.options import TreeConfig
 from frspec_cli.decoding.sampling import Sampling
-from frspec_cli.decoding.tree import Tree, TreeConfig, grow
+from frspec_cli.decoding.tree import Tree, grow, rerank
 from frspec_cli.heads.config import head_config_for
 from frspec_cli.heads.head import EagleHead
 from frspec_cli.models.lm_head import LmHead
@@ -87,29 +88,32 @@ class TargetDrafter:
     def __init__(self, model: Any, how: str, ids: torch.Tensor, shape: TreeConfig) -> None:
         self.model, self.how, self.ids = model, how, ids
         self.k = len(ids)
-        self.shape = shape.within(self.k)
-        self.depth, self.nodes = self.shape.depth, self.shape.nodes
+        self.tree = shape.within(self.k)
+        self.depth, self.nodes = self.tree.depth, self.tree.nodes
 
-    def reset(self, *, length: int, start: torch.Tensor) -> None:
+    def reset(self, *, length: int) -> None:
         self.text: list[int] = []
 
     def append_tokens(self, tokens: Sequence[int]) -> None:
         self.text.extend(tokens)
 
-    def append_states(self, tokens: torch.Tensor, last: torch.Tensor, taps: tuple[torch.Tensor, ...]) -> None:
+    def append_states(
+        self, tokens: torch.Tensor, last: torch.Tensor, taps: tuple[torch.Tensor, ...], start: torch.Tensor
+    ) -> None:
         pass
 
     def propose(self, root: torch.Tensor, position: torch.Tensor, valid: torch.Tensor) -> Tree:
         assert self.text[-1] == int(root)
         assert len(self.text) == int(position) + 1
-        paths = [list(self.text)] * self.shape.beam
+        paths = [list(self.text)]
 
         def step(tokens: torch.Tensor, came_from: torch.Tensor, level: int) -> torch.Tensor:
             nonlocal paths
-            paths = [[*paths[old], token] for old, token in zip(came_from.tolist(), tokens.tolist(), strict=True)]
-            return self._log_probs(paths)
+            paths = [[*paths[old], token] for old, token in zip(came_from[0].tolist(), tokens[0].tolist(), strict=True)]
+            return self._log_probs(paths)[None]
 
-        return grow(root, self._log_probs(paths[:1]), step, lambda rows: self.ids[rows], self.shape)
+        pool = grow(self._log_probs(paths)[None], step, lambda rows: self.ids[rows], self.tree)
+        return rerank(root, pool, self.tree)
 
     def _log_probs(self, paths: list[list[int]]) -> torch.Tensor:
         logits = self.model(input_ids=torch.tensor(paths), use_cache=False, logits_to_keep=1).logits[:, -1]

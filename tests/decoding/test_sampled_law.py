@@ -14,8 +14,9 @@ import torch
 
 from frspec_cli.decoding.drafters import EagleDrafter
 from frspec_cli.decoding.engine import Engine
+from frspec_cli.decoding.options import TreeConfig
 from frspec_cli.decoding.sampling import Sampling
-from frspec_cli.decoding.tree import Tree, TreeConfig, ancestors_of
+from frspec_cli.decoding.tree import Tree, ancestors_of
 from frspec_cli.decoding.walk import Walk, best, scores, walk
 from frspec_cli.heads.config import head_config_for
 from frspec_cli.heads.head import EagleHead

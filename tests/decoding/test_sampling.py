@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from frspec_cli.decoding.sampling import GumbelNoise, Sampling
+from frspec_cli.decoding.noise import GumbelNoise
+from frspec_cli.decoding.sampling import Sampling
 from frspec_cli.errors import UsageError
 
 CPU = torch.device("cpu")

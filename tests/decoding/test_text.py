@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from frspec_cli.decoding.engine import Engine
-from frspec_cli.decoding.text import StoppedText, StopStrings, TextStream, decode
+from frspec_cli.decoding.text import TextStream
 from frspec_cli.models.target import Target, load_target
 from tests.tiny import ScriptedDrafter
 
@@ -19,7 +19,7 @@ def target(tiny_folder) -> Target:
 def test_streamed_text_is_the_whole_text(target: Target, text: str) -> None:
     ids = target.processor(text)["input_ids"]
     stream = TextStream(target.processor)
-    pieces = [stream.push([token]) for token in ids]
+    pieces = [stream.push([token])[1] for token in ids]
     assert "".join(pieces) == text
     assert not any("\ufffd" in piece for piece in pieces)
 
@@ -31,10 +31,18 @@ def test_streamed_text_is_the_whole_text(target: Target, text: str) -> None:
 def test_a_stop_string_is_held_back_and_left_out(target: Target, stop: list[str], shown: str | None) -> None:
     text = "the quick brown fox jumps over the lazy dog"
     ids = target.processor(text)["input_ids"]
-    stream = StoppedText(TextStream(target.processor), stop)
-    out = "".join(stream.push([token]) for token in ids) + stream.rest()
+    stream, out = TextStream(target.processor, stop=stop), ""
+    for token in ids:
+        out += stream.push([token])[1]
+        if stream.stopped:
+            break
+    out += stream.rest()
     assert out == (text if shown is None else shown)
-    assert decode(target.processor, ids, stop=stop) == out
+    assert stream.stopped == (shown is not None)
+    whole = TextStream(target.processor, stop=stop)
+    kept, at_once = whole.push(ids)
+    assert at_once + whole.rest() == out
+    assert (kept == len(ids)) == (shown is None)
 
 
 @pytest.mark.parametrize("place", range(1, 14))
@@ -45,10 +53,12 @@ def test_every_method_stops_at_the_same_token(target: Target, place: int) -> Non
     string = target.processor.decode(plain[place : place + 2])
     texts = []
     for drafter in (None, ScriptedDrafter(plain, wrong={9}, vocab=320, depth=5, beam=1, prompt=len(prompt))):
-        stop = StopStrings([string], target.processor, prompt)
-        generation = Engine(target, drafter).complete(prompt, max_new_tokens=20, ignore_eos=True, stop=stop)
-        texts.append(generation.token_ids)
+        text = TextStream(target.processor, prompt, stop=[string])
+        generation = Engine(target, drafter).complete(prompt, max_new_tokens=20, ignore_eos=True, text=text)
+        texts.append((generation.token_ids, generation.text))
     assert texts[0] == texts[1]
-    assert texts[0] == plain[: len(texts[0])]
+    ids, shown = texts[0]
+    assert ids == plain[: len(ids)]
     if string and "\ufffd" not in string:
-        assert len(texts[0]) <= place + 2
+        assert len(ids) <= place + 2
+        assert string not in shown

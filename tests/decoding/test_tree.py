@@ -9,8 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frspec_cli.decoding.tree import Tree, TreeConfig, ancestors_of, chain, grow
+from frspec_cli.decoding.options import TreeConfig
+from frspec_cli.decoding.tree import Tree, ancestors_of, chain, grow, rerank
 from frspec_cli.decoding.walk import walk
+from frspec_cli.errors import UsageError
 
 
 def _law(path: tuple[int, ...], rows: int) -> list[float]:
@@ -40,12 +42,13 @@ def _grown(shape: TreeConfig, rows: int) -> Tree:
 
     def step(tokens: torch.Tensor, came_from: torch.Tensor, level: int) -> torch.Tensor:
         nonlocal paths
-        paths = [(*paths[parent], token) for parent, token in zip(came_from.tolist(), tokens.tolist(), strict=True)]
-        return torch.tensor([_law(path, rows) for path in paths], dtype=torch.float64)
+        paths = [
+            (*paths[parent], token) for parent, token in zip(came_from[0].tolist(), tokens[0].tolist(), strict=True)
+        ]
+        return torch.tensor([[_law(path, rows) for path in paths]], dtype=torch.float64)
 
-    first = torch.tensor([_law((), rows)], dtype=torch.float64)
-    paths = [()] * shape.beam
-    return grow(torch.tensor([99]), first, step, lambda ids: ids, shape)
+    first = torch.tensor([[_law((), rows)]], dtype=torch.float64)
+    return rerank(torch.tensor([99]), grow(first, step, lambda ids: ids, shape), shape)
 
 
 def _paths(tree: Tree) -> list[tuple[int, ...]]:
@@ -75,20 +78,21 @@ def test_grown_tree_is_the_twins_and_is_connected(depth: int, beam: int, nodes: 
 def test_equal_scores_keep_parents_before_children() -> None:
     """All log-probs 0: every node of the pool ties, and the cut must still be a tree."""
     shape = TreeConfig(depth=5, beam=3, nodes=12)
-    tree = grow(
-        torch.tensor([0]),
-        torch.zeros(1, 3),
-        lambda tokens, came_from, level: torch.zeros(3, 3),
+    pool = grow(
+        torch.zeros(1, 1, 3),
+        lambda tokens, came_from, level: torch.zeros(1, 3, 3),
         lambda ids: ids,
         shape,
     )
+    tree = rerank(torch.tensor([0]), pool, shape)
     assert all(int(tree.parents[node]) < node for node in range(1, tree.nodes))
     assert all(int(tree.levels[node]) == int(tree.levels[tree.parents[node]]) + 1 for node in range(1, tree.nodes))
 
 
 def test_candidates_of_probability_zero_are_invalid_and_never_accepted() -> None:
-    first = torch.tensor([[0.0, -math.inf, -math.inf]])
-    tree = grow(torch.tensor([7]), first, lambda *_: first, lambda ids: ids, TreeConfig(depth=1, beam=3, nodes=4))
+    first = torch.tensor([[[0.0, -math.inf, -math.inf]]])
+    shape = TreeConfig(depth=1, beam=3, nodes=4)
+    tree = rerank(torch.tensor([7]), grow(first, lambda *_: first, lambda ids: ids, shape), shape)
     assert tree.valid.tolist() == [True, True, False, False]
     chosen = torch.full((4,), int(tree.tokens[2]))
     assert int(walk(tree, chosen, 1).accepted) == 0
@@ -100,10 +104,22 @@ def test_eagle_default_pool() -> None:
     assert TreeConfig(6, 10, 600).within(128256).nodes == 511
 
 
-@pytest.mark.parametrize("bad", [(0, 1, 2), (1, 0, 2), (1, 1, 1)])
-def test_a_shape_that_is_no_tree_is_refused(bad: tuple[int, int, int]) -> None:
-    with pytest.raises(ValueError):
+@pytest.mark.parametrize(
+    ("bad", "name"),
+    [((0, 1, 2), "depth"), ((1, 0, 2), "beam"), ((1, 1, 1), "nodes"), ((100_000, 4, 16), "depth"),
+     ((5, 5000, 16), "beam"), ((5, 4, 100_000), "nodes")],
+)  # fmt: skip
+def test_a_size_outside_its_range_is_a_usage_error(bad: tuple[int, int, int], name: str) -> None:
+    with pytest.raises(UsageError, match=f"^{name} [0-9]+ is not between"):
         TreeConfig(*bad)
+
+
+@settings(max_examples=200, deadline=None)
+@given(depth=st.integers(1, 64), beam=st.integers(1, 128), nodes=st.integers(2, 2048), rows=st.integers(1, 200_000))
+def test_what_a_draft_can_fill_is_a_tree_too(depth: int, beam: int, nodes: int, rows: int) -> None:
+    tree = TreeConfig(depth, beam, nodes).within(rows)
+    assert (tree.depth, tree.beam) == (depth, min(beam, rows))
+    assert 2 <= tree.nodes <= nodes
 
 
 def test_chain_is_a_path() -> None:

@@ -7,8 +7,8 @@ import pytest
 
 from frspec_cli.answers.records import Answer
 from frspec_cli.answers.states import target_states
+from frspec_cli.decoding.options import TreeConfig
 from frspec_cli.decoding.pipeline import load_pipeline
-from frspec_cli.decoding.tree import TreeConfig
 from frspec_cli.models.shipped import DEFAULT_MODEL
 from frspec_cli.models.target import load_target
 from frspec_cli.replay.cycles import replay
@@ -48,7 +48,7 @@ def test_cycles_of_24_prompts() -> None:
     """Float32: states from one pass and from cycles differ in the last digits, so a draft's near tie may fall either way,
     and one such cycle shifts all later ones of its prompt. None did when this was written; two prompts are a mistake."""
     parts = load_pipeline(load_target(DEFAULT_MODEL, device="cpu", dtype="float32"), k=4096)
-    engine = parts.engine("frspec", shape=SHAPE)
+    engine = parts.engine("frspec", tree=SHAPE)
     drafter = engine.drafter
     texts, expected = [], []
     for prompt in PROMPTS:
@@ -62,7 +62,7 @@ def test_cycles_of_24_prompts() -> None:
         drafter.head,
         drafter.lm_head,
         [(text, states[i]) for i, text in enumerate(texts)],
-        shape=drafter.shape,
+        tree=drafter.tree,
         new_tokens=NEW,
     )
     different = [i for i, each in enumerate(found) if each.accepted != expected[i]]

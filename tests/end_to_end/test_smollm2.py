@@ -8,9 +8,9 @@ import pytest
 
 from frspec_cli.bench.demo import MAX_NEW_TOKENS, PROMPTS
 from frspec_cli.decoding.engine import Engine
+from frspec_cli.decoding.options import TreeConfig
 from frspec_cli.decoding.pipeline import Pipeline, load_pipeline
 from frspec_cli.decoding.sampling import Sampling
-from frspec_cli.decoding.tree import TreeConfig
 from frspec_cli.models.shipped import DEFAULT_K, DEFAULT_MODEL, shipped_for
 from frspec_cli.models.target import load_target
 from frspec_cli.tokens.tokenizer import load_tokenizer
@@ -56,7 +56,7 @@ def test_float32_ids_are_the_targets_and_drafts_are_accepted(
     parts: Pipeline, plain: dict[str, list[int]], method, prompts, least
 ):
     """By re-scoring, and two texts step by step. Near ties (top-2 margin below 1e-3) may fall either way."""
-    engine = parts.engine(method, shape=SHAPE)
+    engine = parts.engine(method, tree=SHAPE)
     accepted = cycles = 0
     for text in prompts:
         prompt = parts.target.prompt_ids(text)
@@ -74,7 +74,7 @@ def test_a_seed_gives_the_same_text_with_and_without_drafts(parts: Pipeline) -> 
     sampling = Sampling(temperature=0.7, top_p=0.95, seed=1)
     prompt = parts.target.prompt_ids(PROMPTS[3])
     expected = Engine(parts.target).complete(prompt, max_new_tokens=24, sampling=sampling)
-    drafted = parts.engine("frspec", shape=SHAPE).complete(prompt, max_new_tokens=24, sampling=sampling)
+    drafted = parts.engine("frspec", tree=SHAPE).complete(prompt, max_new_tokens=24, sampling=sampling)
     assert drafted.token_ids == expected.token_ids
     assert sum(drafted.accepted) > 0
 

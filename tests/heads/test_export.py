@@ -150,7 +150,11 @@ def test_the_command(cli, own, tmp_path):
     for more, code, said in (
         (["--to", "vllm"], 2, "--to vllm is not one of eagle, sglang, speculators."),
         (["--to", "eagle", "--k", "3"], 2, "--k takes a prefix of --vocab"),
-        (["--to", "eagle", "--out", str(tmp_path / "mine")], 1, "exists and is not a folder that holds a draft head and"),
+        (
+            ["--to", "eagle", "--out", str(tmp_path / "mine")],
+            1,
+            "exists and is not a folder that holds a draft head and",
+        ),
         (["--to", "eagle", "--out", str(source)], 1, "is an input."),
         (["--to", "eagle", "--vocab", "none.parquet"], 1, "there is no file none.parquet."),
     ):

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from frspec_cli.decoding.drafters import EagleDrafter
-from frspec_cli.decoding.tree import TreeConfig
+from frspec_cli.decoding.options import TreeConfig
 from frspec_cli.heads.checkpoint import load_head
 from frspec_cli.models.lm_head import LmHead
 

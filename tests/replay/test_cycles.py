@@ -12,12 +12,11 @@ from frspec_cli.answers.records import Answer
 from frspec_cli.answers.states import target_states
 from frspec_cli.decoding.drafters import EagleDrafter
 from frspec_cli.decoding.engine import Engine
-from frspec_cli.decoding.tree import TreeConfig
+from frspec_cli.decoding.options import TreeConfig
 from frspec_cli.heads.config import head_config_for
 from frspec_cli.heads.head import EagleHead
 from frspec_cli.models.lm_head import lm_head_of
-from frspec_cli.replay.acceptance import replay as validate
-from frspec_cli.replay.cycles import MISSES, replay
+from frspec_cli.replay.cycles import MISSES, Acceptance, replay
 from frspec_cli.training.init_head import start_head
 from tests.tiny import tiny_config, tiny_target
 
@@ -105,7 +104,7 @@ def test_a_cycle_and_its_end_are_those_of_a_tree_by_hand(target64, answers, shap
     for answer, states in states_of(target64, [answers[10], answers[11], answers[20]]):
         roots = range(answer.queries)
         starts = [replace(answer, prompt_length=answer.prompt_length + root, finished=True) for root in roots]
-        found = replay(head, rows, [(start, states) for start in starts], shape=shape)
+        found = replay(head, rows, [(start, states) for start in starts], tree=shape)
         with torch.no_grad():
             expected = [by_hand(head, rows, answer, states, root, shape) for root in roots]
         assert [(each.accepted[0], each.misses[0]) for each in found] == expected
@@ -122,7 +121,7 @@ def test_every_way_of_missing_is_told_apart(drafting):
         for prompt in ([5, 17, 20, 11], [3, 9]):
             answer = replace(greedy(target, prompt, 24), finished=True)
             [(_, states)] = states_of(target.model, [answer])
-            [found] = replay(head, rows, [(answer, states)], shape=shape)
+            [found] = replay(head, rows, [(answer, states)], tree=shape)
             with torch.no_grad():
                 expected = [by_hand(head, rows, answer, states, root, shape) for root in found.roots]
             assert list(zip(found.accepted, found.misses, strict=True)) == expected
@@ -142,7 +141,7 @@ def test_replayed_cycles_are_the_engines(drafting, shape, subset):
     for prompt in prompts:
         made.append(greedy(target, prompt, new + shape.depth + 1))
         expected.append(engine.complete(prompt, max_new_tokens=new, ignore_eos=True).accepted)
-    found = replay(head, rows, states_of(target.model, made), shape=shape, new_tokens=new)
+    found = replay(head, rows, states_of(target.model, made), tree=shape, new_tokens=new)
     assert [each.accepted for each in found] == expected
     assert sum(map(sum, expected)) > 0
     for each in found:
@@ -163,7 +162,7 @@ def test_an_answer_that_ended_is_replayed_to_its_end():
             continue
         ended += 1
         answer = Answer(np.asarray([first, 5, *expected.token_ids]), 2, finished=True, greedy=True)
-        [found] = replay(head, target.lm_head, states_of(target.model, [answer]), shape=shape)
+        [found] = replay(head, target.lm_head, states_of(target.model, [answer]), tree=shape)
         assert found.accepted[:-1] == expected.accepted[:-1]
         assert found.accepted[-1] <= expected.accepted[-1]
         assert len(found.accepted) == len(expected.accepted)
@@ -186,7 +185,9 @@ def test_a_drafted_answer_is_accepted_to_the_full_depth(target64, answers):
     ids = np.concatenate((first.ids[: first.prompt_length + 1], path))
     written = Answer(ids, first.prompt_length, finished=False, greedy=True)
     [(_, states)] = states_of(target64, [written], taps=())
-    assert validate(head, rows, [(written, states)], shape=shape).length == 4.0
+    assert Acceptance.of(replay(head, rows, [(written, states)], tree=shape)).length == 4.0
     longer = TreeConfig(4, 1, 5)
-    assert validate(head, rows, [(written, states)], shape=longer).cycles == 0  # the fourth token is not known
-    assert replay(head, rows, [(replace(written, finished=True), states)], shape=longer)[0].misses == ["end"]
+    assert (
+        Acceptance.of(replay(head, rows, [(written, states)], tree=longer)).cycles == 0
+    )  # the fourth token is not known
+    assert replay(head, rows, [(replace(written, finished=True), states)], tree=longer)[0].misses == ["end"]

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from frspec_cli.answers import records as recorded
-from frspec_cli.decoding.tree import TreeConfig
+from frspec_cli.decoding.options import TreeConfig
 from frspec_cli.errors import FrspecError
 from frspec_cli.heads.checkpoint import load_head
 from frspec_cli.models.target import Target
