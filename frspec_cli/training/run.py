@@ -20,7 +20,7 @@ import torch
 from frspec_cli import storage
 from frspec_cli.answers import records as recorded
 from frspec_cli.counting.ranking import rank_by_count
-from frspec_cli.decoding.tree import TreeConfig
+from frspec_cli.decoding.options import TreeConfig
 from frspec_cli.errors import FrspecError
 from frspec_cli.heads.checkpoint import load_head, save_head
 from frspec_cli.heads.config import HeadConfig, Layout, head_config_for
