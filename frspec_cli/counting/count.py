@@ -83,62 +83,61 @@ def _count_and_write(
     Raises `EncodersDiffer` if the fast encoder gave an id that the reference does not give.
     """
     mine = shards[how.shard[0] - 1 :: how.shard[1]]
-    cores = how.workers or available_cores()
     path, folder = str(locate_tokenizer(tokenizer)), run_folder(out)
     fast = select_fast_encoder(
         how.encoder,
         path,
         begun_with=None if how.restart else begun_with(folder),
-        threads=len(mine) == 1 and cores > 1,
+        threads=len(mine) == 1 and (how.workers or available_cores()) > 1,
         say=callbacks.say,
     )
     encoder = fast or ReferenceEncoder(load_tokenizer(tokenizer))
-    spec = CounterSpec(encoder.name, path, encoder.rows, options)
+    counter = ShardCounter(CounterSpec(encoder.name, path, encoder.rows, options), encoder)
     plan = make_plan(tokenizer=path, encoder=encoder.name, options=options.recorded(), shards=mine)
     with Ledger.opened(folder, plan, mine, restart=how.restart) as ledger:
-        counter = ShardCounter(spec, encoder)
-        run = CorpusRun(
-            mine,
-            spec.rows,
-            options,
-            max_bad=how.max_bad,
-            ledger=ledger,
-            recount=counter.count,
-            finished=callbacks.finished,
-        )
-        resumed = run.resume()
-        executor = _executor(how.engine, counter, mine, workers=how.workers, local=min(cores, len(mine) - resumed))
-        try:
-            executor.start(run.tasks())
-            # From here on the workers count. What this process has to load and check meanwhile costs no time of its own
-            # (1 s with SmolLM2's tokenizer, 5 s with Gemma's), and threads that it starts are not copied into a fork.
-            if resumed:
-                callbacks.say(f"{resumed} of {len(mine)} shards were counted before; resuming.")
-            callbacks.begin(sum(mine[index].size for index in run.missing()))
-            loaded = encoder.tokenizer if isinstance(encoder, ReferenceEncoder) else load_tokenizer(tokenizer)
-            encoder_record = check_encoder(counter.encoder, loaded, shards, options.fields)
-            _ = loaded.fingerprint  # a cached property
-            reference = reference_of(counter.encoder, loaded)
-            for index, part in executor.results(callbacks.advance):
-                recheck_samples(part, reference)
-                run.add(index, part)
-                if run.counted.stopped:
-                    break
-        finally:
-            executor.close()
+        run = CorpusRun(mine, counter, max_bad=how.max_bad, ledger=ledger, finished=callbacks.finished)
+        run.resume()
+        reference, encoder_record = _run(run, _executor(how, counter, run), tokenizer, shards, callbacks)
         counted = run.finish()
-        table = _table(counted, loaded, encoder_record, options)
+        table = _table(counted, reference, encoder_record, options)
         _place(table, out, ledger)
     return counted, table
 
 
-def _executor(engine: str, counter: ShardCounter, shards: list[Shard], *, workers: int | None, local: int) -> Executor:
-    """workers: as asked for. local: worker processes that pay on this machine."""
-    if engine == "ray":
+def _run(
+    run: CorpusRun, executor: Executor, tokenizer: str, shards: list[Shard], callbacks: Callbacks
+) -> tuple[LoadedTokenizer, dict[str, Any]]:
+    """Counts what is left, and checks the encoder; the reference tokenizer, and what a table says of the encoder."""
+    encoder, left = run.counter.encoder, run.missing()
+    try:
+        executor.start(run.tasks())
+        # From here on the workers count, while this process builds the reference (0.3 s with SmolLM2's tokenizer, 4 s with
+        # Gemma's) and checks their encoder. It comes after the start also because a fork must not copy threads.
+        if resumed := len(run.shards) - len(left):
+            callbacks.say(f"{resumed} of {len(run.shards)} shards were counted before; resuming.")
+        callbacks.begin(sum(run.shards[index].size for index in left))
+        used = encoder.encoder
+        loaded = used.tokenizer if isinstance(used, ReferenceEncoder) else load_tokenizer(tokenizer)
+        encoder_record = check_encoder(encoder, loaded, shards, run.options.fields)
+        _ = loaded.fingerprint  # a cached property
+        reference = reference_of(encoder, loaded)
+        for index, part in executor.results(callbacks.advance):
+            recheck_samples(part, reference)
+            run.add(index, part)
+            if run.counted.stopped:
+                break
+    finally:
+        executor.close()
+    return loaded, encoder_record
+
+
+def _executor(how: RunOptions, counter: ShardCounter, run: CorpusRun) -> Executor:
+    if how.engine == "ray":
         from frspec_cli.counting.ray_executor import RayExecutor
 
-        return RayExecutor(counter.spec, workers)
-    return InProcess(counter) if local <= 1 else WorkerPool(counter.spec, shards, local, counter)
+        return RayExecutor(counter.spec, how.workers)
+    workers = min(how.workers or available_cores(), len(run.missing()))
+    return InProcess(counter) if workers <= 1 else WorkerPool(counter, run.shards, workers)
 
 
 def available_cores() -> int:

@@ -57,9 +57,9 @@ def check_encoder(
     An encoder that is not the reference must first give the reference's ids on hostile strings and on documents of the
     corpus (the whole corpus, whichever shards are counted here). Raises `EncodersDiffer` if it does not.
     """
-    used = {"name": encoder.encoder.name, "version": encoder.encoder.version}
+    record = {"name": encoder.encoder.name, "version": encoder.encoder.version}
     if isinstance(encoder.encoder, ReferenceEncoder):
-        return used
+        return record
     probed = compare(encoder.encoder, tokenizer, hostile_texts(tokenizer))
     number, size = probed.documents, probed.bytes
     reference = reference_of(encoder, tokenizer)
@@ -75,7 +75,7 @@ def check_encoder(
             check(_as_text(document), encoded.of(index), expected.of(index))
         number += len(batch)
         size += sum(len(document.data) for document in batch)
-    return {**used, "probe": {"documents": number, "bytes": size}}
+    return {**record, "probe": {"documents": number, "bytes": size}}
 
 
 def recheck_samples(part: ShardCounts, reference: DocumentEncoder) -> None:

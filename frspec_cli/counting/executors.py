@@ -63,10 +63,9 @@ class WorkerPool:
     run with an error that says so.
     """
 
-    def __init__(self, spec: CounterSpec, shards: list[Shard], workers: int, built: ShardCounter | None = None) -> None:
-        self.spec = spec
+    def __init__(self, counter: ShardCounter, shards: list[Shard], workers: int) -> None:
+        self.counter = counter
         self.shards = shards
-        self.built = built
         self.count = workers
         self.workers: list[_Worker] = []
         self.waiting: Iterator[ShardTask] = iter(())
@@ -75,12 +74,12 @@ class WorkerPool:
         """Starts the workers and gives them their first tasks."""
         self.waiting = iter(tasks)
         # With other threads alive a fork may copy a lock that nobody will open again.
-        forks = self.built is not None and sys.platform == "linux" and threading.active_count() == 1
+        forks = sys.platform == "linux" and threading.active_count() == 1
         context = multiprocessing.get_context("fork" if forks else "spawn")
-        built = self.built if forks else None
         for _ in range(self.count):
-            others = [worker.connection for worker in self.workers]
-            self.workers.append(_Worker(context, self.spec, self.shards, built, others))
+            # A fork holds the parent's ends of the pipes too; one left open would hide from a worker that its parent is gone.
+            inherited = [worker.connection for worker in self.workers] if forks else None
+            self.workers.append(_Worker(context, self.counter, self.shards, inherited))
         for _ in range(QUEUED):
             for worker in self.workers:
                 worker.give(next(self.waiting, None))
@@ -111,18 +110,13 @@ class _Worker:
     """The parent's side of a worker: its process, its pipe, and the tasks that it holds."""
 
     def __init__(
-        self,
-        context: Any,
-        spec: CounterSpec,
-        shards: list[Shard],
-        built: ShardCounter | None,
-        others: list[Connection],
+        self, context: Any, counter: ShardCounter, shards: list[Shard], inherited: list[Connection] | None
     ) -> None:
+        """inherited: the parent's ends that a fork has to close; None for a new process, which gets no built counter."""
         self.connection, theirs = context.Pipe()
         self.tasks: deque[ShardTask] = deque()
-        # A fork holds the parent's ends too; one left open would hide from a worker that its parent is gone.
-        inherited = [self.connection, *others] if built is not None else []
-        self.process = context.Process(target=_serve, args=(theirs, spec, shards, built, inherited), daemon=True)
+        built, closed = (None, []) if inherited is None else (counter, [self.connection, *inherited])
+        self.process = context.Process(target=_serve, args=(theirs, counter.spec, shards, built, closed), daemon=True)
         self.process.start()
         theirs.close()
 

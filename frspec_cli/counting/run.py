@@ -16,9 +16,8 @@ from frspec_cli.corpus.documents import Reason
 from frspec_cli.corpus.shards import LINE_FORMATS, Shard
 from frspec_cli.counting.accumulator import CountAccumulator, ShardCounts
 from frspec_cli.counting.ledger import Ledger
-from frspec_cli.counting.options import CountOptions
 from frspec_cli.counting.stability import expected_loss
-from frspec_cli.counting.worker import ShardTask
+from frspec_cli.counting.worker import ShardCounter, ShardTask
 from frspec_cli.errors import FrspecError, option
 
 JOIN_AFTER = 64
@@ -81,39 +80,34 @@ class Counted:
 class CorpusRun:
     """One run over a corpus: says which tasks are left, and takes their counts.
 
-    rows: the tokenizer's highest id + 1.
+    counter: counts single tasks in this process (the shard that a limit cuts).
     max_bad: the share of bad records that is tolerated.
-    recount: counts a single task in this process (the shard that a limit cuts).
     finished: gets the size of each shard that is counted and saved.
     """
 
     def __init__(
         self,
         shards: list[Shard],
-        rows: int,
-        options: CountOptions,
+        counter: ShardCounter,
         *,
         max_bad: float,
         ledger: Ledger,
-        recount: Callable[[ShardTask], ShardCounts],
         finished: Callable[[int], None] = lambda size: None,
     ) -> None:
         self.shards = shards
-        self.options = options
+        self.counter = counter
+        self.options = counter.options
         self.max_bad = max_bad
         self.ledger = ledger
-        self.recount = recount
         self.finished = finished
-        self.counted = Counted(CountAccumulator(rows, document_frequency=options.document_frequency))
+        self.counted = Counted(counter.accumulator())
         self._waiting: dict[int, int] = {}  # entries of the ledger that are not added yet: first shard -> last
         self._joined = 0  # shards whose ledger entries are joined
 
-    def resume(self) -> int:
-        """Adds what the ledger holds, as far as the order allows; the number of shards that were counted before."""
-        entries = self.ledger.entries()
-        self._waiting = dict(entries)
+    def resume(self) -> None:
+        """Adds what the ledger holds, as far as the corpus's order allows."""
+        self._waiting = dict(self.ledger.entries())
         self._add_waiting()
-        return sum(last - first + 1 for first, last in entries)
 
     def missing(self) -> list[int]:
         """The shards that are not counted yet, in order."""
@@ -168,7 +162,7 @@ class CorpusRun:
         over = (left_documents is not None and part.total("documents") > left_documents) or (
             left_tokens is not None and part.total("tokens") > left_tokens
         )
-        return self.recount(ShardTask(index, self.shards[index], left_documents, left_tokens)) if over else part
+        return self.counter.count(ShardTask(index, self.shards[index], left_documents, left_tokens)) if over else part
 
     def _decide(self, tokens_before: int) -> None:
         """Decides at a shard's boundary whether further shards are needed."""

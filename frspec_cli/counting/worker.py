@@ -94,7 +94,7 @@ class ShardCounter:
             return part
 
     def accumulator(self) -> CountAccumulator:
-        """An empty one, for the counts of one shard."""
+        """An empty one, for the counts of one shard or of many."""
         return CountAccumulator(self.rows, document_frequency=self.options.document_frequency)
 
 
