@@ -27,7 +27,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from frspec_cli.errors import as_flags
@@ -43,6 +43,11 @@ class _Amount(ProgressColumn):
     def render(self, task: Task) -> Text:
         total = "?" if task.total is None else f"{task.total:,.0f}"
         return Text(f"{task.completed:,.0f}/{total}")
+
+
+def _text(template: str) -> TextColumn:
+    """A column of text that is wrapped, not cut, if the terminal is narrow."""
+    return TextColumn(template, table_column=Column(overflow="fold"))
 
 
 class Output:
@@ -120,7 +125,7 @@ class Output:
     def progress(self) -> Progress:
         """A progress display on stderr; silent when a program reads, when quiet, or where stderr is no terminal."""
         return self._progress(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), _Amount(), TimeElapsedColumn()
+            SpinnerColumn(), _text("{task.description}"), *self._bar(45), _Amount(), TimeElapsedColumn()
         )
 
     @contextmanager
@@ -138,8 +143,12 @@ class Output:
     def long_progress(self, verb: str, *, whole_numbers: bool = False) -> Progress:
         """Like `progress`, with the time left and the task's field `talk`. whole_numbers: m/n in place of a percentage."""
         done = MofNCompleteColumn() if whole_numbers else TaskProgressColumn()
-        talk = TextColumn("{task.fields[talk]}")
-        return self._progress(TextColumn(verb), BarColumn(), done, talk, TimeRemainingColumn())
+        return self._progress(_text(verb), *self._bar(85), done, _text("{task.fields[talk]}"), TimeRemainingColumn())
+
+    def _bar(self, others: int) -> list[ProgressColumn]:
+        """A bar in the room that columns of the width `others` leave; none if there is too little."""
+        room = min(40, self.err.width - others)
+        return [BarColumn(bar_width=room)] if room >= 5 else []
 
     def _progress(self, *columns: ProgressColumn) -> Progress:
         disable = self.as_json or self.quiet or not self.err.is_terminal
