@@ -29,13 +29,14 @@ from typing import Any
 
 import numpy as np
 
+from frspec_cli import outputs, storage
 from frspec_cli.corpus.documents import Document, Fields
 from frspec_cli.corpus.reading import read_shard
 from frspec_cli.corpus.sources import find_shards
 from frspec_cli.counting.count import available_cores, count_corpus
 from frspec_cli.counting.options import CountOptions, RunOptions
 from frspec_cli.counting.table import FrequencyTable
-from frspec_cli.errors import VerificationError
+from frspec_cli.errors import FrspecError, VerificationError, as_flags
 from frspec_cli.models.locate import locate_tokenizer
 from frspec_cli.tokens.encoder import Encoder, ReferenceEncoder
 from frspec_cli.tokens.fast import FastEncoder, FastEncoderRefuses
@@ -51,14 +52,16 @@ def main(arguments: list[str] | None = None) -> int:
     if options.encoder_alone:
         _write(_encoder_alone(options.sources, options.tokenizer, options.workers, Path(options.out)))
         return 0
-    with tempfile.TemporaryDirectory() as folder:
-        try:
+    try:
+        if options.out:
+            outputs.check(options.out, inputs=options.sources, replaces=outputs.JSON, what="a result")
+        with tempfile.TemporaryDirectory() as folder:
             result = run(options, Path(folder))
-        except VerificationError as error:
-            sys.stderr.write(f"error: {error.message}\n")
-            return error.exit_code
-    if options.out:
-        Path(options.out).write_text(json.dumps(result, indent=2) + "\n")
+        if options.out:
+            storage.write_json(options.out, result)
+    except FrspecError as error:
+        sys.stderr.write(f"error: {as_flags(error.message)}\n")
+        return error.exit_code
     _write(result)
     return 0
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from frspec_cli import outputs
 from frspec_cli.errors import FrspecError, as_flags
 from frspec_cli.subsets.plot import check_picture, save_figure
 
@@ -82,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.out is not None:
             check_picture(options.out)
+            outputs.check(options.out)
         lines = [read_line(argument) for argument in options.runs]
         if options.out is not None:
             draw(options.out, lines)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from frspec_cli import storage
+from frspec_cli import outputs, storage
 from frspec_cli.bench.baseline import ATTENTION, TransformersBaseline
 from frspec_cli.bench.demo import PROMPTS
 from frspec_cli.bench.measure import rotated
@@ -51,6 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Measures, shows the table, writes `cycle.json` and `cycle.md`; exit codes as `frspec` has them."""
     try:
         options = _parse(arguments)
+        for name in ("cycle.json", "cycle.md"):
+            outputs.check(options.out / name)
         result = run(options)
     except FrspecError as error:
         sys.stderr.write(f"error: {as_flags(error.message)}\n")

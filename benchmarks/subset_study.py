@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from frspec_cli import storage
+from frspec_cli import outputs, storage
 from frspec_cli.answers.records import Answer, fingerprint, read_answers, split, token_counts
 from frspec_cli.counting.table import FOLDS, FrequencyTable
 from frspec_cli.decoding.options import TreeConfig
@@ -220,6 +220,8 @@ def main() -> None:
         web_weight=arguments.web_weight,
     )
     try:
+        inputs = [arguments.answers, arguments.web, arguments.model, arguments.draft]
+        outputs.check(arguments.out, inputs=inputs, replaces=outputs.JSON, what="a result")
         pipeline = load_pipeline(load_target(arguments.model, dtype=arguments.dtype), draft=arguments.draft, warn=_say)
         if pipeline.head is None:
             raise FrspecError(f"no draft head ships for {arguments.model}.", hint="Name one with --draft.")

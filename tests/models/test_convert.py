@@ -22,20 +22,27 @@ from frspec_cli.models import convert
 def write(gguf, folder):
     with open(sys.argv[1], "a") as log:
         log.write("converted\\n")
-    time.sleep(1)
+    while not Path(sys.argv[2]).exists():  # until the other one waits
+        time.sleep(0.002)
     with storage.atomic_folder(folder, keep_existing=True) as temporary:
         (temporary / "config.json").write_text("{}")
 
 convert._write_model = write
 print("ready", flush=True)
 sys.stdin.readline()
-print(convert.convert_model(lambda: Path("m.gguf"), "m", "0123456789abcdef", say=print))
+
+def say(text):
+    print(text)
+    if text.startswith("another"):
+        Path(sys.argv[2]).touch()
+
+print(convert.convert_model(lambda: Path("m.gguf"), "m", "0123456789abcdef", say=say))
 """
 
 
 def test_of_two_processes_one_converts_and_the_other_waits(tmp_path):
     environment = os.environ | {"FRSPEC_CACHE": str(tmp_path / "cache")}
-    command = [sys.executable, "-c", CONVERT, str(tmp_path / "log")]
+    command = [sys.executable, "-c", CONVERT, str(tmp_path / "log"), str(tmp_path / "waits")]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     runs = [subprocess.Popen(command, env=environment, **pipes) for _ in range(2)]
     for run in runs:
