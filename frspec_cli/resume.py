@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,17 +59,19 @@ class RunFolder:
         restart: bool = False,
         record: str = "inputs.json",
         defaults: Mapping[str, Any] | None = None,
+        keep: Sequence[str] = (),
     ) -> bool:
         """Whether an earlier run with equal inputs is resumed; otherwise the folder is emptied and the inputs recorded.
 
         inputs: everything that the result depends on, JSON values by the names that the user knows them by.
         record: the file that keeps them.
         defaults: what a record that lacks a name had, for names that older versions did not write.
+        keep: parts that stay when the folder is emptied, for their names say what they hold.
         Raises `FrspecError` if the inputs differ, naming the first difference.
         """
         path = self.path(record)
         if restart or not path.is_file():
-            self.clear()
+            self.clear(keep)
             storage.write_json(path, dict(inputs))
             return False
         before = {**(defaults or {}), **storage.read_json(path)}
@@ -85,10 +87,10 @@ class RunFolder:
         """Where the finished part `name` is, or will be."""
         return self.folder / name
 
-    def clear(self) -> None:
-        """Removes everything but the lock."""
+    def clear(self, keep: Sequence[str] = ()) -> None:
+        """Removes everything but the lock and the parts named in `keep`."""
         for part in self.folder.iterdir():
-            if part.name != storage.LOCK:
+            if part.name != storage.LOCK and part.name not in keep:
                 shutil.rmtree(part) if part.is_dir() else part.unlink()
 
     def remove(self) -> None:

@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from frspec_cli.decoding.sampling import Sampling
 from frspec_cli.errors import UsageError, option
 
-if TYPE_CHECKING:
-    from frspec_cli.decoding.sampling import Sampling
-
-
-def _greedy() -> Sampling:
-    from frspec_cli.decoding.sampling import Sampling  # imports torch
-
-    return Sampling()
 
 
 @dataclass(frozen=True)
@@ -30,7 +22,7 @@ class CollectOptions:
     """
 
     max_new_tokens: int = 128
-    sampling: Sampling = field(default_factory=_greedy)
+    sampling: Sampling = field(default_factory=Sampling)
     batch_size: int = 32
     raw: bool = False
     limit: int | None = None

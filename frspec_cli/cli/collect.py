@@ -12,10 +12,11 @@ from frspec_cli import outputs
 from frspec_cli.answers.options import CollectOptions
 from frspec_cli.cli import options
 from frspec_cli.cli.output import Output
+from frspec_cli.decoding.sampling import Sampling
 from frspec_cli.progress import Callbacks
 
 _REPORT_SECONDS = 60.0
-_DEFAULTS = CollectOptions
+_DEFAULTS = CollectOptions()
 
 
 def command(
@@ -30,9 +31,9 @@ def command(
     out: Annotated[Path, typer.Option("--out", "-o", help="The answers: .jsonl or .jsonl.zst.")],
     model: options.Model = options.DEFAULT_MODEL,
     max_new_tokens: options.MaxNewTokens = _DEFAULTS.max_new_tokens,
-    temperature: options.Temperature = 0.0,
-    top_p: options.TopP = 1.0,
-    seed: options.Seed = 0,
+    temperature: options.Temperature = _DEFAULTS.sampling.temperature,
+    top_p: options.TopP = _DEFAULTS.sampling.top_p,
+    seed: options.Seed = _DEFAULTS.sampling.seed,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use the first N prompts.")] = _DEFAULTS.limit,
     max_prompt_tokens: Annotated[
         int | None,
@@ -57,8 +58,6 @@ def command(
     The records hold the generated token ids, and whether the answer ended by itself. A stopped run resumes when the same
     command is given again, and writes what an undisturbed run would have written.
     """
-    from frspec_cli.decoding.sampling import Sampling
-
     collect_options = CollectOptions(
         max_new_tokens=max_new_tokens,
         sampling=Sampling(temperature=temperature, top_p=top_p, seed=seed),

@@ -48,6 +48,12 @@ def locate_model(name: str, *, say: Callable[[str], None] = talk) -> Path:
     return _from_hub(name, _MODEL_FILES)
 
 
+def plain_name(model: str) -> str:
+    """A model's name for a published file: the last part of a local path (the folders around it mean nothing elsewhere)."""
+    path = Path(model).expanduser()
+    return path.resolve().name if path.exists() else model
+
+
 def locate_tokenizer(name: str, *, say: Callable[[str], None] = talk) -> Path:
     """The tokenizer.json that `name` means: a model as in `locate_model`, a folder that holds one, or the file itself."""
     path = Path(name).expanduser()

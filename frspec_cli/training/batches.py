@@ -19,9 +19,13 @@ class Batch:
     """B answers, right-padded. Draft position i stands for (token i+1, feature f_i); query q of an answer is draft
     position prompt_length - 1 + q and predicts token prompt_length + 1 + q.
 
-    tokens: int64 [B, T], token i+1 at draft position i. last [B, T, H]; taps, each [B, T, H].
-    starts: int64 [B], draft position of query 0. queries: int64 [B], their number. R = the largest of these.
-    teacher_ids int64 [B, R, m]; teacher_probabilities float32 [B, R, m], 0 for what is left out and for padding.
+    tokens: int64 [B, T], token i+1 at draft position i.
+    last: [B, T, H].
+    taps: each [B, T, H].
+    starts: int64 [B], draft position of query 0.
+    queries: int64 [B], their number; R is the largest of these.
+    teacher_ids: int64 [B, R, m].
+    teacher_probabilities: float32 [B, R, m], 0 for tokens that are left out and for padding.
     """
 
     tokens: torch.Tensor
@@ -41,7 +45,7 @@ class Batch:
 def epoch_order(answers: list[Answer], *, batch_tokens: int, seed: int, epoch: int) -> list[list[int]]:
     """Batches of answer indices with at most `batch_tokens` padded queries each (one answer at least).
 
-    Shards are shuffled and read in windows; within a window answers of like length share a batch, and the batches are
+    Shards are shuffled and read in windows; within a window answers of similar length share a batch, and the batches are
     shuffled. So padding is small, reading is local, and the first epoch makes its features as it goes.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)

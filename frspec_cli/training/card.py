@@ -2,37 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from frspec_cli.replay.cycles import Acceptance
+from frspec_cli.decoding.options import TreeConfig
+from frspec_cli.heads.config import Layout
+from frspec_cli.models.convert import converted_folder
+from frspec_cli.models.embedded import EMBEDDED
+from frspec_cli.training.options import TrainOptions
+from frspec_cli.training.trainer import StepRecord
 
-if TYPE_CHECKING:
-    from frspec_cli.training.run import Session
-    from frspec_cli.training.trainer import StepRecord
-
-_TERMS = {
-    "smollm2": (
-        "Distilled from SmolLM2-135M-Instruct (Hugging Face, Apache-2.0) and started from the weights of its last layer, "
-        "which were changed by training. This head is under the Apache-2.0 license too."
-    ),
-    "gemma": (
-        "Distilled from Gemma and started from weights of its last layer, which were changed by training: this head is "
-        "provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms."
-    ),
-}
-_OTHER_TERMS = (
-    "Distilled from the target named above and started from weights of its last layer: the target's licence applies."
-)
-
-
-def plain_name(model: str) -> str:
-    """How a card names a target: a folder or file by its last part (where it lay is nobody's business), else as given."""
-    path = Path(model).expanduser()
-    return path.resolve().name if path.exists() else model
-
-
-_LAYOUTS = {
+_LAYOUTS: dict[Layout, tuple[str, str]] = {
     "fused": (
         "in frspec's own layout (`FrspecEagle`)",
         "Embedding and LM head are the target's, so that any vocabulary subset fits.",
@@ -43,39 +25,128 @@ _LAYOUTS = {
     ),
     "eagle3": ("in EAGLE-3's layout", "Its LM head is its own, over the draft tokens that `d2t` names."),
 }
+_TERMS = {
+    "Apache-2.0": "{title} is under the Apache-2.0 license, and so is this head.",
+    "Gemma Terms of Use": "This head is provided under and subject to the Gemma Terms of Use found at "
+    "ai.google.dev/gemma/terms.",
+}
 
 
-def write_card(session: Session, acceptance: Acceptance, record: StepRecord) -> str:
-    """The card's text for the head as it is now. record: the last step's."""
-    options, tree, head = session.options, session.settings.tree, session.trainer.head
-    tokens = sum(answer.response_length for answer in session.train_answers)
-    parameters = sum(weight.numel() for weight in session.trainer.weights.values())
-    layout, owns = _LAYOUTS[head.config.layout]
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card says.
+
+    target: the target's name.
+    terms: see `terms_of`.
+    taps: `hidden_states` indices.
+    parameters: number of trained weights.
+    own_rows: rows of the head's own LM head; None if it uses the target's.
+    validation_rows: otherwise the number of most frequent tokens that validation proposed from.
+    command: the command that trained the head.
+    answers_name, answers, tokens: the file, and the answers and answered tokens that were trained on.
+    total_steps: of the whole run; `record` is the last step taken.
+    acceptance_length, cycles, held_out: of the validation, over N held-out answers.
+    """
+
+    target: str
+    terms: str
+    layout: Layout
+    taps: Sequence[int]
+    parameters: int
+    own_rows: int | None
+    validation_rows: int
+    command: str
+    answers_name: str
+    answers: int
+    tokens: int
+    options: TrainOptions
+    total_steps: int
+    record: StepRecord
+    acceptance_length: float
+    cycles: int
+    held_out: int
+    tree: TreeConfig
+
+
+def write_card(facts: CardFacts) -> str:
+    """The card's text."""
+    options, tree, record = facts.options, facts.tree, facts.record
+    layout, lm_head = _LAYOUTS[facts.layout]
     loss = {None: "exact over the vocabulary", 0: "over the subset only (biased)"}.get(
         options.sampled_rows, f"over the vocabulary, {options.sampled_rows} sampled rows a step"
     )
-    rows = "the 8,192 tokens most frequent in the answers"
-    if head.own_lm_head is not None:
-        loss, rows = "over its own rows", f"its {head.own_lm_head.size:,} draft tokens"
-    reads = [] if head.config.layout == "eagle3" else ["post-norm last hidden state"]
-    reads += [f"`hidden_states` {list(head.taps)}"] if head.taps else []
-    terms = next((text for key, text in _TERMS.items() if key in session.target.name.lower()), _OTHER_TERMS)
-    return f"""# EAGLE draft head for {plain_name(session.target.name)}
+    rows = f"the {facts.validation_rows:,} tokens most frequent in the answers"
+    if facts.own_rows is not None:
+        loss, rows = "over its own rows", f"its {facts.own_rows:,} draft tokens"
+    reads = [] if facts.layout == "eagle3" else ["post-norm last hidden state"]
+    reads += [f"`hidden_states` {list(facts.taps)}"] if facts.taps else []
+    return f"""# EAGLE draft head for {facts.target}
 
-A one-layer draft head {layout}: {parameters / 1e6:.1f} M parameters in bfloat16. {owns} It reads the target's
+A one-layer draft head {layout}: {facts.parameters / 1e6:.1f} M parameters in bfloat16. {lm_head} It reads the target's
 {" and its ".join(reads)}.
 
 | | |
 |---|---|
-| command | `{session.command}` |
-| trained on | {session.answers_name}: {len(session.train_answers):,} answers of the target, {tokens:,} answered tokens |
-| training | step {session.trainer.step:,} of {session.trainer.total_steps:,}, {options.epochs} passes, \
+| command | `{facts.command}` |
+| trained on | {facts.answers_name}: {facts.answers:,} answers of the target, {facts.tokens:,} answered tokens |
+| training | step {record.step:,} of {facts.total_steps:,}, {options.epochs} passes, \
 {options.optimizer}, {options.steps} unrolled draft steps, loss {loss} |
 | agreement | the draft's steps 1, 2, .. propose the target's likeliest token in \
 {", ".join(f"{share:.0%}" for share in record.agreement)} of the last batch |
-| acceptance length | **{acceptance.length:.3f}** over {acceptance.cycles:,} replayed cycles of \
-{len(session.held_out)} held-out answers |
+| acceptance length | **{facts.acceptance_length:.3f}** over {facts.cycles:,} replayed cycles of \
+{facts.held_out} held-out answers |
 | measured with | depth {tree.depth}, beam {tree.beam}, nodes {tree.nodes}, {rows} |
 
-{terms}
+{facts.terms}
 """
+
+
+def terms_of(name: str, folder: Path) -> str:
+    """The terms of a head trained for the target `name` in `folder`: only what is known, never a guess from the name.
+
+    A model that frspec converted itself is known by its sha256; for others the card in its folder may name a licence.
+    """
+    for model in EMBEDDED.values():
+        if folder == converted_folder(model.name, model.sha256):
+            return _origin(model.title) + " " + _TERMS[model.licence].format(title=model.title)
+    licence = _licence_on_card(folder)
+    if licence:
+        return f"{_origin(name)} The target's model card names the licence `{licence}`: its terms apply."
+    return f"{_origin(name)} See the target's own licence."
+
+
+def quoted_command(arguments: Sequence[str], *, processes: int = 1) -> str:
+    """The command as the card quotes it: files and folders by their names, for their folders mean nothing elsewhere.
+
+    A hub id (owner/name) stays, unless there is a folder of its owner's name here.
+    """
+    shown = []
+    for argument in arguments:
+        name, equals, value = argument.rpartition("=") if argument.startswith("--") else ("", "", argument)
+        path = Path(value).expanduser()
+        local = path.is_absolute() or value.startswith(".") or path.exists() or path.parent.is_dir()
+        shown.append(name + equals + (path.name if "/" in value and local else value))
+    if shown[:1] != ["train-draft"]:
+        shown.insert(0, "train-draft")
+    program = "frspec" if processes == 1 else f"torchrun --nproc-per-node {processes} -m frspec_cli"
+    return f"{program} {shlex.join(shown)}"
+
+
+def _origin(target: str) -> str:
+    return f"Distilled from {target} and started from the weights of its last layer, which were changed by training."
+
+
+def _licence_on_card(folder: Path) -> str:
+    """The licence in the metadata of the target's README.md; '' if there is none that can be read."""
+    path = folder / "README.md"
+    if not path.is_file():
+        return ""
+    import yaml
+    from huggingface_hub import metadata_load
+
+    try:
+        metadata = metadata_load(path) or {}
+    except (ValueError, yaml.YAMLError):
+        return ""
+    licence = metadata.get("license_name") or metadata.get("license") or ""
+    return ", ".join(licence) if isinstance(licence, list) else str(licence)

@@ -1,7 +1,7 @@
 """The target's features over recorded answers, computed once and kept as safetensors.
 
-A shard holds a few dozen answers; it is made when first asked for (one batched pass of the frozen target) and read from
-disk ever after. The teacher's distribution is kept as its m most probable tokens, with probabilities taken in float32
+A shard holds a few dozen answers; it is computed when first used (one batched pass of the frozen target) and then read
+from disk. The teacher's distribution is kept as its m most probable tokens, with probabilities taken in float32
 over the whole vocabulary.
 """
 
@@ -29,10 +29,11 @@ _LOGIT_ROWS = 512  # rows of full-vocabulary logits held at once
 
 @dataclass(frozen=True, eq=False)
 class Features(States):
-    """What the target thought while it read one answer of N ids.
+    """The target's states over one answer, and its distributions of the answered tokens.
 
-    teacher_ids: int64 [Q, m] and teacher_probabilities float32 [Q, m]: row q is the distribution of id
-    prompt_length + 1 + q, Q = queries.
+    Row q is the distribution of id prompt_length + 1 + q; there are Q = `queries` rows.
+    teacher_ids: int64 [Q, m], most probable first.
+    teacher_probabilities: float32 [Q, m].
     """
 
     teacher_ids: torch.Tensor
@@ -42,8 +43,10 @@ class Features(States):
 class FeatureStore:
     """Features of `answers` by index, shard by shard in `folder`.
 
-    model: the target, transformers' causal LM, frozen. taps: `hidden_states` indices. identity: what else the features
-    depend on (the target's name and fingerprint); shards of other inputs have other names and are never mixed up.
+    model: the target, transformers' causal LM, frozen.
+    taps: `hidden_states` indices.
+    identity: tells targets apart; shards of other inputs have other names, so they are never mixed up.
+    keep: shards held in memory.
     """
 
     def __init__(
@@ -58,7 +61,7 @@ class FeatureStore:
         self._loaded: OrderedDict[int, dict[str, torch.Tensor]] = OrderedDict()
 
     def __getitem__(self, index: int) -> Features:
-        """Features of answer `index`, made with its whole shard if no one asked before."""
+        """Features of answer `index`; its whole shard is computed if it is not on disk."""
         tensors = self._shard(index // SHARD_ANSWERS)
         stacked = tensors[f"{index}.taps"]
         return Features(

@@ -1,4 +1,4 @@
-"""Ctrl-C that waits for the end of the step, so that what is saved is a whole step's state."""
+"""Ctrl-C that waits for the end of the step, so that a whole step's state is saved."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from contextlib import contextmanager
 
 
 class Interrupt:
-    """asked: whether Ctrl-C was pressed since `deferred` began."""
+    """pressed: whether Ctrl-C was pressed since `deferred` began."""
 
-    asked = False
+    pressed = False
 
 
 @contextmanager
 def deferred(say: Callable[[str], None]) -> Iterator[Interrupt]:
-    """Within, the first SIGINT only sets `asked` (and tells `say`); the second raises KeyboardInterrupt at once.
+    """Within the block, the first SIGINT only sets `pressed` and calls `say`; the second raises KeyboardInterrupt at once.
 
-    Elsewhere than in the main thread, where Python hands out no signals, nothing is deferred.
+    Outside the main thread, where Python delivers no signals, nothing is deferred.
     """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
@@ -26,7 +26,7 @@ def deferred(say: Callable[[str], None]) -> Iterator[Interrupt]:
         return
 
     def first(number: int, frame: object) -> None:
-        interrupt.asked = True
+        interrupt.pressed = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
         say("stopping after this step; Ctrl-C again stops at once")
 

@@ -1,4 +1,4 @@
-"""A loss that is fair to the whole vocabulary and computes only a part of its rows.
+"""A loss that is fair to the whole vocabulary but computes only some of its rows.
 
 Cross-entropy against the teacher p is  -sum_v p_v z_v + log sum_v exp(z_v).  The first sum needs the teacher's tokens
 only. The second runs over all V rows; here it is taken exactly over a set S (frequent tokens and the teacher's) and
@@ -24,8 +24,9 @@ from frspec_cli.models.lm_head import LmHead
 class LossRows:
     """The LM head rows of one training step.
 
-    head: R gathered rows (`head.ids` int64 [R]). log_weights: float32 [R], log of how many rows each stands for.
-    row_of: int64 [V], the row of a token id, -1 where it has none.
+    head: R gathered rows (`head.ids` int64 [R]).
+    log_weights: float32 [R], log of the number of rows that each represents.
+    row_of: int64 [V], the row of a token id, -1 for a token without one.
     """
 
     head: LmHead
@@ -43,8 +44,8 @@ def choose_rows(
 ) -> LossRows:
     """S = frequent ids [K] and all `teacher_ids` (any shape), plus `sampled` of the others, uniformly, without repeats.
 
-    sampled: None takes all V rows (the exact loss); 0 takes S alone (the biased, subset-only loss). generator: on the
-    CPU.
+    sampled: None takes all V rows (the exact loss); 0 takes S alone (the biased, subset-only loss).
+    generator: on the CPU.
     """
     size, device = head.size, head.weight.device
     certain = torch.zeros(size, dtype=torch.bool)
@@ -76,12 +77,13 @@ def own_rows(head: LmHead, *, size: int) -> LossRows:
 def cross_entropy(
     hidden: torch.Tensor, rows: LossRows, *, teacher_ids: torch.Tensor, teacher_probabilities: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy of the head over hidden [Q, H] against the teacher's truncated distribution, float32 [Q]; and where
+    """Cross-entropy of the head over hidden [Q, H] against the teacher's truncated distribution, float32 [Q]; and whether
     the head's best row is the teacher's best token, bool [Q].
 
-    teacher_ids int64 [Q, m], teacher_probabilities float32 [Q, m]: a probability of 0 marks an id that is left out;
-    the rest is taken as it is, then divided by its sum. So are tokens without a row, and where the best token has none
-    there is nothing to learn: loss 0, no agreement (EAGLE-3, arXiv 2503.01840, masks these positions).
+    teacher_ids: int64 [Q, m], most probable first.
+    teacher_probabilities: float32 [Q, m]; 0 leaves an id out, as does a missing row. The others are divided by their sum.
+    If the best token has no row there is nothing to learn: loss 0, no agreement (EAGLE-3, arXiv 2503.01840, masks these
+    positions).
     """
     logits = rows.head(hidden).float()
     log_partition = (logits + rows.log_weights).logsumexp(-1)

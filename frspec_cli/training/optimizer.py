@@ -6,21 +6,16 @@ direction is left behind. Its steps are scaled to the size of AdamW's (arXiv 250
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import torch
 
-OptimizerName = Literal["muon", "adamw"]
-OPTIMIZERS: tuple[OptimizerName, ...] = get_args(OptimizerName)
-LEARNING_RATES: dict[OptimizerName, float] = {"muon": 4e-3, "adamw": 1e-3}
-"""Peaks that suit a head of a few million parameters (docs/log.md)."""
+from frspec_cli.training.options import OptimizerName
 
 
 class HeadOptimizer:
-    """Steps `weights` (by their names in a head's file) at a rate that each step names.
+    """Steps `weights` (by their names in a head's file), each step at a learning rate of its own.
 
-    A matrix with a row for each token (an LM head of the draft's own) is AdamW's also under "muon": most of its rows see
-    no gradient in a step, and orthogonal steps would move them all.
+    A matrix with a row for each token (the draft's own LM head) gets AdamW even under "muon": most of its rows have no
+    gradient in a step, and orthogonal steps would move them all.
     """
 
     def __init__(self, weights: dict[str, torch.Tensor], name: OptimizerName, *, weight_decay: float) -> None:
@@ -36,7 +31,7 @@ class HeadOptimizer:
         self._weights = weights
 
     def step(self, rate: float) -> None:
-        """One step at learning rate `rate`; the gradients are gone afterwards."""
+        """One step at learning rate `rate`; clears the gradients."""
         for part in self._parts:
             for group in part.param_groups:
                 group["lr"] = rate
@@ -44,7 +39,7 @@ class HeadOptimizer:
             part.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, torch.Tensor]:
-        """All that it remembers, by "what.weight's name"."""
+        """All its state, by "name of the state.name of the weight"."""
         return {
             f"{what}.{key}": value
             for key, weight in self._weights.items()
@@ -52,7 +47,7 @@ class HeadOptimizer:
         }
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
-        """Takes up what `state` gave; its "step" counters stay on the CPU, as AdamW wants them."""
+        """Restores what `state` returned; the "step" counters stay on the CPU, as AdamW requires."""
         for name, value in state.items():
             what, _, key = name.partition(".")
             weight = self._weights[key]

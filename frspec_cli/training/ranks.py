@@ -1,8 +1,10 @@
-"""The processes that train together: one by default, several under `train-draft --processes`, torchrun, or `accelerate
-launch` with GPUs (on a CPU that starts one process).
+"""The processes that train together: one by default, several under torchrun, or `accelerate launch` with GPUs.
 
-Every rank holds the same weights and takes its share of a step's micro-batches; what they add up is gradients, so a step
-does not depend on who computed which batch, but for the rounding of sums.
+    torchrun --nproc-per-node 2 -m frspec_cli train-draft ANSWERS ...
+
+(`accelerate launch` starts a single process on a CPU.) Every rank holds the same weights and takes its share of a step's
+micro-batches. What the ranks add up is gradients, so a step does not depend on which rank computed which batch, except
+for the rounding of sums.
 """
 
 from __future__ import annotations
@@ -14,16 +16,16 @@ from typing import Any
 
 import torch
 
-LAUNCHER = "FRSPEC_LAUNCHER"
-"""The variable in which `--processes` names its process, so that ranks notice when it is gone."""
+from frspec_cli.errors import FrspecError
 
 
 class Ranks:
-    """index of count ranks. `main`, rank 0, does all that is done once: writing, validating, talking."""
+    """index of count ranks. `main`, rank 0, does all that is done once: writing, validating, reporting."""
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.count, self.index = int(os.environ.get("WORLD_SIZE", "1")), 0
         self._accelerator: Any = None
+        self._parent = os.getppid()
         if self.count > 1:
             from accelerate import Accelerator, InitProcessGroupKwargs
 
@@ -38,8 +40,8 @@ class Ranks:
 
     @property
     def orphaned(self) -> bool:
-        """Whether the process that launched the ranks was killed: then nobody would end them."""
-        return LAUNCHER in os.environ and os.getppid() != int(os.environ[LAUNCHER])
+        """Whether the process that launched several ranks was killed: then nothing would end them."""
+        return self.count > 1 and os.getppid() != self._parent
 
     def add_up(self, tensors: Iterable[torch.Tensor]) -> None:
         """Makes each tensor (equal shapes and dtypes on all ranks) the sum over ranks, in place, in one exchange."""
@@ -51,7 +53,7 @@ class Ranks:
             part.copy_(total.view_as(part))
 
     def share(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Makes each tensor rank 0's, in place."""
+        """Makes each tensor equal to rank 0's, in place."""
         if self._accelerator is None:
             return
         from accelerate.utils import broadcast
@@ -66,6 +68,22 @@ class Ranks:
         return bool(self._accelerator.reduce(torch.tensor(float(flag), device=self._accelerator.device)) > 0)
 
     def wait(self) -> None:
-        """Returns when all ranks are here."""
+        """Returns when all ranks have called it."""
         if self._accelerator is not None:
             self._accelerator.wait_for_everyone()
+
+
+def rank_device(device: str | None) -> str | None:
+    """The device of this process: each of several has a GPU of its own, unless `device` names one.
+
+    Raises `FrspecError` if there are fewer GPUs than processes on this machine.
+    """
+    rank = os.environ.get("LOCAL_RANK")
+    if rank is None or device not in (None, "cuda") or not torch.cuda.is_available():
+        return device
+    if int(rank) >= torch.cuda.device_count():
+        raise FrspecError(
+            f"process {rank} has no GPU: this machine has {torch.cuda.device_count()}.",
+            hint="Start one process per GPU: torchrun --nproc-per-node N -m frspec_cli train-draft ...",
+        )
+    return f"cuda:{rank}"

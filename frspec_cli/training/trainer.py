@@ -20,7 +20,8 @@ from frspec_cli.models.lm_head import LmHead
 from frspec_cli.training.batches import epoch_order, make_batch
 from frspec_cli.training.features import FeatureStore
 from frspec_cli.training.loss import LossRows, choose_rows, cross_entropy, own_rows
-from frspec_cli.training.optimizer import LEARNING_RATES, HeadOptimizer, OptimizerName
+from frspec_cli.training.optimizer import HeadOptimizer
+from frspec_cli.training.options import TrainOptions
 from frspec_cli.training.ranks import Ranks
 from frspec_cli.training.unroll import teacher_at, unroll, valid_queries
 
@@ -28,33 +29,13 @@ _FREQUENT_ROWS = 2048
 
 
 @dataclass(frozen=True)
-class TrainOptions:
-    """What determines the weights, given answers and target.
-
-    epochs: passes over the answers. batch_tokens: padded queries in a batch. learning_rate: the peak; warm-up over the
-    first `warmup` share of the steps, then linear to a hundredth. steps: unrolled draft steps, step k weighing
-    decay^k. sampled_rows: see `loss`; None is the exact loss, 0 the biased subset-only one (a head with an LM head of
-    its own always takes its own rows). accumulate: batches that each rank adds up before a step.
-    """
-
-    epochs: int = 8
-    batch_tokens: int = 1024
-    optimizer: OptimizerName = "muon"
-    learning_rate: float = LEARNING_RATES["muon"]
-    warmup: float = 0.03
-    steps: int = 4
-    decay: float = 0.8
-    sampled_rows: int | None = 1024
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    seed: int = 0
-    accumulate: int = 1
-
-
-@dataclass(frozen=True)
 class StepRecord:
-    """One optimizer step, over all its batches. loss, agreement (share of queries whose draft argmax is the teacher's)
-    by draft step. tokens: answered ones."""
+    """One optimizer step, over all its batches.
+
+    loss: by draft step.
+    agreement: by draft step, the share of queries whose draft argmax is the teacher's.
+    tokens: answered tokens.
+    """
 
     step: int
     epoch: int
@@ -65,10 +46,13 @@ class StepRecord:
 
 
 class Trainer:
-    """Head, optimizer and the step number that says where the run is.
+    """Head, optimizer and the number of steps taken.
 
-    head: float32 master weights. lm_head: the target's, over all V rows, float32 or bfloat16. autocast: bfloat16
-    matmuls (off: float32). ranks: who else takes batches of each step.
+    head: float32 master weights.
+    lm_head: the target's, over all V rows, float32 or bfloat16.
+    counts: int64 [V], how often each token was answered.
+    autocast: bfloat16 matmuls; off: float32.
+    ranks: the processes that share the batches of each step.
     """
 
     def __init__(
@@ -114,22 +98,22 @@ class Trainer:
         return self.options.learning_rate * min((step + 1) / warm, 0.01 + 0.99 * left)
 
     def _take_step(self, epoch: int, batches: list[list[int]]) -> StepRecord:
-        """One optimizer step over `batches`, answers' indices; this rank computes every `ranks.count`-th of them.
+        """One optimizer step over `batches` of answer indices; this rank computes every `ranks.count`-th of them.
 
         The loss is divided by the answered tokens of all of them, so that a token weighs the same in a short batch.
         """
         rate = self.learning_rate(self.step)
         tokens = sum(self.answers[i].queries for members in batches for i in members)
-        tally = torch.zeros(3, self.options.steps, device=self.device)
+        sums = torch.zeros(3, self.options.steps, device=self.device)
         for index in range(self.ranks.index, len(batches), self.ranks.count):
             number = self.step * self._together + index
-            self._backward(batches[index], tokens, tally, seed=self.options.seed * 1_000_003 + 500_009 + number)
+            self._backward(batches[index], tokens, sums, seed=self.options.seed * 1_000_003 + 500_009 + number)
         if self.ranks.count > 1:
-            self.ranks.add_up([tally, *self._gradients()])
+            self.ranks.add_up([sums, *self._gradients()])
         torch.nn.utils.clip_grad_norm_(self.weights.values(), self.options.clip)
         self.optimizer.step(rate)
         self.step += 1
-        losses, agreed, queries = tally[:, tally[2] > 0]
+        losses, agreed, queries = sums[:, sums[2] > 0]
         return StepRecord(
             step=self.step,
             epoch=epoch,
@@ -139,8 +123,8 @@ class Trainer:
             tokens=tokens,
         )
 
-    def _backward(self, members: list[int], tokens: int, tally: torch.Tensor, *, seed: int) -> None:
-        """Adds one batch's share of the step's gradients, and its sums of loss, agreement and queries to `tally`."""
+    def _backward(self, members: list[int], tokens: int, sums: torch.Tensor, *, seed: int) -> None:
+        """Adds one batch's share of the step's gradients, and its sums of loss, agreement and queries to `sums`."""
         options = self.options
         answers = [self.answers[i] for i in members]
         batch = make_batch(answers, [self.features[i] for i in members], device=self.device)
@@ -159,7 +143,7 @@ class Trainer:
                     teacher_probabilities=probabilities,
                 )
                 total = total + weights[k] * loss.sum() / tokens
-                tally[:, k] += torch.stack((loss.detach().sum(), agrees.sum(), torch.tensor(len(loss)).to(loss)))
+                sums[:, k] += torch.stack((loss.detach().sum(), agrees.sum(), torch.tensor(len(loss)).to(loss)))
         (total / math.fsum(weights)).backward()
 
     def _rows(self, teacher_ids: torch.Tensor, *, seed: int) -> LossRows:
@@ -182,7 +166,7 @@ class Trainer:
 
 
 def trained_weights(head: EagleHead) -> dict[str, torch.Tensor]:
-    """What training moves, by the names in a head's file: the parameters, and the LM head where the head has its own."""
+    """The weights that training changes, by their names in a head's file: the parameters, and the head's own LM head."""
     weights: dict[str, torch.Tensor] = dict(head.named_parameters())
     if head.own_lm_head is not None:
         weights["lm_head.weight"] = head.own_lm_head.weight

@@ -1,7 +1,7 @@
 """Training-time test (EAGLE-3, arXiv 2503.01840): the draft's steps on its own outputs, all queries in parallel.
 
 Step 0 reads the target's features. Step k reads, at the query's own place, the output of step k - 1 and the token k
-further on, at position id + k; it attends to the step-0 keys that query saw, to the query's own keys of steps 1..k, and
+further on, at position id + k; it attends to the step-0 keys that the query saw, to the query's own keys of steps 1..k, and
 to nothing else: exactly a draft of k + 1 tokens from that query, for every query at once.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import torch
 
+from frspec_cli.decoding.attention import additive
 from frspec_cli.heads.head import EagleHead
 from frspec_cli.training.batches import Batch
 
@@ -18,8 +19,8 @@ from frspec_cli.training.batches import Batch
 def unroll(head: EagleHead, batch: Batch, *, steps: int) -> Iterator[torch.Tensor]:
     """Yields the predicted features of step 0, 1, .., each [B, R, H]; query q of step k predicts what q + k of step 0 does.
 
-    Only the queries' rows are computed past keys and values. Rows whose tokens lie past an answer's end are garbage,
-    for the caller to leave out (`valid_queries`).
+    Beyond keys and values, only the rows of queries are computed. Rows whose tokens are past an answer's end are
+    meaningless: the caller leaves them out (`valid_queries`).
     """
     layer, attention = head.layer, head.layer.self_attn
     size, width = batch.tokens.shape
@@ -31,7 +32,7 @@ def unroll(head: EagleHead, batch: Batch, *, steps: int) -> Iterator[torch.Tenso
     keys, values = attention.keys_and_values(layer.attention_input(embeddings, x), head.rotary(everywhere))
     embeddings, x = _take(embeddings, places), _take(x, places)
     mask = _causal_mask(places, width, keys.dtype)
-    diagonal = _blocked(~torch.eye(batch.longest, dtype=torch.bool, device=x.device), keys.dtype)
+    diagonal = additive(torch.eye(batch.longest, dtype=torch.bool, device=x.device), keys.dtype)
 
     hidden = x
     for step in range(steps):
@@ -67,9 +68,6 @@ def _take(x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
 
 
 def _causal_mask(places: torch.Tensor, width: int, dtype: torch.dtype) -> torch.Tensor:
-    later = torch.arange(width, device=places.device) > places[..., None]
-    return _blocked(later, dtype)[:, None]
-
-
-def _blocked(hidden: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill(hidden, torch.finfo(dtype).min)
+    """Additive [B, 1, R, T]: the query at each place sees the keys up to it."""
+    visible = torch.arange(width, device=places.device) <= places[..., None]
+    return additive(visible.flatten(0, 1), dtype).view(len(places), 1, -1, width)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
+import torch
 
-from frspec_cli.cli.train_draft import command_line
+from frspec_cli.training.card import quoted_command
 
 
 @pytest.fixture
@@ -42,11 +44,11 @@ def test_the_card_quotes_the_command_and_names_files_without_their_folders(cli, 
 def test_a_hub_id_in_the_command_stays_as_it_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "out").mkdir()
-    told = command_line(
+    told = quoted_command(
         ["train-draft", "/data/my answers.jsonl", "-m", "owner/name", "-o", "out/head", "--init=./old/a"]
     )
     assert told == "frspec train-draft 'my answers.jsonl' -m owner/name -o head --init=a"
-    assert command_line(["answers.jsonl"]) == "frspec train-draft answers.jsonl"
+    assert quoted_command(["answers.jsonl"]) == "frspec train-draft answers.jsonl"
 
 
 @pytest.mark.parametrize(
@@ -113,9 +115,48 @@ def test_a_head_of_another_target_is_no_start(cli, answers, tiny_folder, tmp_pat
         (["--layout", "eagle2", "--taps", "1,2"], "leave out --taps"),
         (["--layout", "eagle3", "--vocab", "s.parquet", "--taps", "none"], "leaves it without input"),
         (["--k", "9"], "--k takes a prefix of --vocab"),
+        (["--loss", "exact", "--sampled-rows", "9"], "--sampled-rows means nothing with --loss exact"),
+        (["--loss", "subset", "--sampled-rows", "9"], "--sampled-rows means nothing with --loss subset"),
+        (
+            ["--layout", "eagle3", "--vocab", "s.parquet", "--loss", "sampled"],
+            "--loss means nothing with --layout eagle3",
+        ),
+        (
+            ["--layout", "eagle3", "--vocab", "s.parquet", "--sampled-rows", "9"],
+            "--sampled-rows means nothing with --layout eagle3",
+        ),
+        (["--taps", "2,-5"], "--taps 2,-5 must be indices of hidden states from 0, ascending, each once"),
+        (["--taps", "3,2"], "ascending, each once"),
+        (["--taps", "2,2"], "ascending, each once"),
+        (["--taps", "99"], "--taps 99: this layout can tap the hidden states 0 to 4 of a target of 4 layers, not 99."),
     ],
 )
-def test_layouts_that_cannot_be_are_told(cli, answers, tiny_folder, tmp_path, more, said):
+def test_options_that_mean_nothing_are_refused(cli, answers, tiny_folder, tmp_path, more, said):
     code, _, err = cli("train-draft", answers, "--model", tiny_folder, "--out", tmp_path / "head", *more)
     assert code == 2
     assert said in " ".join(err.split())
+    assert list(tmp_path.iterdir()) == [answers]
+
+
+@pytest.mark.parametrize("taps", ["1,2,4", "0,1,2"])
+def test_an_eagle3_head_cannot_tap_what_its_file_has_no_number_for(cli, answers, tiny_folder, tmp_path, taps):
+    """Trained for hours, it could not have been loaded: refused before the first step."""
+    torch.save(list(range(50)), tmp_path / "subset.pt")
+    options = ["--model", tiny_folder, "--layout", "eagle3", "--vocab", tmp_path / "subset.pt", "--device", "cpu"]
+    code, _, err = cli("train-draft", answers, *options, "--out", tmp_path / "head", "--taps", taps)
+    assert code == 2
+    assert "can tap the hidden states 1 to 3 of a target of 4 layers" in " ".join(err.split())
+    assert not list(tmp_path.glob("head*"))
+
+
+def test_the_terms_are_not_guessed_from_a_folders_name(cli, answers, tiny_folder, tmp_path):
+    target = shutil.copytree(tiny_folder, tmp_path / "gemma-smollm2-360m")
+    options = ["--epochs", 1, "--device", "cpu", "--dtype", "float32", "-q", "--model", target]
+    assert cli("train-draft", answers, *options, "--out", tmp_path / "head")[0] == 0
+    card = (tmp_path / "head" / "README.md").read_text()
+    assert card.startswith("# EAGLE draft head for gemma-smollm2-360m\n")
+    assert "See the target's own licence." in card
+    assert not any(word in card for word in ("Gemma", "135M", "Apache"))
+    (target / "README.md").write_text("---\nlicense: mit\n---\n# A model\n")
+    assert cli("train-draft", answers, *options, "--out", tmp_path / "second")[0] == 0
+    assert "The target's model card names the licence `mit`" in (tmp_path / "second" / "README.md").read_text()

@@ -74,14 +74,14 @@ def test_stopped_and_killed_it_ends_in_the_same_bits(answers, tiny_folder, tmp_p
         if code:
             break
     assert code == 130, err
-    assert "the same command goes on from there" in err
+    assert "the same command resumes from there" in err
     assert "Traceback" not in err
     code, err = when_at(begin(command(answers, tiny_folder, out)), out, 60, signal.SIGKILL)
     assert code in (-signal.SIGKILL, 0), err
     process = begin(command(answers, tiny_folder, out))
     _, err = process.communicate()
     assert process.returncode == 0, err
-    assert "going on from step" in err
+    assert "resumed from step" in err
     assert contents(out) == undisturbed
     assert not list(tmp_path.rglob(".*"))
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from frspec_cli.training.optimizer import OPTIMIZERS, HeadOptimizer
+from frspec_cli.training.optimizer import HeadOptimizer
+from frspec_cli.training.options import OPTIMIZERS
 
 
 def _weights():

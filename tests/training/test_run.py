@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from contextlib import ExitStack
 from dataclasses import replace
 
 import numpy as np
@@ -17,9 +18,11 @@ from frspec_cli.decoding.options import TreeConfig
 from frspec_cli.errors import FrspecError
 from frspec_cli.heads.checkpoint import load_head
 from frspec_cli.models.target import Target
-from frspec_cli.training import run as session_module
-from frspec_cli.training.run import RunSettings, Session
-from frspec_cli.training.trainer import TrainOptions
+from frspec_cli.progress import Callbacks
+from frspec_cli.training.options import RunSettings, TrainOptions
+from frspec_cli.training.run import RunInputs, TrainingRun, open_run
+from frspec_cli.training.trainer import Trainer
+from frspec_cli.training.validation import validation_rows
 
 OPTIONS = TrainOptions(epochs=3, batch_tokens=32, steps=3, sampled_rows=16, learning_rate=3e-3)
 SETTINGS = RunSettings(taps=(1, 2), validate_every=10, tree=TreeConfig(depth=3, beam=2, nodes=6))
@@ -36,14 +39,37 @@ def answers_file(answers, tmp_path_factory):
     return path
 
 
+class Opened:
+    """An opened run with what it said; `close` ends it, as the end of its process would."""
+
+    def __init__(self, inputs: RunInputs) -> None:
+        self.said: list[str] = []
+        self._stack = ExitStack()
+        callbacks = Callbacks(say=self.said.append, warn=self.said.append)
+        self.run: TrainingRun = self._stack.enter_context(open_run(inputs, callbacks=callbacks))
+
+    def __getattr__(self, name: str):
+        return getattr(self.run, name)
+
+    def close(self) -> None:
+        self._stack.close()
+
+
 @pytest.fixture
 def start(target, answers_file, tmp_path):
+    opened: list[Opened] = []
+
     def make(
-        name="head", options=OPTIONS, settings=SETTINGS, path=answers_file, initial=None, checkpoint_seconds=60.0
-    ) -> Session:
+        name="head",
+        options=OPTIONS,
+        settings=SETTINGS,
+        path=answers_file,
+        initial=None,
+        checkpoint_seconds=60.0,
+        restart=False,
+    ) -> Opened:
         loaded = Target(name="tiny", folder=tmp_path, model=target, processor=None)
-        said: list[str] = []
-        made = Session(
+        inputs = RunInputs(
             loaded,
             path,
             tmp_path / name,
@@ -52,13 +78,15 @@ def start(target, answers_file, tmp_path):
             initial=initial,
             features=tmp_path / "features",
             command="frspec train-draft answers.jsonl",
-            say=said.append,
             checkpoint_seconds=checkpoint_seconds,
+            restart=restart,
         )
-        made.said = said
-        return made
+        opened.append(Opened(inputs))
+        return opened[-1]
 
-    return make
+    yield make
+    for run in opened:
+        run.close()
 
 
 def kill_never(record, total):
@@ -78,17 +106,17 @@ def kill_at(step):
 
 
 def state(session) -> dict[str, torch.Tensor]:
-    return load_file(session.run.folder / "checkpoint.safetensors")
+    return load_file(session.saved.folder / "checkpoint.safetensors")
 
 
 def test_a_killed_and_resumed_run_equals_an_undisturbed_one_to_the_last_bit(start):
     undisturbed = start("undisturbed", checkpoint_seconds=-1.0)
     undisturbed.train(lambda record, total: None)
     for step in (4, 17):
+        killed = start("killed", checkpoint_seconds=-1.0)
         with pytest.raises(Killed):
-            start("killed", checkpoint_seconds=-1.0).train(
-                kill_at(step)
-            )  # the step was logged, but no checkpoint holds it
+            killed.train(kill_at(step))  # the step was logged, but no checkpoint holds it
+        killed.close()
     resumed = start("killed")
     assert resumed.trainer.step == 16
     resumed.train(lambda record, total: None)
@@ -97,8 +125,10 @@ def test_a_killed_and_resumed_run_equals_an_undisturbed_one_to_the_last_bit(star
     assert all(torch.equal(tensor, state(resumed)[name]) for name, tensor in state(undisturbed).items())
     assert resumed.best == undisturbed.best
     for name in ("model.safetensors", "config.json", "README.md"):
-        assert (resumed.out / name).read_bytes() == (undisturbed.out / name).read_bytes()
-    assert (resumed.run.folder / "metrics.jsonl").read_text() == (undisturbed.run.folder / "metrics.jsonl").read_text()
+        assert (resumed.inputs.out / name).read_bytes() == (undisturbed.inputs.out / name).read_bytes()
+    assert (resumed.saved.folder / "metrics.jsonl").read_text() == (
+        undisturbed.saved.folder / "metrics.jsonl"
+    ).read_text()
     # 3 passes over 39 answers; fewer steps than answers, more than one a pass
     assert 3 < undisturbed.trainer.total_steps < 3 * 39
 
@@ -117,10 +147,10 @@ def test_ctrl_c_ends_the_step_and_leaves_a_checkpoint_of_it(start):
         session.train(lambda record, total: None)
     assert session.said[-2:] == [
         "stopping after this step; Ctrl-C again stops at once",
-        "stopped at step 5; the same command goes on from there",
+        "stopped at step 5; the same command resumes from there",
     ]
     assert signal.getsignal(signal.SIGINT) is before
-    session.run.close()
+    session.close()
     resumed = start()
     assert resumed.trainer.step == 5
     assert all(
@@ -131,14 +161,16 @@ def test_ctrl_c_ends_the_step_and_leaves_a_checkpoint_of_it(start):
 
 def test_two_runs_on_one_head_do_not_meet(start):
     first = start()
-    with pytest.raises(FrspecError, match="another run is training"):
+    with pytest.raises(FrspecError, match="another process is writing to"):
         start()
-    first.run.close()
+    first.close()
     start()
 
 
 def test_what_a_killed_run_was_about_to_write_is_cleared_away(start, tmp_path):
-    start("head").train(kill_never)
+    finished = start("head")
+    finished.train(kill_never)
+    finished.close()
     (tmp_path / "head").rename(tmp_path / ".head.1-0123abcd.old")  # killed between the two renames
     (tmp_path / ".head.1-0123abcd.tmp").mkdir()
     (tmp_path / "head.training" / ".checkpoint.safetensors.1-0123abcd.tmp").write_text("half")
@@ -154,14 +186,14 @@ def test_training_makes_the_head_agree_with_the_target(start):
     assert np.mean(agreement[-20:]) > np.mean(agreement[:20]) + 0.15
     assert session.best > 1.0
     loaded = load_head(
-        session.out,
-        target_config=session.target.config,
-        embedding_weight=session.target.embedding,
+        session.inputs.out,
+        target_config=session.inputs.target.config,
+        embedding_weight=session.inputs.target.embedding,
         dtype=torch.float32,
     )
-    assert json.loads((session.out / "config.json").read_text())["target"] == "tiny"
+    assert json.loads((session.inputs.out / "config.json").read_text())["target"] == "tiny"
     assert loaded.taps == (1, 2)
-    assert "39 answers" in (session.out / "README.md").read_text().replace("**", "")
+    assert "39 answers" in (session.inputs.out / "README.md").read_text().replace("**", "")
 
 
 def test_tokens_off_by_one_teach_less(start, monkeypatch):
@@ -169,7 +201,7 @@ def test_tokens_off_by_one_teach_less(start, monkeypatch):
     right, wrong = [], []
     options = replace(OPTIONS, epochs=12)
     start("right", options).train(lambda record, total: right.append(record.agreement[0]))
-    make_batch = session_module.Trainer._take_step.__globals__["make_batch"]
+    make_batch = Trainer._take_step.__globals__["make_batch"]
 
     def unshifted(answers, features, *, device):
         batch = make_batch(answers, features, device=device)
@@ -187,27 +219,47 @@ def test_tokens_off_by_one_teach_less(start, monkeypatch):
     [({"learning_rate": 1e-4}, "learning_rate"), ({"epochs": 4}, "epochs"), ({"sampled_rows": None}, "sampled_rows")],
 )
 def test_resuming_with_another_option_is_refused_by_its_name(start, change, named):
-    start()
-    with pytest.raises(FrspecError, match=f"another {named}"):
+    start().close()
+    with pytest.raises(FrspecError, match=f"{named} was"):
         start(options=replace(OPTIONS, **change))
 
 
+def test_restart_drops_the_checkpoint_and_keeps_the_features(start, tmp_path):
+    first = start(checkpoint_seconds=-1.0)
+    with pytest.raises(Killed):
+        first.train(kill_at(4))
+    first.close()
+    own = tmp_path / "head.training" / "features"
+    own.mkdir()
+    (own / "shard").write_text("")
+    again = start(options=replace(OPTIONS, epochs=4), restart=True)
+    assert again.trainer.step == 0
+    assert (again.saved.metrics.read_text(), (own / "shard").is_file()) == ("", True)
+
+
+def test_validation_proposes_from_the_rows_that_the_card_names(start, monkeypatch):
+    monkeypatch.setattr("frspec_cli.training.validation.VALIDATION_ROWS", 9)
+    session = start()
+    rows = validation_rows(session.trainer.head, session.inputs.target.lm_head, session.answers.counts)
+    assert rows.size == 9
+
+
 def test_resuming_on_other_answers_is_refused(start, answers_file, tmp_path):
-    start()
+    start().close()
     lines = answers_file.read_text().splitlines()
     changed = json.loads(lines[3])
     changed["response_token_ids"][0] = 2 if changed["response_token_ids"][0] != 2 else 3
     other = tmp_path / "other.jsonl"
     other.write_text("\n".join([*lines[:3], json.dumps(changed), *lines[4:]]) + "\n")
-    with pytest.raises(FrspecError, match="another answers"):
+    with pytest.raises(FrspecError, match="other inputs: answers was"):
         start(path=other)
 
 
 def test_a_warm_start_takes_the_weights_of_a_head(start):
     first = start("first")
     first.train(lambda record, total: None)
-    second = start("second", initial=first.out)
-    saved = load_file(first.out / "model.safetensors")
+    second = start("second", initial=first.inputs.out)
+    saved = load_file(first.inputs.out / "model.safetensors")
     assert all(torch.equal(p.bfloat16(), saved[n]) for n, p in second.trainer.head.named_parameters())
 
 

@@ -1,0 +1,161 @@
+"""What `train-draft` is asked to do. No torch here: the command line takes its choices and defaults from this module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from frspec_cli.decoding.options import TreeConfig
+from frspec_cli.errors import UsageError, option
+from frspec_cli.heads.config import Layout
+
+OptimizerName = Literal["muon", "adamw"]
+OPTIMIZERS: tuple[OptimizerName, ...] = get_args(OptimizerName)
+LEARNING_RATES: dict[OptimizerName, float] = {"muon": 4e-3, "adamw": 1e-3}
+"""Peaks that suit a head of a few million parameters (docs/log.md)."""
+
+LossName = Literal["sampled", "exact", "subset"]
+LOSSES: tuple[LossName, ...] = get_args(LossName)
+SAMPLED_ROWS = 1024
+DTYPES = ("bfloat16", "float32", "float64")
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What determines the weights, given answers and target.
+
+    epochs: passes over the answers.
+    batch_tokens: padded queries in a batch.
+    learning_rate: the peak; warm-up over the first `warmup` share of the steps, then linear to a hundredth.
+    steps: unrolled draft steps; step k weighs decay^k.
+    sampled_rows: see `training.loss`; None is the exact loss, 0 the biased subset-only one. A head with an LM head of its
+        own always takes its own rows.
+    accumulate: batches that each process adds up before a step.
+    """
+
+    epochs: int = 8
+    batch_tokens: int = 1024
+    optimizer: OptimizerName = "muon"
+    learning_rate: float = LEARNING_RATES["muon"]
+    warmup: float = 0.03
+    steps: int = 4
+    decay: float = 0.8
+    sampled_rows: int | None = SAMPLED_ROWS
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    seed: int = 0
+    accumulate: int = 1
+
+    def __post_init__(self) -> None:
+        optimizer_named(self.optimizer)
+        for name in ("epochs", "batch_tokens", "steps", "accumulate"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{option(name)} must be at least 1, not {getattr(self, name)}.")
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What a run depends on besides `TrainOptions`; none of it may change on resume.
+
+    limit: use the first N answers; None for all.
+    max_tokens: stop taking answers once they hold this many answered tokens.
+    taps: `hidden_states` indices; None for the default.
+    validate_every: steps between validations, on the first `validation_answers` of the held-out answers.
+    tree: the tree that validation replays with.
+    layout: the new head's.
+    """
+
+    limit: int | None = None
+    max_tokens: int | None = None
+    taps: tuple[int, ...] | None = None
+    validate_every: int = 250
+    validation_answers: int = 48
+    tree: TreeConfig = field(default_factory=TreeConfig)
+    layout: Layout = "fused"
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "max_tokens", "validate_every", "validation_answers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{option(name)} must be at least 1, not {value}.")
+        taps = self.taps
+        if taps is None:
+            return
+        if self.layout == "eagle2" and taps:
+            raise UsageError(f"{option('layout')} eagle2 reads the last hidden state only: leave out {option('taps')}.")
+        if self.layout == "eagle3" and not taps:
+            raise UsageError(
+                f"{option('layout')} eagle3 reads nothing but its taps: {option('taps')} none leaves it without input."
+            )
+        if any(tap < 0 for tap in taps) or list(taps) != sorted(set(taps)):
+            raise UsageError(
+                f"{option('taps')} {','.join(map(str, taps))} must be indices of hidden states from 0, ascending, each once: "
+                "engines hand them to a head in the order of the layers."
+            )
+
+
+def optimizer_named(name: str) -> OptimizerName:
+    """The optimizer that an option names. Raises `UsageError` for others."""
+    for optimizer in OPTIMIZERS:
+        if name == optimizer:
+            return optimizer
+    raise UsageError(f"{option('optimizer')} {name} is not one of {', '.join(OPTIMIZERS)}.")
+
+
+def check_dtype(dtype: str) -> None:
+    """Raises `UsageError` for a dtype that a target cannot teach in: float16's range is too small."""
+    if dtype not in DTYPES:
+        raise UsageError(f"{option('dtype')} {dtype} is not one of {', '.join(DTYPES)}.")
+
+
+def parse_taps(text: str) -> tuple[int, ...] | None:
+    """The taps that `auto` (None), `none` (()) or numbers with commas name. Raises `UsageError` for anything else."""
+    if text == "auto":
+        return None
+    if text == "none":
+        return ()
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"{option('taps')} {text} is neither auto, none, nor numbers with commas between them."
+        ) from None
+
+
+def loss_rows(loss: str | None, sampled_rows: int | None, *, layout: Layout) -> int | None:
+    """`TrainOptions.sampled_rows` for a loss by name and a number of sampled rows; None means not given.
+
+    Raises `UsageError` for an unknown loss, and if either means nothing beside the other or for the layout.
+    """
+    if loss is not None and loss not in LOSSES:
+        raise UsageError(f"{option('loss')} {loss} is not one of {', '.join(LOSSES)}.")
+    for name, value in (("loss", loss), ("sampled_rows", sampled_rows)):
+        if layout == "eagle3" and value is not None:
+            raise UsageError(
+                f"{option(name)} means nothing with {option('layout')} eagle3: its loss is over all rows of its own LM head."
+            )
+    if loss in ("exact", "subset") and sampled_rows is not None:
+        raise UsageError(f"{option('sampled_rows')} means nothing with {option('loss')} {loss}, which samples no rows.")
+    match loss:
+        case "exact":
+            return None
+        case "subset":
+            return 0
+        case _:
+            return SAMPLED_ROWS if sampled_rows is None else sampled_rows
+
+
+def check_draft_vocabulary(layout: Layout, *, vocab: Path | None, k: int | None) -> None:
+    """Raises `UsageError` if a subset is given to a layout without an LM head of its own, or missing for EAGLE-3."""
+    if layout == "eagle3" and vocab is None:
+        raise UsageError(
+            f"{option('layout')} eagle3 has an LM head of its own: name its tokens with {option('vocab')} SUBSET."
+        )
+    if layout != "eagle3" and vocab is not None:
+        raise UsageError(
+            f"only {option('layout')} eagle3 has an LM head of its own; the other layouts use the target's, so that any "
+            f"subset fits later: leave out {option('vocab')}."
+        )
+    if k is not None and vocab is None:
+        raise UsageError(f"{option('k')} takes a prefix of {option('vocab')}, which is not given.")
