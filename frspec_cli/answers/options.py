@@ -8,7 +8,6 @@ from frspec_cli.decoding.sampling import Sampling
 from frspec_cli.errors import UsageError, option
 
 
-
 @dataclass(frozen=True)
 class CollectOptions:
     """What the answers depend on, given prompts and target.
