@@ -1,4 +1,4 @@
-"""The tasks of a prompt file, and a choice of its prompts that is fair to all of them."""
+"""The tasks of a prompt file, and a sample of its prompts that is fair to all of them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ MT_BENCH = frozenset({"writing", "roleplay", "reasoning", "math", "coding", "ext
 
 
 def tasks(categories: Sequence[str]) -> list[str]:
-    """The task of each prompt: its category; `mt_bench` for MT-bench's, in a file that holds all eight of them."""
-    whole = set(categories) >= MT_BENCH
-    return ["mt_bench" if whole and category in MT_BENCH else category for category in categories]
+    """The task of each prompt: its category, or `mt_bench` for MT-bench's if the file holds all eight of them."""
+    complete = set(categories) >= MT_BENCH
+    return ["mt_bench" if complete and category in MT_BENCH else category for category in categories]
 
 
 def stratified_sample(labels: Sequence[str], count: int) -> list[int]:
-    """Indices of `count` prompts (all, where there are fewer), in order: equally many of each task, evenly spaced in it.
+    """Indices of `count` prompts (all, if there are fewer), in order: equally many of each task, evenly spaced in it.
 
-    labels: each prompt's task. What a small task lacks, and the remainder, goes to the others in their order.
+    labels: each prompt's task.
+    What a small task lacks, and the remainder, is taken from the others in their order.
     """
     members: dict[str, list[int]] = {}
     for index, label in enumerate(labels):
@@ -29,5 +30,7 @@ def stratified_sample(labels: Sequence[str], count: int) -> list[int]:
             shares[label] += 1
             left -= 1
     return sorted(
-        group[place * len(group) // shares[label]] for label, group in members.items() for place in range(shares[label])
+        group[number * len(group) // shares[label]]
+        for label, group in members.items()
+        for number in range(shares[label])
     )

@@ -1,7 +1,7 @@
-"""A corpus as a sorted list of shards: what one worker reads in one go, cut the same way on every machine.
+"""A corpus as a sorted list of shards: what one worker reads at a time, cut the same way on every machine.
 
-How a corpus is cut depends on the files alone (never on workers or on the order of arguments): a compressed file is one
-shard, a large plain one is split at line ends by byte range, many small text files are bundled.
+How a corpus is cut depends on the files alone (never on workers or on the order of arguments): a compressed file or a
+table is one shard, a large plain file of lines is split at line ends by byte range, small plain text files are bundled.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ PIECE_BYTES = 16 << 20
 BUNDLE_BYTES = 4 << 20
 BUNDLE_FILES = 2000
 MAX_DEFAULT_SOURCES = 32
-"""More data set names than this, found from the files' names, are no labels of kinds: the common folder's name is used."""
+"""More data set names than this, taken from the files' names, are too many to be labels: the common folder's name is used."""
 
 LINE_FORMATS = ("jsonl", "lines")
 
@@ -25,10 +25,12 @@ class Shard:
     """One unit of counting.
 
     label: the path relative to the folder common to the whole corpus, or the URL; shards are ordered by it.
-    paths: what is opened, local paths or URLs; more than one only where small text files are bundled.
-    format: a key of `reading.READERS`. compression: "", "gz" or "zst".
-    start, stop: byte range (line formats), row groups (parquet) or shard numbers (hub); stop None means to the end.
-    size: bytes on disk. stamp: changes when the file does (modification time, etag), "" where unknown.
+    paths: what is opened, local paths or URLs; more than one only for bundled text files.
+    format: a key of `reading.READERS`.
+    compression: "", "gz" or "zst".
+    start, stop: byte range (line formats), stop None means to the end; of a hub dataset the shard's number and how many.
+    size: bytes on disk.
+    stamp: changes when the file does (modification time, etag), "" if unknown.
     source: the label of documents that carry none of their own.
     """
 
@@ -55,7 +57,7 @@ class Shard:
 
 
 def arrange(files: Iterable[Shard]) -> list[Shard]:
-    """Whole files in any order -> the corpus's shards in theirs: sorted, each file once, split and bundled."""
+    """The corpus's shards from its whole files in any order: sorted, each file once, split and bundled."""
     unique: dict[tuple[tuple[str, ...], int], Shard] = {}
     for shard in files:
         known = unique.get((shard.paths, shard.start))
@@ -78,7 +80,7 @@ def _split(shard: Shard) -> list[Shard]:
 
 
 def _bundle(shards: Iterable[Shard]) -> list[Shard]:
-    """Joins neighbours that are whole-file documents of one source: a folder of small files is not a million shards."""
+    """Joins small text files of one source that follow each other, so that a folder of files is not a million shards."""
     groups: list[list[Shard]] = []
     size = 0
     for shard in shards:

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from frspec_cli.corpus.shards import MAX_DEFAULT_SOURCES, Shard, arrange
-from frspec_cli.errors import FrspecError
+from frspec_cli.errors import FrspecError, option
 from frspec_cli.models.locate import HUB_ID
 
 FORMATS = {".txt": "text", ".md": "text", ".jsonl": "jsonl", ".json": "json", ".parquet": "parquet", ".arrow": "arrow"}
@@ -22,10 +22,11 @@ _WILDCARD = re.compile(r"[*?\[]")
 
 @dataclass(frozen=True)
 class Selection:
-    """How sources are looked through.
+    """How sources are searched for files.
 
-    glob: in a folder, files that match this pattern, whatever their suffix, instead of the known formats.
-    lines: a line of a text file is a document, instead of the file. name: the label of all documents without their own.
+    glob: take a folder's files that match this pattern, whatever their suffix, instead of those in known formats.
+    lines: a line of a text file is a document, instead of the file.
+    name: the label of all documents that carry none of their own.
     split, config: of hub datasets.
     """
 
@@ -37,41 +38,47 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """One file. url: path or URL; named: the user named it or a pattern for it, so any suffix counts as plain text."""
+class _FileEntry:
+    """One file of the corpus.
+
+    url: path or URL.
+    size: bytes.
+    stamp: changes when the file does, "" if unknown.
+    source: label of its documents.
+    """
 
     url: str
     size: int
     stamp: str
     source: str
-    named: bool
 
 
 def find_shards(
     sources: Sequence[str], selection: Selection | None = None, *, say: Callable[[str], None] = lambda text: None
 ) -> list[Shard]:
-    """The shards that `sources` mean, sorted. Raises `FrspecError` for a source that is not there or holds no text."""
+    """The shards that `sources` mean, sorted. Raises `FrspecError` for a source that does not exist or holds no text."""
     selection = selection or Selection()
-    found: list[_Found] = []
+    entries: list[_FileEntry] = []
     hub: list[Shard] = []
     for source in sources:
         if _is_hub(source):
-            from frspec_cli.corpus.hub import hub_shards
+            from frspec_cli.corpus.hub import hub_shards  # the command line imports this module for its defaults alone
 
             say(f"looking up the dataset {source.removeprefix('hub:')}")
             hub += hub_shards(source, split=selection.split, config=selection.config)
             continue
-        matches = list(_look(source, selection))
+        matches = list(_discover(source, selection))
         if not matches:
             raise FrspecError(
                 f"{source} holds no file that frspec reads ({' '.join(FORMATS)}, plain, .gz or .zst).",
-                hint="Name the files, or give --glob '**/*.py': named files of any other suffix count as plain text.",
+                hint=f"Name the files, or give {option('glob')} '**/*.py': files of any other suffix that are named or "
+                "match count as plain text.",
             )
-        found += matches
-    if (twice := len(found) - len({file.url for file in found})) > 0:
-        say(f"{twice} files were named more than once; each is counted once.")
-    common = _common_folder([file.url for file in found if "://" not in file.url])
-    shards = _label_sources([*(_shard(file, common, selection) for file in found), *hub], selection.name, common)
+        entries += matches
+    if (repeated := len(entries) - len({entry.url for entry in entries})) > 0:
+        say(f"{repeated} files were named more than once; each is counted once.")
+    common = _common_folder([entry.url for entry in entries if "://" not in entry.url])
+    shards = _label_sources([*(_shard(entry, common, selection) for entry in entries), *hub], selection.name, common)
     return arrange(shards)
 
 
@@ -81,20 +88,21 @@ def _is_hub(source: str) -> bool:
     return bool(HUB_ID.fullmatch(source)) and not Path(source).exists() and not _split_suffix(source)[0]
 
 
-def _look(source: str, selection: Selection) -> Iterator[_Found]:
+def _discover(source: str, selection: Selection) -> Iterator[_FileEntry]:
+    """The files of one source. Files in a folder must have a known format; files that are named or match may be any."""
     if "://" in source:
-        return _look_remote(source, selection)
+        return _discover_url(source, selection)
     path = Path(source).expanduser()
     if path.is_dir():
-        return _look_folder(path, selection.glob)
+        return _discover_folder(path, selection.glob)
     if path.is_file():
-        return iter([_local(path, dataset_name(path.name), named=True)])
+        return iter([_local_entry(path, dataset_name(path.name))])
     if _WILDCARD.search(source):
-        return _look_glob(source)
+        return _discover_glob(source)
     raise FrspecError(f"there is no file or folder {source}.", hint="Datasets on the hub are named owner/name.")
 
 
-def _look_folder(folder: Path, pattern: str | None) -> Iterator[_Found]:
+def _discover_folder(folder: Path, pattern: str | None) -> Iterator[_FileEntry]:
     name = folder.absolute().resolve().name
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(inner for inner in folders if not inner.startswith("."))
@@ -104,11 +112,11 @@ def _look_folder(folder: Path, pattern: str | None) -> Iterator[_Found]:
             if file.startswith(".") or not path.is_file():
                 continue
             if _matches(relative, pattern) if pattern else _split_suffix(file)[0]:
-                yield _local(path, name, named=pattern is not None)
+                yield _local_entry(path, name)
 
 
 def _matches(relative: str, pattern: str) -> bool:
-    # `**/` may stand for no folder at all, as in every shell; fnmatch's * also crosses folders, which ** asks for.
+    # `**/` may match no folder at all, as in every shell; fnmatch's * also crosses folders, as ** should.
     if "**" in pattern:
         return fnmatch.fnmatchcase(relative, pattern) or fnmatch.fnmatchcase(relative, pattern.replace("**/", ""))
     return PurePosixPath(relative).match(pattern) if "/" not in pattern else _same_depth(relative, pattern)
@@ -118,56 +126,59 @@ def _same_depth(relative: str, pattern: str) -> bool:
     return relative.count("/") == pattern.count("/") and PurePosixPath(relative).match(pattern)
 
 
-def _look_glob(source: str) -> Iterator[_Found]:
+def _discover_glob(source: str) -> Iterator[_FileEntry]:
     import glob
 
     before = Path(_WILDCARD.split(source, maxsplit=1)[0] + "x").parent
     name = before.absolute().resolve().name
     for match in sorted(glob.glob(os.path.expanduser(source), recursive=True)):
         if Path(match).is_file():
-            yield _local(Path(match), name, named=True)
+            yield _local_entry(Path(match), name)
 
 
-def _local(path: Path, source: str, *, named: bool) -> _Found:
+def _local_entry(path: Path, source: str) -> _FileEntry:
     state = path.stat()
-    return _Found(os.path.abspath(path), state.st_size, str(state.st_mtime_ns), source, named)
+    return _FileEntry(os.path.abspath(path), state.st_size, str(state.st_mtime_ns), source)
 
 
-def _look_remote(source: str, selection: Selection) -> Iterator[_Found]:
+def _discover_url(source: str, selection: Selection) -> Iterator[_FileEntry]:
     from fsspec.core import url_to_fs
 
     try:
         fs, path = url_to_fs(source)
         if _WILDCARD.search(source):
-            files, named = fs.glob(path), True
+            files = fs.glob(path)
         elif fs.isdir(path):
-            inner = {file: file.removeprefix(path).lstrip("/") for file in fs.find(path)}
-            files = [file for file, name in inner.items() if not name.startswith(".") and "/." not in name]
-            named = selection.glob is not None
-            if selection.glob:
-                files = [file for file in files if _matches(inner[file], selection.glob)]
+            files = _files_in_url(fs, path, selection.glob)
         elif fs.exists(path):
-            files, named = [path], True
+            files = [path]
         else:
             raise FrspecError(f"there is nothing at {source}.")
         for file in sorted(files):
-            if named or _split_suffix(file)[0]:
-                yield _remote(fs, file, source, named)
+            yield _remote_entry(fs, file, source)
     except (OSError, ValueError, ImportError) as error:
-        raise FrspecError(f"{source} cannot be looked up: {str(error).splitlines()[0]}.") from error
+        raise FrspecError(f"{source} cannot be listed: {str(error).splitlines()[0]}.") from error
 
 
-def _remote(fs: Any, file: str, source: str, named: bool) -> _Found:
+def _files_in_url(fs: Any, folder: str, pattern: str | None) -> list[str]:
+    relative = {file: file.removeprefix(folder).lstrip("/") for file in fs.find(folder)}
+    visible = [file for file, name in relative.items() if not name.startswith(".") and "/." not in name]
+    if pattern:
+        return [file for file in visible if _matches(relative[file], pattern)]
+    return [file for file in visible if _split_suffix(file)[0]]
+
+
+def _remote_entry(fs: Any, file: str, source: str) -> _FileEntry:
     info = fs.info(file)
     stamp = next((str(info[key]) for key in ("ETag", "etag", "mtime", "LastModified", "created") if info.get(key)), "")
     folder = PurePosixPath(file).parent.name or PurePosixPath(file).name
     name = folder if _WILDCARD.search(source) or not source.endswith(PurePosixPath(file).name) else ""
     label = name or dataset_name(PurePosixPath(file).name)
-    return _Found(fs.unstrip_protocol(file), int(info.get("size") or 0), stamp, label, named)
+    return _FileEntry(fs.unstrip_protocol(file), int(info.get("size") or 0), stamp, label)
 
 
 def _split_suffix(name: str) -> tuple[str, str]:
-    """(format, compression) by a file's name; ("", ...) for a suffix that says nothing."""
+    """(format, compression) by a file's name; the format is "" for an unknown suffix."""
     path = PurePosixPath(name)
     compression = COMPRESSIONS.get(path.suffix.lower(), "")
     if compression:
@@ -176,7 +187,7 @@ def _split_suffix(name: str) -> tuple[str, str]:
 
 
 def dataset_name(file_name: str) -> str:
-    """A file's name less its suffixes and its shard's number: `wiki-00001-of-00042.jsonl.zst` -> `wiki`."""
+    """A file's name without its suffixes and shard number: `wiki-00001-of-00042.jsonl.zst` -> `wiki`."""
     form, compression = _split_suffix(file_name)
     stem = PurePosixPath(file_name).stem
     if compression and form:
@@ -185,13 +196,13 @@ def dataset_name(file_name: str) -> str:
     return bare or stem
 
 
-def _shard(file: _Found, common: str, selection: Selection) -> Shard:
-    form, compression = _split_suffix(file.url)
-    label = file.url if "://" in file.url else os.path.relpath(file.url, common).replace(os.sep, "/")
+def _shard(entry: _FileEntry, common: str, selection: Selection) -> Shard:
+    form, compression = _split_suffix(entry.url)
+    label = entry.url if "://" in entry.url else os.path.relpath(entry.url, common).replace(os.sep, "/")
     form = form or "text"
     if form == "text" and selection.lines:
         form = "lines"
-    return Shard(label, (file.url,), form, compression, size=file.size, stamp=file.stamp, source=file.source)
+    return Shard(label, (entry.url,), form, compression, size=entry.size, stamp=entry.stamp, source=entry.source)
 
 
 def _common_folder(paths: list[str]) -> str:

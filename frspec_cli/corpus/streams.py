@@ -112,11 +112,11 @@ def _rest_of_line(file: IO[bytes]) -> Iterator[bytes]:
 
 def decompress(chunks: Iterable[bytes], compression: str, name: str) -> Iterator[bytes]:
     """The text of chunks compressed as "gz" or "zst", or "" for not at all. Raises `BrokenFile`, naming `name`."""
-    yield from {"": _plain, "gz": _gunzip, "zst": _unzstd}[compression](chunks, name)
+    return {"": _plain, "gz": _gunzip, "zst": _unzstd}[compression](chunks, name)
 
 
-def _plain(chunks: Iterable[bytes], name: str) -> Iterable[bytes]:
-    return chunks
+def _plain(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
+    return iter(chunks)
 
 
 def _gunzip(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
@@ -202,7 +202,7 @@ class _ChunkFile(io.RawIOBase):
 
 def as_file(chunks: Iterable[bytes]) -> io.BufferedReader:
     """Chunks as a file to be read from front to back."""
-    return io.BufferedReader(_ChunkFile(chunks), 128 << 10)
+    return io.BufferedReader(_ChunkFile(chunks), 64 << 10)
 
 
 def lines(chunks: Iterable[bytes], *, longest: int) -> Iterator[bytes | None]:
