@@ -14,10 +14,10 @@ import torch
 from frspec_cli import storage
 from frspec_cli.errors import FrspecError
 from frspec_cli.heads.config import HeadConfig
-from frspec_cli.heads.export import config_for, tensors_for
 from frspec_cli.heads.files import WEIGHTS, locate_head, read_config, read_tensors
 from frspec_cli.heads.head import EagleHead
 from frspec_cli.heads.layouts import ParsedHead, Tensors, parse_head
+from frspec_cli.heads.peers import config_for, tensors_for
 from frspec_cli.models.lm_head import LmHead
 from frspec_cli.tensor_files import write_safetensors
 

@@ -104,7 +104,7 @@ def load_target(
 
     placed = resolve_device(device)
     folder = locate_model(name)
-    config = _read_config(name, folder)
+    config = read_model_config(name, folder)
     _refuse_family(name, config)
     model, processor = _read_model(name, folder, config, dtype=dtype, attention=attention)
     model.requires_grad_(False).eval()
@@ -140,7 +140,8 @@ def _read_model(name: str, folder: Path, config: Any, *, dtype: str, attention: 
         raise FrspecError(f"{name} could not be loaded: {_first_line(error)}.") from error
 
 
-def _read_config(name: str, folder: Path) -> Any:
+def read_model_config(name: str, folder: Path) -> Any:
+    """The config of the model `name` in `folder`. Raises `FrspecError` if transformers cannot use it."""
     from transformers import AutoConfig
 
     try:
