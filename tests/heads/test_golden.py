@@ -33,7 +33,7 @@ def golden(request):
 
 
 class Cache:
-    """Keys and values behind one another."""
+    """Keys and values, one block after another."""
 
     def __init__(self) -> None:
         self.kept: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -54,12 +54,12 @@ def test_the_modules_agree_to_1e_5(golden):
     cache = Cache()
     features = head.fuse(golden.last[None], tuple(tap[None] for tap in golden.taps))
     causal = additive(torch.ones(count, count).tril().bool())
-    found = head(head.embed(golden.tokens[None, 1:]), features, torch.arange(count)[None], causal, cache)
-    torch.testing.assert_close(found[0], golden.prefill, rtol=0, atol=1e-5)
+    prefill = head(head.embed(golden.tokens[None, 1:]), features, torch.arange(count)[None], causal, cache)
+    torch.testing.assert_close(prefill[0], golden.prefill, rtol=0, atol=1e-5)
     own = torch.cat((torch.ones(3, count).bool(), torch.eye(3).bool()), 1)
     step = head(
         head.embed(torch.tensor([[3, 4, 5]])),
-        found[:, -1:].expand(-1, 3, -1),
+        prefill[:, -1:].expand(-1, 3, -1),
         torch.full((1, 3), count),
         additive(own),
         cache,
@@ -71,9 +71,9 @@ def test_the_trees_agree_node_by_node_at_depth_5_top_10_of_60(golden):
     lm_head = golden.head.own_lm_head or LmHead(golden.lm_head)
     drafter = EagleDrafter(golden.head, lm_head, TreeConfig(depth=6, beam=10, nodes=60))
     count = len(golden.last)
-    drafter.reset(length=count + 8, start=torch.zeros(1, dtype=torch.int64))
+    drafter.reset(length=count + 8)
     with torch.no_grad():
-        drafter.append_states(golden.tokens[1:], golden.last, golden.taps)
+        drafter.append_states(golden.tokens[1:], golden.last, golden.taps, torch.zeros(1, dtype=torch.int64))
         tree = drafter.propose(golden.tokens[-1:], torch.tensor([count]), torch.tensor([count]))
     assert torch.equal(tree.tokens, golden.draft_tokens)
     assert torch.equal(tree.levels, golden.positions)
