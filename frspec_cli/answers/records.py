@@ -58,18 +58,18 @@ def read_answers(path: Path | str, *, vocab_size: int, limit: int | None = None)
     """
     answers: list[Answer] = []
     for number, record in read_answer_records(path):
-        if limit is not None and len(answers) >= limit:
-            break
         answer = _answer(record, number, where=at(path, number), vocab_size=vocab_size)
         if answer.queries > 0:
             answers.append(answer)
+        if limit is not None and len(answers) >= limit:
+            break
     if not answers:
         raise FrspecError(f"{path} holds no answers of two tokens or more.")
     return answers
 
 
 def split(answers: list[Answer], *, every: int = HELD_OUT_EVERY) -> tuple[list[Answer], list[Answer]]:
-    """(trained on, held out): of each `every` answers one in their middle is held out, of fewer the middle one."""
+    """(training, held out) answers: of each `every` answers the one in their middle is held out, of fewer the middle one."""
     first = every // 2 if len(answers) > every // 2 else len(answers) // 2
     held_out = answers[first::every] if len(answers) > 1 else []
     return [answer for i, answer in enumerate(answers) if not held_out or i % every != first], held_out
@@ -85,7 +85,7 @@ def fingerprint(answers: list[Answer]) -> str:
 
 
 def token_counts(answers: list[Answer], *, vocab_size: int) -> np.ndarray:
-    """int64 [V]: how often each token was answered."""
+    """int64 [V]: how often each token occurs in the answers."""
     counts = np.zeros(vocab_size, dtype=np.int64)
     for answer in answers:
         counts += np.bincount(answer.ids[answer.prompt_length :], minlength=vocab_size)
@@ -95,7 +95,7 @@ def token_counts(answers: list[Answer], *, vocab_size: int) -> np.ndarray:
 def pad_ids(answers: list[Answer]) -> tuple[torch.Tensor, torch.Tensor]:
     """Right-padded ids and attention mask, int64 [B, T]; T is a multiple of 32, so that few shapes occur.
 
-    Causal attention keeps the padding out of everything that stands before it.
+    Causal attention keeps the padding out of everything before it.
     """
     width = -(-max(len(answer.ids) for answer in answers) // 32) * 32
     ids = torch.zeros(len(answers), width, dtype=torch.int64)

@@ -1,7 +1,7 @@
 """The items of a JSON list, one by one, without holding the file: it may be larger than memory.
 
-By hand: `ijson` is twice as fast, but it turns a lone surrogate into "?" without a word, and one invalid byte, NaN or
-large integer ends its reading of the whole file.
+By hand: `ijson` is twice as fast, but it silently turns a lone surrogate into "?", and one invalid byte, NaN or large
+integer makes it give up the whole file.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def items(chunks: Iterable[bytes], name: str) -> Iterator[Any]:
 
 
 class _Text:
-    """The text not yet parsed, read as far as needed. Its first `position` characters are done with."""
+    """The text not yet parsed, read as far as needed. Its first `position` characters are parsed."""
 
     def __init__(self, chunks: Iterable[bytes], name: str) -> None:
         self.name = name
@@ -100,9 +100,9 @@ class _Text:
         return self._broken(f"expected {expected}, found {character!r}" if character else "the list ends too early")
 
     def _read_more(self) -> bool:
-        """Drops what is done with and at least doubles the rest, so that retries take linear time; False at the end."""
-        done, rest = self.text[: self.position], self.text[self.position :]
-        self.dropped += len(done.encode("utf-8", "surrogateescape"))
+        """Drops what is parsed and at least doubles the rest, so that retries take linear time; False at the end."""
+        parsed, rest = self.text[: self.position], self.text[self.position :]
+        self.dropped += len(parsed.encode("utf-8", "surrogateescape"))
         self.text, self.position = rest, 0
         if len(rest) > LONGEST_ITEM:
             raise self._broken("one item is too long, or not valid JSON")
@@ -116,5 +116,5 @@ class _Text:
         return size > 0
 
     def _broken(self, problem: str) -> BrokenFile:
-        done = self.text[: self.position].encode("utf-8", "surrogateescape")
-        return BrokenFile(self.name, problem, self.dropped + len(done))
+        parsed = self.text[: self.position].encode("utf-8", "surrogateescape")
+        return BrokenFile(self.name, problem, self.dropped + len(parsed))

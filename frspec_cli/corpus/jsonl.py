@@ -72,7 +72,7 @@ def _numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Iterator[bytes]]:
-    """The file's text in chunks; compression is told by the suffix, else by the first bytes."""
+    """The file's text in chunks; its compression is known by the suffix, else by the first bytes."""
     if path.is_dir():
         raise FrspecError(f"{path} is a folder, not a file.")
     try:

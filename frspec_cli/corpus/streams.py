@@ -149,7 +149,7 @@ def _gunzip(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
 def _unzstd(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
     """Every frame of a zstd file.
 
-    By hand, since `zstandard`'s `stream_reader` takes a file that is cut off in a frame for complete.
+    By hand, since `zstandard`'s `stream_reader` takes a file that ends inside a frame for complete.
     """
     position = 0
     frame: Any = None

@@ -98,14 +98,14 @@ class LoadedTokenizer:
         return [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes that a token stands for. Raises KeyError for an id the tokenizer does not have."""
+        """The bytes of a token. Raises KeyError for an id the tokenizer does not have."""
         return self.tokens_bytes([token_id])[0]
 
     def tokens_bytes(self, token_ids: Iterable[int]) -> list[bytes]:
-        """The bytes of several tokens."""
+        """The bytes of several tokens. Raises KeyError for an id the tokenizer does not have."""
         vocabulary, added = self.vocabulary, self.added
-        spelled = _byte_level_bytes if self.definition.byte_level else _sentencepiece_bytes
-        return [vocabulary[index].encode() if index in added else spelled(vocabulary[index]) for index in token_ids]
+        to_bytes = _byte_level_bytes if self.definition.byte_level else _sentencepiece_bytes
+        return [vocabulary[index].encode() if index in added else to_bytes(vocabulary[index]) for index in token_ids]
 
     @cached_property
     def byte_token_ids(self) -> tuple[int, ...]:
@@ -181,8 +181,10 @@ def token_text(token: Any) -> str:
 
 
 def _byte_characters() -> dict[str, int]:
-    """The character that stands for each byte in byte-level BPE: printable bytes stand for themselves, the others
-    for the code points from 256 on, in order (GPT-2's table)."""
+    """Byte-level BPE's character for each byte (GPT-2's table), as character -> byte.
+
+    Printable bytes are spelled as themselves, the others as the code points from 256 on, in order.
+    """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in set(printable)]
     table = {chr(byte): byte for byte in printable}

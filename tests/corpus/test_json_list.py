@@ -38,6 +38,6 @@ def test_the_items_are_those_of_the_list(values: list, step: int, ascii_only: bo
         (b"", "ends too early at byte 0"),
     ],
 )
-def test_what_is_no_list_names_file_and_byte(data: bytes, message: str) -> None:
+def test_a_broken_list_is_named_with_its_byte(data: bytes, message: str) -> None:
     with pytest.raises(BrokenFile, match=message):
         list(items(_cut(data, 7), "a.json"))

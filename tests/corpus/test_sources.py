@@ -1,4 +1,4 @@
-"""What a user names becomes the same sorted shards, in whatever order and form it is named."""
+"""The same files give the same sorted shards, whatever the order and form in which a user names them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from frspec_cli.corpus import shards as cutting
+from frspec_cli.corpus import shards as shards_module
 from frspec_cli.corpus.documents import Fields, Skipped
 from frspec_cli.corpus.reading import read_shard
 from frspec_cli.corpus.sources import Selection, dataset_name, find_shards
@@ -28,7 +28,7 @@ def _labels(*sources: Path | str, **selection) -> list[str]:
     return [shard.label for shard in find_shards([str(source) for source in sources], Selection(**selection))]
 
 
-def test_a_folder_holds_the_formats_that_are_known(corpus: Path) -> None:
+def test_a_folders_files_are_those_of_known_formats(corpus: Path) -> None:
     assert _labels(corpus) == ["a/notes.txt", "b/web-00000-of-00002.jsonl", "b/web-00001-of-00002.jsonl"]
     assert {shard.source for shard in find_shards([str(corpus)])} == {"corpus"}
 
@@ -40,16 +40,16 @@ def test_order_and_form_of_the_sources_do_not_matter(corpus: Path) -> None:
     )
 
 
-def test_a_file_named_twice_counts_once_and_that_is_said(corpus: Path) -> None:
+def test_a_file_named_twice_counts_once_and_is_reported(corpus: Path) -> None:
     said: list[str] = []
-    found = find_shards([str(corpus), str(corpus / "a/notes.txt")], say=said.append)
-    assert len(found) == 3
+    shards = find_shards([str(corpus), str(corpus / "a/notes.txt")], say=said.append)
+    assert len(shards) == 3
     assert said == ["1 files were named more than once; each is counted once."]
 
 
 def test_named_files_of_any_suffix_are_plain_text(corpus: Path) -> None:
-    for found in (_labels(corpus / "a/code.py"), _labels(f"{corpus}/**/*.py"), _labels(corpus, glob="**/*.py")):
-        assert [Path(label).name for label in found] == ["code.py"]
+    for labels in (_labels(corpus / "a/code.py"), _labels(f"{corpus}/**/*.py"), _labels(corpus, glob="**/*.py")):
+        assert [Path(label).name for label in labels] == ["code.py"]
     shard = find_shards([str(corpus)], Selection(glob="*.py"))[0]
     assert (shard.format, shard.source) == ("text", "corpus")
 
@@ -66,7 +66,7 @@ def test_patterns_in_folders(corpus: Path, pattern: str, matches: bool) -> None:
             find_shards([str(corpus)], Selection(glob=pattern))
 
 
-def test_what_is_not_there_is_said(tmp_path: Path) -> None:
+def test_a_missing_or_empty_source_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FrspecError, match="there is no file or folder nowhere"):
         find_shards(["nowhere"])
     (tmp_path / "empty").mkdir()
@@ -76,14 +76,14 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
         find_shards([f"file://{tmp_path}/nothing.txt"])
 
 
-def test_labels_of_files_drop_the_shards_number() -> None:
+def test_a_files_label_has_no_shard_number() -> None:
     assert dataset_name("wiki-00001-of-00042.jsonl.zst") == "wiki"
     assert dataset_name("train_7.parquet") == "train"
     assert dataset_name("2024.txt") == "2024"
     assert dataset_name("notes.tar.gz") == "notes.tar"
 
 
-def test_many_names_are_no_labels(tmp_path: Path) -> None:
+def test_too_many_names_are_not_labels(tmp_path: Path) -> None:
     files = [tmp_path / f"{chr(97 + index)}{chr(97 + index // 26)}.txt" for index in range(40)]
     for file in files:
         file.write_text("x")
@@ -93,13 +93,13 @@ def test_many_names_are_no_labels(tmp_path: Path) -> None:
 
 
 def test_small_text_files_are_bundled_and_large_ones_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cutting, "BUNDLE_BYTES", 100)
-    monkeypatch.setattr(cutting, "PIECE_BYTES", 100)
+    monkeypatch.setattr(shards_module, "BUNDLE_BYTES", 100)
+    monkeypatch.setattr(shards_module, "PIECE_BYTES", 100)
     for index in range(8):
         (tmp_path / f"{index}.txt").write_text("x" * 30)
     (tmp_path / "large.jsonl").write_text("x" * 250)
-    found = find_shards([str(tmp_path)])
-    assert [(shard.label, len(shard.paths), shard.start, shard.size) for shard in found] == [
+    shards = find_shards([str(tmp_path)])
+    assert [(shard.label, len(shard.paths), shard.start, shard.size) for shard in shards] == [
         ("0.txt", 3, 0, 90),
         ("3.txt", 3, 0, 90),
         ("6.txt", 2, 0, 60),

@@ -1,4 +1,4 @@
-"""Chunks, lines and containers: what is read is what was written, wherever it is cut; what is broken says where."""
+"""Chunks, lines and containers: what is read is what was written, wherever it is cut; a broken file is named with its byte."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def test_byte_ranges_share_the_lines_out(
     path = tmp_path_factory.mktemp("ranges") / "file.jsonl"
     path.write_bytes(whole)
     expected = list(lines([whole], longest=1000))
-    found = []
+    pieces = []
     for start in range(0, len(whole), step):
         shard = _shard(path, start=start, stop=min(start + step, len(whole)))
         digest = hashlib.sha256()
-        found += list(lines(piece_chunks(shard, digest), longest=1000))
+        pieces += list(lines(piece_chunks(shard, digest), longest=1000))
         assert digest.hexdigest() == hashlib.sha256(whole[start : start + step]).hexdigest() == content_digest(shard)
-    assert found == expected
+    assert pieces == expected
 
 
 @pytest.mark.parametrize(("compression", "compress"), [("gz", gzip.compress), ("zst", zstandard.compress)])
@@ -95,7 +95,7 @@ def test_a_bomb_is_read_in_small_pieces(tmp_path: Path) -> None:
     assert max(len(chunk) for chunk in text_chunks(_shard(path, "gz"), str(path), hashlib.sha256())) <= 1 << 20
 
 
-def test_padding_behind_a_gzip_member_is_no_damage(tmp_path: Path) -> None:
+def test_padding_after_a_gzip_member_is_not_damage(tmp_path: Path) -> None:
     path = tmp_path / "padded.gz"
     path.write_bytes(gzip.compress(b"text\n") + b"\0" * 512)
     assert _read(path, "gz") == b"text\n"

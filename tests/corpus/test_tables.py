@@ -1,4 +1,4 @@
-"""Parquet and Arrow: rows are documents; a missing column and a broken file are said in one sentence."""
+"""Parquet and Arrow: rows are documents; a missing column and a broken file end in one sentence."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ def _write(path: Path, form: str, rows: dict = ROWS) -> Shard:
 
 def _read(shard: Shard, fields: Fields | None = None) -> list[Document | Skipped]:
     digest = hashlib.sha256()
-    found = list(read_shard(shard, fields or Fields(), digest))
+    items = list(read_shard(shard, fields or Fields(), digest))
     assert digest.hexdigest() == hashlib.sha256(Path(shard.paths[0]).read_bytes()).hexdigest()
-    return found
+    return items
 
 
 @pytest.mark.parametrize("form", ["parquet", "arrow file", "arrow stream"])
 def test_rows_are_documents(tmp_path: Path, form: str) -> None:
-    found = _read(_write(tmp_path / "rows", form))
-    assert [item.reason if isinstance(item, Skipped) else item.text for item in found] == [
+    items = _read(_write(tmp_path / "rows", form))
+    assert [item.reason if isinstance(item, Skipped) else item.text for item in items] == [
         "one",
         "null",
         "empty",
         "four",
     ]
-    assert [item.source for item in found if isinstance(item, Document)] == ["a", "b"]
-    assert [item.line for item in found] == [1, 2, 3, 4]
+    assert [item.source for item in items if isinstance(item, Document)] == ["a", "b"]
+    assert [item.line for item in items] == [1, 2, 3, 4]
 
 
 def test_a_compressed_table_is_unpacked(tmp_path: Path) -> None:
@@ -73,17 +73,17 @@ def test_conversations_and_nested_columns(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["parquet", "arrow file"])
-def test_a_missing_column_names_those_that_are_there(tmp_path: Path, form: str) -> None:
+def test_a_missing_column_lists_the_columns(tmp_path: Path, form: str) -> None:
     with pytest.raises(FrspecError, match="has no column 'body'; it has: text, meta, unused") as caught:
         _read(_write(tmp_path / "rows", form), Fields("body"))
     assert "--text-field" in as_flags(caught.value.hint)
 
 
-def test_a_row_that_is_no_utf8_spoils_only_itself(tmp_path: Path) -> None:
+def test_a_row_that_is_not_utf8_spoils_only_itself(tmp_path: Path) -> None:
     raw = pa.array([b"fine", b"bro\xffken", b"fine too"]).cast(pa.binary())
     text = pa.Array.from_buffers(pa.string(), 3, raw.buffers())
-    found = _read(_write(tmp_path / "rows", "arrow stream", {"text": text}))
-    assert [item.reason if isinstance(item, Skipped) else item.text for item in found] == [
+    items = _read(_write(tmp_path / "rows", "arrow stream", {"text": text}))
+    assert [item.reason if isinstance(item, Skipped) else item.text for item in items] == [
         "fine",
         "invalid UTF-8",
         "fine too",

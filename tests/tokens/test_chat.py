@@ -1,4 +1,4 @@
-"""Conversations: what was said and the ends of turns, never the template's own words."""
+"""Conversations: the messages' text and the ends of turns, never the template's own words."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _plain(folder: Path, text: str) -> list[int]:
     return load_tokenizer(str(folder)).encode_batch([text])[0].tolist()
 
 
-def test_the_turn_end_is_found_behind_the_answer(folder: Path) -> None:
+def test_the_turn_end_is_the_token_after_the_answer(folder: Path) -> None:
     tokenizer = load_tokenizer(str(folder))
     template = chat_template(tokenizer)
     assert template is not None
@@ -62,7 +62,7 @@ def test_assistant_only_is_what_the_assistant_said(folder: Path) -> None:
     assert _ids(folder, _messages(), assistant_only=True) == expected
 
 
-def test_recorded_ids_are_taken_as_they_are(folder: Path) -> None:
+def test_recorded_ids_are_used_as_they_are(folder: Path) -> None:
     messages = [*_messages(TURNS[:1]), Message("assistant", "the fox", np.array([7, 8, 0], np.int32))]
     assert _ids(folder, messages, assistant_only=True) == [7, 8, 0]
     assert _ids(folder, messages) == [*_plain(folder, TURNS[0][1]), 7, 8, 0]
@@ -116,8 +116,8 @@ def test_without_a_template_contents_and_the_end_of_sequence_count(tmp_path: Pat
     ],
 )
 def test_records_of_all_shapes(record: dict, reason: str | None) -> None:
-    found = record_document(record, 1, SHARD, Fields(assistant_only=True))
-    assert (found.reason if isinstance(found, Skipped) else None) == reason
+    document = record_document(record, 1, SHARD, Fields(assistant_only=True))
+    assert (document.reason if isinstance(document, Skipped) else None) == reason
 
 
 def test_a_template_file_is_read_as_utf8_whatever_the_locale(folder: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is read of a tokenizer.json without building the tokenizer is what the tokenizers library makes of it."""
+"""A tokenizer.json read without building the tokenizer holds the tokens and ids that the tokenizers library gives."""
 
 from __future__ import annotations
 

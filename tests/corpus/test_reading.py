@@ -55,30 +55,30 @@ def _outcome(item: Document | Skipped) -> str:
 
 
 def test_each_record_is_a_document_or_has_a_reason(tmp_path: Path) -> None:
-    found = _read(tmp_path / "a.jsonl", b"\n".join(line for line, _ in CASES))
-    assert [_outcome(item) for item in found] == [outcome for _, outcome in CASES]
-    assert [item.line for item in found] == list(range(1, len(CASES) + 1))
+    items = _read(tmp_path / "a.jsonl", b"\n".join(line for line, _ in CASES))
+    assert [_outcome(item) for item in items] == [outcome for _, outcome in CASES]
+    assert [item.line for item in items] == list(range(1, len(CASES) + 1))
 
 
-def test_nesting_without_end_is_broken_json(tmp_path: Path) -> None:
+def test_endless_nesting_is_broken_json(tmp_path: Path) -> None:
     assert _outcome(_read(tmp_path / "a.jsonl", b"[" * 100_000, Fields())[0]) == "broken JSON"
 
 
 def test_ten_thousand_hostile_records_are_all_accounted_for(tmp_path: Path) -> None:
     random = np.random.default_rng(3)
-    chosen = [CASES[index] for index in random.integers(len(CASES), size=10_000)]
-    found = _read(tmp_path / "a.jsonl", b"\n".join(line for line, _ in chosen) + b"\n")
-    assert Counter(_outcome(item) for item in found) == Counter(outcome for _, outcome in chosen)
+    sample = [CASES[index] for index in random.integers(len(CASES), size=10_000)]
+    items = _read(tmp_path / "a.jsonl", b"\n".join(line for line, _ in sample) + b"\n")
+    assert Counter(_outcome(item) for item in items) == Counter(outcome for _, outcome in sample)
 
 
 def test_random_bytes_never_crash(tmp_path: Path) -> None:
     random = np.random.default_rng(4)
     data = random.integers(0, 256, size=200_000, dtype=np.uint8).tobytes()
-    found = _read(tmp_path / "a.jsonl", data)
-    assert len(found) == data.count(b"\n") + (not data.endswith(b"\n"))
+    items = _read(tmp_path / "a.jsonl", data)
+    assert len(items) == data.count(b"\n") + (not data.endswith(b"\n"))
 
 
-def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_not_text(tmp_path: Path) -> None:
     mark = b"\xef\xbb\xbf"
     assert _outcome(_read(tmp_path / "a.jsonl", mark + b'{"text": "x"}')[0]) == "x"
     assert _outcome(_read(tmp_path / "a.txt", mark + b"x", form="text")[0]) == "x"
