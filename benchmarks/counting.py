@@ -20,7 +20,6 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -47,7 +46,7 @@ SAMPLE_SECONDS = 0.1
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the benchmark, writes one JSON object to stdout; the exit code, 3 where counts differ."""
+    """Runs the benchmark, writes one JSON object to stdout; the exit code, 3 if counts differ."""
     options = _parse(arguments)
     if options.encoder_alone:
         _write(_encoder_alone(options.sources, options.tokenizer, options.workers, Path(options.out)))
@@ -67,11 +66,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """All three ways over the same text. Raises `VerificationError` where two of them count differently."""
+    """All three ways over the same text. Raises `VerificationError` if two of them count differently."""
     plain = _plain_loop(options, folder)
     startup = _startup(options, folder)
     out = folder / "counts.parquet"
-    seconds, told = _count_freq(options, options.sources, out)
+    seconds, figures = _count_freq(options, options.sources, out)
     table = FrequencyTable.read(out)
     alone = _alone(options, folder, table)
     result = {
@@ -80,12 +79,12 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "plain_loop": plain,
         "encoder_alone": alone,
         "count_freq": {
-            "encoder": told["encoder"],
-            "megabytes": told["bytes"] / 1e6,
-            "tokens": told["tokens"],
+            "encoder": figures["encoder"],
+            "megabytes": figures["bytes"] / 1e6,
+            "tokens": figures["tokens"],
             "seconds": seconds,
             "startup_seconds": startup,
-            "megabytes_per_second": told["bytes"] / 1e6 / seconds,
+            "megabytes_per_second": figures["bytes"] / 1e6 / seconds,
         },
     }
     speed = result["count_freq"]["megabytes_per_second"]
@@ -130,9 +129,9 @@ def _plain_loop(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         if size >= options.plain_mb * 1e6:
             break
     seconds = time.perf_counter() - began
-    how, same = RunOptions(workers=1), CountOptions(limit_documents=documents)
+    how, limited = RunOptions(workers=1), CountOptions(limit_documents=documents)
     shards = find_shards(options.sources)
-    table = count_corpus(shards, options.tokenizer, folder / "same.parquet", options=same, how=how).table
+    table = count_corpus(shards, options.tokenizer, folder / "same.parquet", options=limited, how=how).table
     _check(table.totals(), counts, "the plain loop")
     return {"megabytes": size / 1e6, "seconds": seconds, "megabytes_per_second": size / 1e6 / seconds}
 
@@ -152,8 +151,8 @@ def _count_freq(options: argparse.Namespace, sources: list[str], out: Path) -> t
     command = [sys.executable, "-m", "frspec_cli", "count-freq", *sources, "--tokenizer", options.tokenizer]
     command += ["--out", str(out), "--workers", str(options.workers), "--json", "--quiet"]
     began = time.perf_counter()
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
-    return time.perf_counter() - began, json.loads(done.stdout)
+    process = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    return time.perf_counter() - began, json.loads(process.stdout)
 
 
 def _startup(options: argparse.Namespace, folder: Path) -> float:
@@ -163,14 +162,14 @@ def _startup(options: argparse.Namespace, folder: Path) -> float:
 
 
 def _alone(options: argparse.Namespace, folder: Path, table: FrequencyTable) -> dict[str, Any]:
-    """The encoder alone, in a fresh process: it hands back its figures and, in a file, its counts."""
+    """The encoder alone, in a fresh process: its figures, once its counts (in a file) are those of the table."""
     counted = folder / "alone.npy"
     command = [sys.executable, "-m", __spec__.name, *options.sources, "--tokenizer", options.tokenizer]
     command += ["--workers", str(options.workers), "--encoder-alone", "--out", str(counted)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    process = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     totals = np.load(counted)
     _check(table.totals(), Counter({int(index): int(totals[index]) for index in np.flatnonzero(totals)}), "the encoder")
-    return json.loads(done.stdout)
+    return json.loads(process.stdout)
 
 
 def _encoder_alone(sources: list[str], tokenizer: str, threads: int, out: Path) -> dict[str, Any]:
@@ -197,32 +196,24 @@ def _peak_memory(options: argparse.Namespace, folder: Path) -> float:
     """The highest sum of proportional set sizes (PSS) over the command's process tree, in MB."""
     command = [sys.executable, "-m", "frspec_cli", "count-freq", *options.sources, "--tokenizer", options.tokenizer]
     command += ["--out", str(folder / "memory.parquet"), "--workers", str(options.workers), "--json", "--quiet"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     peaks = [0]
-    done = threading.Event()
-
-    def watch() -> None:
-        while not done.wait(SAMPLE_SECONDS):
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None:
             peaks.append(sum(_pss(pid) for pid in _tree(process.pid)))
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    process.wait()
-    done.set()
-    watcher.join()
+            time.sleep(SAMPLE_SECONDS)
     return max(peaks) / 1e3
 
 
 def _tree(pid: int) -> list[int]:
     """The process and all below it (Linux)."""
-    found = [pid]
-    for one in found:  # grows while it is walked
-        for children in Path(f"/proc/{one}/task").glob("*/children"):
+    pids = [pid]
+    for parent in pids:  # grows while it is walked
+        for children in Path(f"/proc/{parent}/task").glob("*/children"):
             try:
-                found += map(int, children.read_text().split())
+                pids += map(int, children.read_text().split())
             except OSError:  # it ended meanwhile
                 continue
-    return found
+    return pids
 
 
 def _pss(pid: int) -> int:

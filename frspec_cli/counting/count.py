@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,26 +68,44 @@ def count_corpus(
     began = time.monotonic()
     read = [tokenizer, *(path for shard in shards for path in shard.paths)]
     out = outputs.check(out, inputs=read, replaces=outputs.PARQUET, what="a frequency table")
-    try:
-        counted, table = _count_and_write(shards, tokenizer, out, options, how, callbacks)
-    except EncodersDiffer as error:
-        if how.encoder != "auto":
-            raise
-        callbacks.say(f"counting again with the reference encoder: {error.message}")
-        how = replace(how, encoder="reference", restart=True)
-        counted, table = _count_and_write(shards, tokenizer, out, options, how, callbacks)
+    with _ledger_folder(out) as folder:
+        count = partial(_count, shards, tokenizer, options=options, folder=folder, callbacks=callbacks, out=out)
+        try:
+            counted, table = count(how=how)
+        except EncodersDiffer as error:
+            if how.encoder != "auto":
+                raise
+            callbacks.say(f"counting again with the reference encoder: {error.message}")
+            counted, table = count(how=replace(how, encoder="reference", restart=True))
     return CountResult(out, table, counted.lines, time.monotonic() - began, counted.stopped, counted.examples)
 
 
-def _count_and_write(
-    shards: list[Shard], tokenizer: str, out: Path, options: CountOptions, how: RunOptions, callbacks: Callbacks
+@contextmanager
+def _ledger_folder(out: Path) -> Iterator[Path]:
+    """Beside the output; for a stream, of which nothing can be resumed, a temporary one."""
+    if not storage.is_stream(out):
+        yield run_folder(out)
+        return
+    with tempfile.TemporaryDirectory(prefix="frspec-") as folder:
+        yield run_folder(Path(folder) / "counts.parquet")
+
+
+def _count(
+    shards: list[Shard],
+    tokenizer: str,
+    *,
+    options: CountOptions,
+    how: RunOptions,
+    folder: Path,
+    callbacks: Callbacks,
+    out: Path,
 ) -> tuple[Counted, FrequencyTable]:
-    """Counts with one choice of encoder, writes the table, removes the ledger.
+    """Counts with one choice of encoder, writes the table to `out`, removes the ledger (in `folder`).
 
     Raises `EncodersDiffer` if the fast encoder gave an id that the reference does not give.
     """
     mine = shards[how.shard[0] - 1 :: how.shard[1]]
-    path, folder = str(locate_tokenizer(tokenizer)), run_folder(out)
+    path = str(locate_tokenizer(tokenizer))
     fast = select_fast_encoder(
         how.encoder,
         path,

@@ -28,7 +28,7 @@ _BESIDE = ("tokenizer_config.json", "config.json", "generation_config.json", "ch
 
 
 class RayExecutor:
-    """Runs tasks on the cluster that `RAY_ADDRESS` or this machine's Ray names, else on one made here.
+    """Runs tasks on the cluster that `RAY_ADDRESS` names, else on this machine's, else on one made here.
 
     workers: the most tasks at once; None: two for every CPU of the cluster.
     Raises `FrspecError` if Ray is not installed or cannot be reached.
@@ -122,18 +122,17 @@ def _count(spec: CounterSpec, files: dict[str, bytes], task: ShardTask) -> Shard
     """Runs on a node: the counter is built once for every process that Ray keeps there."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     try:
-        key = hashlib.sha256(b"".join(files[name] for name in sorted(files))).hexdigest()
-        return _counter(spec, _Files(key, files)).count(task)
+        return _counter(spec, _Files(files)).count(task)
     except Exception as error:  # handed to the driver, which raises it
         return portable(error)
 
 
 class _Files:
-    """Files by their hash, so that a cache may be keyed by them, and a folder for them that goes with the cache."""
+    """Files by their hash, so that a cache may be keyed by them, and a folder for them that is removed with the cache."""
 
-    def __init__(self, key: str, files: dict[str, bytes]) -> None:
-        self.key = key
+    def __init__(self, files: dict[str, bytes]) -> None:
         self.files = files
+        self.key = tuple((name, hashlib.sha256(files[name]).hexdigest()) for name in sorted(files))
 
     @functools.cached_property
     def folder(self) -> tempfile.TemporaryDirectory[str]:

@@ -1,4 +1,4 @@
-"""`frspec count-freq` and `frspec merge` as a user meets them: exit codes, what stands on stdout, what on stderr."""
+"""`frspec count-freq` and `frspec merge` as a user meets them: exit codes, stdout, stderr."""
 
 from __future__ import annotations
 
@@ -100,8 +100,8 @@ def test_what_is_wrong_is_one_sentence(
     defaults = {"--tokenizer": tokenizer, "--out": tmp_path / "counts.parquet"}
     rest = [item for name, value in defaults.items() if name not in given for item in (name, value)]
     before = sorted(tmp_path.iterdir())
-    found, stdout, stderr = cli("count-freq", *given, *rest)
-    assert (found, stdout) == (code, "")
+    exit_code, stdout, stderr = cli("count-freq", *given, *rest)
+    assert (exit_code, stdout) == (code, "")
     assert sentence in stderr
     assert "Traceback" not in stderr
     assert sorted(tmp_path.iterdir()) == before

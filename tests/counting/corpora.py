@@ -1,4 +1,4 @@
-"""Small tokenizers and corpora, made in-process, and the plain loop that every count is held against."""
+"""Small tokenizers and corpora, made in-process, and the plain loop that every count is compared with."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _save(tokenizer: Tokenizer, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {"eos_token": "<|end|>", "bos_token": "", "chat_template": TEMPLATE}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder
 
 
@@ -93,8 +93,8 @@ def as_counter(table: FrequencyTable) -> Counter[int]:
 def texts(number: int, *, seed: int = 0, words: int = 40) -> list[str]:
     """Random documents of known words, some with line ends, foreign letters and special strings."""
     random = np.random.default_rng(seed)
-    chosen = (random.choice(WORDS, size=random.integers(1, words)) for _ in range(number))
-    return [" ".join(words) for words in chosen]
+    documents = (random.choice(WORDS, size=random.integers(1, words)) for _ in range(number))
+    return [" ".join(words) for words in documents]
 
 
 def write_jsonl(path: Path, records: Sequence[Any]) -> Path:
@@ -125,7 +125,7 @@ def count(
     callbacks: Callbacks | None = None,
     **how: Any,
 ) -> CountResult:
-    """Counts with one worker unless told otherwise."""
+    """Counts, by default with one worker."""
     shards = find_shards([str(source) for source in sources], selection)
     how = {"workers": 1} | how
     return count_corpus(shards, str(tokenizer), out, options=options, how=RunOptions(**how), callbacks=callbacks)

@@ -26,6 +26,7 @@ def test_without_ray_it_says_what_to_install(tmp_path: Path, tokenizer: Path, mo
 
 @needs_ray
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # clusters start slowly, on a busy machine above all
 def test_a_cluster_made_here_gives_the_same_bytes_for_texts_and_conversations(
     tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -40,15 +41,16 @@ def test_a_cluster_made_here_gives_the_same_bytes_for_texts_and_conversations(
         how = {"encoder": "reference", "max_bad": 1.0, "options": options}
         local, ray = tmp_path / "local.parquet", tmp_path / "ray.parquet"
         metadata = count([corpus], tokenizer, local, **how).table.metadata
-        told: list[dict[str, int]] = []
-        callbacks = Callbacks(advance=lambda told=told, **amounts: told.append(amounts))
+        advances: list[dict[str, int]] = []
+        callbacks = Callbacks(advance=lambda advances=advances, **amounts: advances.append(amounts))
         count([corpus], tokenizer, ray, engine="ray", workers=2, callbacks=callbacks, **how)
         assert ray.read_bytes() == local.read_bytes()
-        assert sum(amounts["documents"] for amounts in told) >= metadata["documents"] > 0
+        assert sum(amounts["documents"] for amounts in advances) >= metadata["documents"] > 0
 
 
 @needs_ray
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # clusters start slowly, on a busy machine above all
 def test_a_node_that_is_killed_in_the_middle_does_not_show(
     tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,6 +84,7 @@ def test_a_node_that_is_killed_in_the_middle_does_not_show(
 
 @needs_ray
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # clusters start slowly, on a busy machine above all
 def test_what_goes_wrong_on_a_node_is_one_sentence(
     tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -104,12 +104,14 @@ def test_resuming_is_reported_and_nothing_is_counted_twice(tmp_path: Path, corpu
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_progress_adds_up(tmp_path: Path, corpus: Path, tokenizer: Path, workers: int) -> None:
-    told: list[dict[str, int]] = []
+    advances: list[dict[str, int]] = []
     sizes: list[int] = []
-    callbacks = Callbacks(advance=lambda **amounts: told.append(amounts), begin=sizes.append)
+    callbacks = Callbacks(advance=lambda **amounts: advances.append(amounts), begin=sizes.append)
     metadata = count([corpus], tokenizer, tmp_path / "out.parquet", callbacks=callbacks, workers=workers).table.metadata
     assert sizes == [sum(path.stat().st_size for path in corpus.iterdir())]
-    sums = {name: sum(amounts.get(name, 0) for amounts in told) for name in ("documents", "bytes", "tokens", "read")}
+    sums = {
+        name: sum(amounts.get(name, 0) for amounts in advances) for name in ("documents", "bytes", "tokens", "read")
+    }
     assert sums == {name: metadata[name] for name in ("documents", "bytes", "tokens")} | {"read": sizes[0]}
 
 
@@ -230,8 +232,8 @@ def test_an_encoder_that_is_caught_late_starts_the_run_again(
     right = fast.FastEncoder.encode
     calls = [0]
 
-    def wrong(self, chosen, data):
-        encoded = right(self, chosen, data)
+    def wrong(self, documents, data):
+        encoded = right(self, documents, data)
         calls[0] += 1
         return (
             encoded if calls[0] < 4 else encoded._replace(ids=np.where(encoded.ids == encoded.ids[0], 5, encoded.ids))
@@ -266,9 +268,9 @@ def test_an_encoder_that_is_wrong_on_conversations_fails_the_probe(
     assert probes[0] - probes[1] == 19  # 20 conversations against one text
     encode = fast.FastEncoder.encode
 
-    def wrong(self, chosen, data):
-        encoded = encode(self, chosen, data)
-        return encoded._replace(ids=encoded.ids + 1) if "hens?" in chosen else encoded
+    def wrong(self, documents, data):
+        encoded = encode(self, documents, data)
+        return encoded._replace(ids=encoded.ids + 1) if "hens?" in documents else encoded
 
     monkeypatch.setattr(fast.FastEncoder, "encode", wrong)
     with pytest.raises(EncodersDiffer, match=r"the fast encoder differs from the reference on 'hens\?"):
@@ -282,9 +284,11 @@ def test_an_encoder_that_is_caught_late_on_conversations_starts_the_run_again(
     pytest.importorskip("gigatoken")
     encode = fast.FastEncoder.encode
 
-    def wrong(self, chosen, data):
-        encoded = encode(self, chosen, data)
-        return encoded._replace(ids=encoded.ids[::-1].copy()) if len(chosen) > 100 and "hens?" in chosen else encoded
+    def wrong(self, documents, data):
+        encoded = encode(self, documents, data)
+        return (
+            encoded._replace(ids=encoded.ids[::-1].copy()) if len(documents) > 100 and "hens?" in documents else encoded
+        )
 
     monkeypatch.setattr(fast.FastEncoder, "encode", wrong)
     monkeypatch.setattr(worker, "RECHECK_SHARE", 1)
@@ -301,7 +305,9 @@ def test_an_encoder_that_fails_the_probe_is_not_used(
     fast = pytest.importorskip("frspec_cli.tokens.fast")
     pytest.importorskip("gigatoken")
     right = fast.FastEncoder.encode
-    monkeypatch.setattr(fast.FastEncoder, "encode", lambda self, chosen, data: right(self, chosen[::-1], data[::-1]))
+    monkeypatch.setattr(
+        fast.FastEncoder, "encode", lambda self, documents, data: right(self, documents[::-1], data[::-1])
+    )
     said: list[str] = []
     table = count([corpus], tokenizer, tmp_path / "out.parquet", callbacks=Callbacks(say=said.append), workers=2).table
     assert "reference encoder" in said[0]
@@ -398,6 +404,22 @@ def test_a_run_that_counted_nothing_leaves_nothing(tmp_path: Path, tokenizer: Pa
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.jsonl.zst"]
 
 
+def test_a_stream_gets_the_table_and_no_ledger_beside_it(tmp_path: Path, corpus: Path, tokenizer: Path) -> None:
+    expected = _undisturbed(tmp_path, corpus, tokenizer)
+    (tmp_path / "new").mkdir()
+    pipe = tmp_path / "new" / "pipe.parquet"
+    os.mkfifo(pipe)
+    received: list[bytes] = []
+    reader = threading.Thread(target=lambda: received.append(pipe.read_bytes()), daemon=True)
+    reader.start()
+    beside: list[list[str]] = []
+    callbacks = Callbacks(finished=lambda size: beside.append(os.listdir(pipe.parent)))
+    count([corpus], tokenizer, pipe, encoder="reference", callbacks=callbacks)
+    reader.join(timeout=60)
+    assert received == [expected]
+    assert beside == [["pipe.parquet"]] * 6
+
+
 def test_the_rest_is_not_counted_once_the_ranking_is_sure(tmp_path: Path, tokenizer: Path) -> None:
     corpus = _corpus(tmp_path / "corpus", shards=8, documents=60)
     options = CountOptions(until_stable=0.02, stable_k=100)
@@ -413,7 +435,7 @@ def test_a_worker_that_dies_is_said(
 ) -> None:
     # Patched code reaches forked workers only, and another test's idle thread would have new processes started instead.
     monkeypatch.setattr(threading, "active_count", lambda: 1)
-    monkeypatch.setattr(ReferenceEncoder, "encode", lambda self, chosen, data: os._exit(7))
+    monkeypatch.setattr(ReferenceEncoder, "encode", lambda self, documents, data: os._exit(7))
     with pytest.raises(FrspecError, match=r"a worker died while it counted s0\d\.jsonl\.zst \(exit code 7\)"):
         count([corpus], tokenizer, tmp_path / "out.parquet", workers=2, encoder="reference")
 
@@ -421,7 +443,7 @@ def test_a_worker_that_dies_is_said(
 def test_a_bug_in_a_worker_keeps_its_traceback(
     tmp_path: Path, corpus: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def bug(self, chosen, data):
+    def bug(self, documents, data):
         raise ZeroDivisionError("a bug")
 
     # Patched code reaches forked workers only, and another test's idle thread would have new processes started instead.

@@ -164,9 +164,9 @@ def test_document_frequencies(
     expected: Counter[int] = Counter()
     for text in DOCUMENTS:
         expected.update(set(plain_loop(tokenizer, [text])))
-    found = FrequencyTable.read(out).documents
-    assert found is not None
-    totals = sum(array.sum(axis=0) for array in found.values())
+    documents = FrequencyTable.read(out).documents
+    assert documents is not None
+    totals = sum(array.sum(axis=0) for array in documents.values())
     assert Counter({int(index): int(totals[index]) for index in np.flatnonzero(totals)}) == expected
 
 
@@ -186,7 +186,7 @@ def test_a_label_of_too_many_values_is_none(tmp_path: Path, tokenizer: Path) -> 
 
 
 def test_tokenizers_with_holes_in_their_ids(tmp_path: Path, tokenizer: Path) -> None:
-    definition = json.loads((tokenizer / "tokenizer.json").read_text())
+    definition = json.loads((tokenizer / "tokenizer.json").read_text(encoding="utf-8"))
     definition["added_tokens"].append({**definition["added_tokens"][0], "id": 2000, "content": "<|far|>"})
     definition["model"]["vocab"]["<|far|>"] = 2000
     (tmp_path / "tokenizer.json").write_text(json.dumps(definition))

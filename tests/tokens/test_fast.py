@@ -23,18 +23,18 @@ def test_the_ids_are_the_references(tmp_path: Path, make) -> None:
     tokenizer = load_tokenizer(str(make(tmp_path)))
     fast = FastEncoder(str(tokenizer.path))
     assert fast.rows == tokenizer.highest_id + 1
-    chosen = [*hostile_texts(tokenizer), *texts(200)]
-    assert compare(fast, tokenizer, chosen).documents == len(chosen)
+    documents = [*hostile_texts(tokenizer), *texts(200)]
+    assert compare(fast, tokenizer, documents).documents == len(documents)
 
 
 def test_bytes_that_the_vocabulary_lacks_go_to_the_reference(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(str(byte_level(tmp_path, all_bytes=False)))
     fast = FastEncoder(str(tokenizer.path))
     assert fast.first_stand_in == tokenizer.highest_id + 1
-    chosen = ["the fox", "the \x04 fox", "the hen", "\x04", ""]
-    encoded = fast.encode(chosen, [text.encode() for text in chosen])
+    documents = ["the fox", "the \x04 fox", "the hen", "\x04", ""]
+    encoded = fast.encode(documents, [text.encode() for text in documents])
     assert [encoded.of(index).tolist() for index in range(5)] == [
-        ids.tolist() for ids in tokenizer.encode_batch(chosen)
+        ids.tolist() for ids in tokenizer.encode_batch(documents)
     ]
     assert encoded.ids.max() <= tokenizer.highest_id
 
@@ -61,9 +61,9 @@ def test_the_word_cache_is_dropped_now_and_then_and_no_id_changes(tmp_path: Path
 def test_nothing_is_encoded_to_nothing(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(str(byte_level(tmp_path)))
     for encoder in (FastEncoder(str(tokenizer.path)), ReferenceEncoder(tokenizer)):
-        for chosen in ([], ["", ""]):
-            encoded = encoder.encode(chosen, [text.encode() for text in chosen])
-            assert (len(encoded.ids), encoded.offsets.tolist()) == (0, [0] * (len(chosen) + 1))
+        for documents in ([], ["", ""]):
+            encoded = encoder.encode(documents, [text.encode() for text in documents])
+            assert (len(encoded.ids), encoded.offsets.tolist()) == (0, [0] * (len(documents) + 1))
 
 
 @pytest.mark.parametrize(
