@@ -108,7 +108,7 @@ def _check(ks: list[int], coverage: float | None, formats: list[str], model: str
     if (coverage is None) == (not ks):
         raise UsageError("give either --k or --coverage.")
     if unknown := [name for name in formats if name not in WRITERS]:
-        raise UsageError(f"--format {unknown[0]} is none of {', '.join(WRITERS)}.")
+        raise UsageError(f"--format {unknown[0]} is not one of {', '.join(WRITERS)}.")
     if model and tokenizer:
         raise UsageError("give --model or --tokenizer, not both: a model brings its tokenizer.")
 

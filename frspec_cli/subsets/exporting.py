@@ -90,7 +90,7 @@ def _writer(to: str) -> Writer:
             hint="EAGLE-3 heads carry their own vocabulary: frspec export-draft --to speculators.",
         )
     if to not in WRITERS:
-        raise UsageError(f"{option('to')} {to} is none of {', '.join(WRITERS)}.")
+        raise UsageError(f"{option('to')} {to} is not one of {', '.join(WRITERS)}.")
     return WRITERS[to]
 
 

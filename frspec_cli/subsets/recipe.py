@@ -34,7 +34,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.forced not in FORCED_KINDS:
-            raise UsageError(f"{option('forced')} {self.forced} is none of {', '.join(FORCED_KINDS)}.")
+            raise UsageError(f"{option('forced')} {self.forced} is not one of {', '.join(FORCED_KINDS)}.")
         for name, weight in self.weights.items():
             if not (weight > 0 and math.isfinite(weight)):
                 raise UsageError(

@@ -126,7 +126,7 @@ def test_equal_inputs_give_equal_bytes_and_reading_gives_back_what_was_written(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"forced": "some"}, "forced some is none of all, eos, none"),
+        ({"forced": "some"}, "forced some is not one of all, eos, none"),
         ({"weights": {"web": 0}}, "mix web=0: the weight must be above 0"),
         ({"weights": {"web": float("inf")}}, "the weight must be above 0"),
         ({"budgets": {"cjk": 0}}, "script_budget cjk=0: the number of tokens must be a whole number above 0"),

@@ -170,7 +170,7 @@ def test_coverage_in_place_of_k(counts, cli, tmp_path) -> None:
         (["--k", 50, "--script-budget", "cjk=x"], 2, "must be a whole number"),
         (["--k", 50, "--script-budget", "Klingon=5"], 2, "no script named"),
         (["--k", 50, "--force-id", 99999], 1, "--force-id 99999 is not a token"),
-        (["--k", 50, "--format", "onnx"], 2, "--format onnx is none of"),
+        (["--k", 50, "--format", "onnx"], 2, "--format onnx is not one of"),
         (["--k", 50, "--tokenizer", "/nowhere"], 1, "no model named"),
         (["--k", 50, "--nonsense"], 2, "No such option"),
     ],

@@ -390,7 +390,7 @@ def test_what_a_format_cannot_hold_is_refused(byte_level, tmp_path) -> None:
         export_subset(subset, "eagle3", tmp_path / "x", vocab_rows=100)
     with pytest.raises(UsageError, match="does not go with to eagle3"):
         export_subset(subset, "eagle3", tmp_path / "x", order="rank")
-    with pytest.raises(UsageError, match="none of fr-spec"):
+    with pytest.raises(UsageError, match="not one of fr-spec"):
         export_subset(subset, "onnx", tmp_path / "x")
     assert list(tmp_path.iterdir()) == []
 
