@@ -78,7 +78,7 @@ class RunFolder:
         if (name := first_difference(before, inputs)) is not None:
             was, now = (shown(values.get(name)) for values in (before, inputs))
             raise FrspecError(
-                f"{self.folder} was begun with other inputs: {name} was {was}, now it is {now}.",
+                f"{self.folder} was begun with other inputs: {_spelled(name)} was {was}, now it is {now}.",
                 hint=f"Use the same inputs to resume, {option('restart')} to start over, or another {option('out')}.",
             )
         return True
@@ -102,6 +102,11 @@ def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str |
     """The first name whose values differ (missing is None), in the order of `now`; None if there is none."""
     names = [*now, *sorted(before.keys() - now.keys())]
     return next((name for name in names if before.get(name) != now.get(name)), None)
+
+
+def _spelled(name: str) -> str:
+    """A recorded input's name for a message: records keep options as the command line spells them."""
+    return option(name.removeprefix("--").replace("-", "_")) if name.startswith("--") else name
 
 
 def shown(value: Any) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -38,6 +41,39 @@ def test_help_loads_nothing_heavy(command: str) -> None:
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert "Usage" in run.stdout
+
+
+def test_only_the_command_line_spells_flags() -> None:
+    """Outside `cli/` a message names a parameter as `option("k")`: a Python user must not read `--k`.
+
+    Not messages: docstrings, whole commands to type (`frspec ... --k`), and lone flags, which are keys of records.
+    """
+    offenders = [
+        f"{path.relative_to(ROOT)}:{line}: {text}"
+        for path in sorted((ROOT / "frspec_cli").rglob("*.py"))
+        if not path.is_relative_to(ROOT / "frspec_cli" / "cli")
+        for line, text in _texts(ast.parse(path.read_text(encoding="utf-8")))
+        if re.search(r"(?<![\w-])--[a-z]", text)
+        and not re.search(r"(frspec [a-z-]+ |python -m ).*--[a-z]", text)
+        and not re.fullmatch(r"--[a-z:=-]+", text)
+    ]
+    assert offenders == []
+
+
+def _texts(node: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and text of each string below `node` that is not a docstring; what an f-string inserts is left out."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant):
+            continue
+        if isinstance(child, ast.JoinedStr):
+            parts = [part.value for part in child.values if isinstance(part, ast.Constant)]
+            yield child.lineno, " ".join(parts)
+            for inserted in (part for part in child.values if isinstance(part, ast.FormattedValue)):
+                yield from _texts(inserted)
+        elif isinstance(child, ast.Constant) and isinstance(child.value, str):
+            yield child.lineno, child.value
+        else:
+            yield from _texts(child)
 
 
 def test_wrong_option_is_usage(cli) -> None:

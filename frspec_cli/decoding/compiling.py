@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from frspec_cli.errors import FrspecError
+from frspec_cli.errors import FrspecError, option
 
 Compiler = Callable[[Callable[..., Any]], Callable[..., Any]]
 """Takes a step and returns one that computes the same."""
@@ -58,8 +58,8 @@ def _check_tools(device: torch.device) -> None:
 
         if not has_triton():
             raise FrspecError(
-                "--compile needs Triton on a GPU, and there is none here.",
-                hint="Install triton, or leave out --compile.",
+                f"{option('compile')} needs Triton on a GPU, and there is none here.",
+                hint=f"Install triton, or leave out {option('compile')}.",
             )
         return
     from torch._inductor.cpp_builder import get_cpp_compiler
@@ -68,6 +68,6 @@ def _check_tools(device: torch.device) -> None:
         get_cpp_compiler()
     except RuntimeError:
         raise FrspecError(
-            "--compile needs a C++ compiler, and there is none here.",
-            hint="Install one (g++ or clang++; CXX names another), or leave out --compile.",
+            f"{option('compile')} needs a C++ compiler, and there is none here.",
+            hint=f"Install one (g++ or clang++; CXX names another), or leave out {option('compile')}.",
         ) from None

@@ -161,11 +161,11 @@ def test_a_killed_run_goes_on_to_the_same_bytes(target, prompts, tmp_path):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"max_new_tokens": 9}, "--max-new-tokens was 12, now it is 9"),
-        ({"batch_size": 3}, "--batch-size was 2, now it is 3"),
-        ({"sampling": Sampling(temperature=0.5)}, "--temperature was 0.0, now it is 0.5"),
-        ({"limit": 5}, "--limit was not given, now it is 5"),
-        ({"raw": True}, "--raw was False, now it is True"),
+        ({"max_new_tokens": 9}, "max_new_tokens was 12, now it is 9"),
+        ({"batch_size": 3}, "batch_size was 2, now it is 3"),
+        ({"sampling": Sampling(temperature=0.5)}, "temperature was 0.0, now it is 0.5"),
+        ({"limit": 5}, "limit was not given, now it is 5"),
+        ({"raw": True}, "raw was False, now it is True"),
     ],
 )
 def test_a_changed_option_is_refused_by_its_name(target, prompts, tmp_path, change, named):

@@ -204,7 +204,7 @@ def test_other_options_do_not_resume(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         verify("float32", out=out, callbacks=die_after(1))
     other = dataclasses.replace(OPTIONS, stepwise=3)
-    with pytest.raises(FrspecError, match="--stepwise was 2, now it is 3"):
+    with pytest.raises(FrspecError, match="stepwise was 2, now it is 3"):
         verify("float32", other, out=out)
     assert verify("float32", other, out=out, restart=True)["passed"]
     assert [check["prompts"] for check in json.loads(out.read_text())["checks"]] == [3, 3, 2]
