@@ -54,7 +54,7 @@ def test_only_the_command_line_spells_flags() -> None:
         if not path.is_relative_to(ROOT / "frspec_cli" / "cli")
         for line, text in _texts(ast.parse(path.read_text(encoding="utf-8")))
         if re.search(r"(?<![\w-])--[a-z]", text)
-        and not re.search(r"(frspec [a-z-]+ |python -m ).*--[a-z]", text)
+        and not re.search(r"(frspec [a-z-]+ |python -m |torchrun ).*--[a-z]", text)
         and not re.fullmatch(r"--[a-z:=-]+", text)
     ]
     assert offenders == []
