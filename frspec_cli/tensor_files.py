@@ -43,9 +43,8 @@ def load_torch(path: Path) -> Any:
     """
     mapped = zipfile.is_zipfile(path)
     try:
-        with warnings.catch_warnings(
-            action="ignore", category=UserWarning
-        ):  # about pickle protocols: nothing to act on
+        # torch warns about pickle protocols, on which nobody can act.
+        with warnings.catch_warnings(action="ignore", category=UserWarning):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         match = re.search(r"GLOBAL (\S+)|Unsupported (?:class|operand) (\S+)", str(error))

@@ -11,9 +11,9 @@ def command(as_json: options.AsJson = False) -> None:
     from frspec_cli.environment import environment
 
     output = Output(as_json=as_json)
-    found = environment()
+    values = environment()
     if as_json:
-        output.json(found)
+        output.json(values)
         return
-    for key, value in found.items():
+    for key, value in values.items():
         output.data(f"{key:<14} {value}")

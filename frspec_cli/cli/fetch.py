@@ -1,4 +1,4 @@
-"""`frspec fetch`: get and convert an embedded model, so that the first use need not."""
+"""`frspec fetch`: download and convert an embedded model before its first use."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from frspec_cli.errors import FrspecError
 
 
 def command(
-    name: Annotated[str | None, typer.Argument(help="Short name; leave out to list them.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Short name; leave it out to list them.")] = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Get an embedded model into the cache ($FRSPEC_CACHE), or list them."""
+    """Download an embedded model into the cache ($FRSPEC_CACHE), or list them."""
     from frspec_cli.models.embedded import EMBEDDED
     from frspec_cli.models.locate import locate_model
 
@@ -25,7 +25,7 @@ def command(
         _list(output)
         return
     if name not in EMBEDDED:
-        raise FrspecError(f"{name!r} is no short name.", hint=f"Short names: {', '.join(EMBEDDED)}.")
+        raise FrspecError(f"{name!r} is not a short name.", hint=f"Short names: {', '.join(EMBEDDED)}.")
     folder = locate_model(name, say=output.say)
     output.result({"name": name, "folder": str(folder)}, f"{name} is in {folder}")
 

@@ -1,7 +1,7 @@
-"""Draft heads on disk: a folder with config.json, weights and (ours) a card.
+"""Draft heads on disk: a folder with config.json, weights and (for ours) a card.
 
-Every difference between file and head is an error that names the tensor, its shape and what was expected: a head that
-loads halfway drafts badly and silently.
+Every difference between file and head is an error that names the tensor, its shape and the expected one: a head that is
+loaded in part drafts badly, and nothing shows it.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def save_head(
 ) -> None:
     """Writes a head to `folder`, whole or not at all: config, weights cast to `dtype`, card.
 
-    Our own layout leaves the target's embedding and LM head out. EAGLE-1/2 and EAGLE-3 are written as EAGLE's own code
-    reads them; of EAGLE-1/2 that wants the embedding in the file. extra: more keys of config.json (whose target, how
-    trained).
+    Our own layout leaves out the target's embedding and LM head. EAGLE-1/2 and EAGLE-3 are written as EAGLE's own code
+    reads them; for EAGLE-1/2, it wants the embedding in the file.
+    extra: more keys of config.json, about the target and the training.
     """
     tensors = {name: tensor.detach().to("cpu", dtype) for name, tensor in head.state_dict().items()}
     config = head.config.to_json()
@@ -63,27 +63,28 @@ def load_head(
 ) -> EagleHead:
     """The head in the folder (or hub repository) `path`, of any layout, on `device` in `dtype`, ready to draft.
 
-    target_config: the target's text config. embedding_weight: its [V, H], shared as it is where device and dtype agree;
-    a head with another embedding of its own keeps that. An EAGLE-3 head's `own_lm_head` knows the token of each row.
+    target_config: the target's text config.
+    embedding_weight: the target's [V, H], shared, not copied, if device and dtype agree; a head that brings another
+        embedding keeps its own.
     Raises `FrspecError` for a head of another target, and for missing, unknown or wrongly shaped tensors.
     """
     folder = locate_head(path)
     where, layers = str(path), target_config.num_hidden_layers
-    found = parse_head(read_config(folder), read_tensors(folder), layers=layers, where=where)
-    config = found.with_taps_of(layers)
+    parsed = parse_head(read_config(folder), read_tensors(folder), layers=layers, where=where)
+    config = parsed.with_taps_of(layers)
     check_target(config, target_config, where=where)
-    embedding = _embedding(found.embedding, embedding_weight, where=where)
+    embedding = _embedding(parsed.embedding, embedding_weight, where=where)
     own = None
-    if found.lm_head is not None:
-        ids = None if found.ids is None else found.ids.to(device)
-        own = LmHead(found.lm_head.to(device, dtype).contiguous(), ids=ids)
+    if parsed.lm_head is not None:
+        ids = None if parsed.ids is None else parsed.ids.to(device)
+        own = LmHead(parsed.lm_head.to(device, dtype).contiguous(), ids=ids)
     head = EagleHead(config, embedding_weight=embedding.to(device, dtype), own_lm_head=own)
-    load_weights(head, found.tensors, where=where)
+    load_weights(head, parsed.tensors, where=where)
     return head.to(device, dtype).requires_grad_(False).eval()
 
 
 def check_target(config: HeadConfig, target_config: Any, *, where: str) -> None:
-    """Raises `FrspecError` where the head was made for a target of another size."""
+    """Raises `FrspecError` if the head was made for a target of another size."""
     for name in ("hidden_size", "vocab_size"):
         ours, theirs = getattr(config, name), getattr(target_config, name)
         if ours != theirs:
@@ -91,9 +92,9 @@ def check_target(config: HeadConfig, target_config: Any, *, where: str) -> None:
                 f"{where} is a draft head of another target: its {name} is {ours}, the target's is {theirs}."
             )
     layers = target_config.num_hidden_layers
-    past = [tap for tap in config.taps if not 0 <= tap <= layers]
-    if past:
-        raise FrspecError(f"{where} taps hidden state {past[0]}, but the target has {layers} layers.")
+    beyond = [tap for tap in config.taps if not 0 <= tap <= layers]
+    if beyond:
+        raise FrspecError(f"{where} taps hidden state {beyond[0]}, but the target has {layers} layers.")
     if config.layout == "eagle3" and layers in config.taps:
         raise FrspecError(
             f"{where} taps the output of the target's last layer before the final norm, which frspec does not see."

@@ -123,7 +123,7 @@ def slice_head(head: ParsedHead, subset: torch.Tensor, warnings: list[str], *, w
     if head.lm_head is None or head.config.layout != "eagle3":
         raise FrspecError(
             f"{where} has no LM head of its own, so there is nothing to slice: any subset fits it as it is.",
-            hint="Give the engine the subset itself: frspec export-vocab SUBSET --to sglang.",
+            hint=f"Give the engine the subset itself: frspec export-vocab SUBSET {option('to')} sglang.",
         )
     ids = torch.arange(len(head.lm_head)) if head.ids is None else head.ids
     subset = subset.to(torch.int64)

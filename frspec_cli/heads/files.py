@@ -1,4 +1,4 @@
-"""A draft head's files: found in a folder or on the hub, read without ever running pickled code, written whole."""
+"""A draft head's files, in a folder or on the hub: read without ever running pickled code."""
 
 from __future__ import annotations
 
@@ -21,22 +21,24 @@ _BIN = "pytorch_model.bin"
 def locate_head(name: str | Path) -> Path:
     """The folder with config.json and weights that `name` means: an existing folder, else `owner/name` on the hub.
 
-    Raises `FrspecError` where there is neither.
+    Raises `FrspecError` if there is neither.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
     if folder.exists() or not HUB_ID.fullmatch(str(name)):
-        raise FrspecError(f"there is no draft head at {name}: no such folder.")
+        raise FrspecError(f"there is no draft head at {name}: it is not a folder.")
     try:
-        found = download_snapshot(str(name), ["config.json", "*.safetensors", "*.safetensors.index.json"])
-        if not any(found.glob("*.safetensors")):  # older heads are pickles of tensors; never asked for without need
-            found = download_snapshot(str(name), ["config.json", "pytorch_model*.bin", "pytorch_model.bin.index.json"])
+        folder = download_snapshot(str(name), ["config.json", "*.safetensors", "*.safetensors.index.json"])
+        if not any(
+            folder.glob("*.safetensors")
+        ):  # older heads are pickles: the last resort
+            folder = download_snapshot(str(name), ["config.json", "pytorch_model*.bin", "pytorch_model.bin.index.json"])
     except FrspecError as error:
         raise FrspecError(
-            f"there is no draft head at {name}: no such folder, and {error.message}", hint=error.hint
+            f"there is no draft head at {name}: it is not a folder, and {error.message}", hint=error.hint
         ) from None
-    return found
+    return folder
 
 
 def holds_only_head(folder: Path) -> bool:
@@ -50,17 +52,17 @@ def holds_only_head(folder: Path) -> bool:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The head's config.json. Raises `FrspecError` where there is none, or it holds no object."""
+    """The head's config.json. Raises `FrspecError` if there is none, or if it is not a JSON object."""
     raw = storage.read_json(folder / "config.json")
     if not isinstance(raw, dict):
-        raise FrspecError(f"{folder / 'config.json'} holds no JSON object.")
+        raise FrspecError(f"{folder / 'config.json'} is not a JSON object.")
     return raw
 
 
 def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     """All tensors of a head's folder: model.safetensors or pytorch_model.bin, whole or in shards.
 
-    Raises `FrspecError` where there is no such file, it is broken, or it holds more than tensors.
+    Raises `FrspecError` if there is no such file, it is broken, or it holds more than tensors.
     """
     for name, read in ((WEIGHTS, read_safetensors), (_BIN, read_bin)):
         if (folder / name).is_file():
@@ -75,14 +77,15 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 def read_bin(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a file that `torch.save` wrote. Raises `FrspecError` for one that holds anything else."""
-    found = load_torch(path)
-    if not isinstance(found, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in found.values()):
-        raise FrspecError(f"{path} holds no mapping of names to tensors.")
-    return found
+    tensors = load_torch(path)
+    if not isinstance(tensors, dict) or not all(isinstance(each, torch.Tensor) for each in tensors.values()):
+        raise FrspecError(f"{path} is not a mapping of names to tensors.")
+    return tensors
 
 
 def _read_shards(index: Path, read: Any) -> dict[str, torch.Tensor]:
-    weight_map = storage.read_json(index).get("weight_map")
+    value = storage.read_json(index)
+    weight_map = value.get("weight_map") if isinstance(value, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise FrspecError(f"{index} holds no weight_map.")
     tensors: dict[str, torch.Tensor] = {}

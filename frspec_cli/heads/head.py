@@ -1,7 +1,7 @@
 """The EAGLE draft head as one module: a transformer layer that predicts the target's next feature.
 
 Alignment (EAGLE, arXiv 2401.15077): draft position i takes (token i+1, the target's post-norm feature f_i) at position
-id i; its output stands for f_{i+1}, so the LM head over it predicts token i+2. The output is fed back as the feature of
+id i; its output predicts f_{i+1}, so the LM head over it predicts token i+2. The output is fed back as the feature of
 the next draft step. Static shapes, no host reads: `torch.compile(fullgraph=True)` takes `forward` whole.
 """
 
@@ -20,7 +20,7 @@ class EagleHead(nn.Module):
     """The draft head of any layout; the target's embedding is attached, not owned.
 
     embedding_weight: [V, H], the target's, in the dtype that the head computes in.
-    own_lm_head: None where the target's LM head is used (eagle2, fused); else the head's own rows.
+    own_lm_head: the head's own rows; None if the target's LM head is used (eagle2, fused).
     """
 
     embedding_weight: torch.Tensor
@@ -106,10 +106,12 @@ class EagleHead(nn.Module):
         attention_mask: torch.Tensor,
         cache: KeyValueCache | None = None,
     ) -> torch.Tensor:
-        """One draft step over T positions.
+        """One draft step over T positions; returns the predicted features [B, T, H].
 
-        embeddings: [B, T, H] of the *next* tokens. features: [B, T, H]. position_ids: int64 [B, T].
-        attention_mask: additive [B or 1, 1, T, L]; L = T without a cache. Returns the predicted features [B, T, H].
+        embeddings: [B, T, H] of the *next* tokens.
+        features: [B, T, H].
+        position_ids: int64 [B, T].
+        attention_mask: additive [B or 1, 1, T, L]; L = T without a cache.
         """
         x = self.layer_input(embeddings, features)
         attended = self.layer.self_attn(
@@ -118,10 +120,10 @@ class EagleHead(nn.Module):
         return self.finish(x, attended)
 
     def finish(self, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-        """The predicted features: the layer's output, normed already where the layout feeds normed ones back."""
+        """The predicted features: the layer's output, already normed if the layout feeds normed ones back."""
         hidden = self.layer.finish(x, attended)
         return self.norm(hidden) if self.config.norm_output else hidden
 
     def lm_input(self, hidden: torch.Tensor) -> torch.Tensor:
-        """What the LM head reads: the head's own final norm, or the output itself (EAGLE-1/2, or normed already)."""
+        """The LM head's input: after the head's own final norm, or the output itself (EAGLE-1/2, or already normed)."""
         return hidden if self.config.layout == "eagle2" or self.config.norm_output else self.norm(hidden)

@@ -12,10 +12,10 @@ from frspec_cli.heads.config import HeadConfig
 
 
 class KeyValueCache(Protocol):
-    """Where keys (after RoPE) and values go: takes [B, KV, T, D] twice, gives [B, KV, L, D] twice."""
+    """Holds keys (after RoPE) and values: takes [B, KV, T, D] twice, returns [B, KV, L, D] twice."""
 
     def update(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Adds T positions and returns all L that the mask speaks of."""
+        """Adds T positions and returns all L that the mask covers."""
 
 
 class RMSNorm(nn.Module):
@@ -44,10 +44,10 @@ class Rotary(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Rotary:
         # Angles of far positions need float32: `head.to(bfloat16)` must not round the frequencies.
-        kept = self.inverse_frequencies
+        unrounded = self.inverse_frequencies
         super()._apply(fn, recurse)
         if self.inverse_frequencies.dtype.itemsize < 4:
-            self.inverse_frequencies = kept.to(self.inverse_frequencies.device)
+            self.inverse_frequencies = unrounded.to(self.inverse_frequencies.device)
         return self
 
     def forward(self, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -58,10 +58,10 @@ class Rotary(nn.Module):
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """x [B, heads, T, D] turned by its position; the two halves of D are the pairs (the Llama convention)."""
+    """x [B, heads, T, D] rotated by its position; the two halves of D are the pairs (the Llama convention)."""
     first, second = x.chunk(2, dim=-1)
-    turned = torch.cat((-second, first), dim=-1)
-    return (x * cos + turned * sin).to(x.dtype)
+    swapped = torch.cat((-second, first), dim=-1)
+    return (x * cos + swapped * sin).to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -139,7 +139,7 @@ class Mlp(nn.Module):
 
 
 class Layer(nn.Module):
-    """The draft's one layer. Which norms it has, and what its attention reads, depends on the layout."""
+    """The draft's one layer. Its norms and its attention's input depend on the layout."""
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
@@ -155,7 +155,7 @@ class Layer(nn.Module):
         self.mlp = Mlp(config)
 
     def attention_input(self, embeddings: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """What q, k and v read: x itself (EAGLE-1/2), its norm (ours), or norm(embedding) beside norm(x) (EAGLE-3)."""
+        """The input of q, k and v: x itself (EAGLE-1/2), its norm (ours), or norm(embedding) beside norm(x) (EAGLE-3)."""
         match self.layout:
             case "eagle2":
                 return x
@@ -172,7 +172,7 @@ class Layer(nn.Module):
 
 
 def inverse_frequencies(config: HeadConfig) -> tuple[torch.Tensor, float]:
-    """RoPE's inverse frequencies, float32 [D / 2], and the factor on cosines and sines (1 but for YaRN's kind)."""
+    """RoPE's inverse frequencies, float32 [D / 2], and the factor on cosines and sines (1 except for YaRN's kind)."""
     kind = config.rope.get("rope_type", "default")
     if kind == "default":
         exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim

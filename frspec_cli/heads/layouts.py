@@ -1,8 +1,8 @@
-"""Everyone's draft heads under one set of names: EAGLE-1/2 and EAGLE-3 as EAGLE, FR-Spec, SpecForge, SGLang, vLLM and
+"""Draft heads of all sources under one set of names: EAGLE-1/2 and EAGLE-3 as EAGLE, FR-Spec, SpecForge, SGLang, vLLM and
 speculators write them.
 
 Tensors are trusted over config.json: sizes, biases and norms are what the tensors have; the config gives what no tensor
-shows (heads, RoPE, epsilon, taps). A name that no layout has is an error, later, when the head is filled.
+shows (heads, RoPE, epsilon, taps). A name that no layout has is an error later, when the tensors are loaded into the head.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ _ATTENTION = LAYER + "self_attn."
 
 @dataclass(frozen=True, eq=False)
 class ParsedHead:
-    """A head as it was found, by `EagleHead`'s names.
+    """A checkpoint's contents, by `EagleHead`'s names.
 
-    config: with the taps that its config.json records; `taps` () where it records none. tensors: of `EagleHead`.
-    embedding [V, H] and lm_head [D, H]: its own, None where the target's serve. ids: int64 [D], the target's token of
-    each row of lm_head, None where row i is token i.
+    config: with the taps that its config.json records; `taps` is () if it records none.
+    tensors: of `EagleHead`.
+    embedding: [V, H], the head's own; None if it uses the target's.
+    lm_head: [D, H], the head's own; None if it uses the target's.
+    ids: int64 [D], the target's token of each row of `lm_head`; None if row i is token i.
     """
 
     config: HeadConfig
@@ -36,7 +38,7 @@ class ParsedHead:
     ids: torch.Tensor | None = None
 
     def with_taps_of(self, layers: int) -> HeadConfig:
-        """The config for a target of so many layers: EAGLE-3's taps (2, n // 2, n - 3) where none were recorded."""
+        """The config for a target with this many layers: EAGLE-3's default taps (2, n // 2, n - 3) if none were recorded."""
         if self.config.layout != "eagle3" or self.config.taps:
             return self.config
         return replace(self.config, taps=default_taps(layers))
@@ -48,8 +50,12 @@ def default_taps(layers: int) -> tuple[int, int, int]:
 
 
 def parse_head(raw: dict[str, Any], tensors: Tensors, *, layers: int | None, where: str) -> ParsedHead:
-    """What a head's config.json (`raw`) and tensors say together. layers: the target's, where it is known (to tell the two
-    conventions of counting taps apart). Raises `FrspecError` naming the tensor and what was expected."""
+    """Combines a head's config.json (`raw`) and its tensors.
+
+    layers: the target's number of layers, if it is known, to tell the two conventions of counting taps apart.
+    where: the head, for messages.
+    Raises `FrspecError` naming the tensor and what was expected.
+    """
     kind = detect_layout(raw, tensors)
     if kind is None:
         raise FrspecError(f"{where} is not a draft head of a layout that frspec knows: it lacks the tensor fc.weight.")
@@ -57,13 +63,13 @@ def parse_head(raw: dict[str, Any], tensors: Tensors, *, layers: int | None, whe
         return ParsedHead(own_config(raw, where=where), tensors)
     nested = raw.get("transformer_layer_config")
     flat = {**nested, **raw} if isinstance(nested, dict) else raw
-    named = {tensor_name(name): tensor for name, tensor in tensors.items()}
-    frequencies = named.pop(_ATTENTION + "rotary_emb.inv_freq", None)
-    config = _config(kind, flat, named, layers=layers, where=where)
+    renamed = {tensor_name(name): tensor for name, tensor in tensors.items()}
+    frequencies = renamed.pop(_ATTENTION + "rotary_emb.inv_freq", None)
+    config = _config(kind, flat, renamed, layers=layers, where=where)
     if frequencies is not None:
         _check_frequencies(config, frequencies, where=where)
-    embedding, lm_head = named.pop("embed_tokens.weight", None), named.pop("lm_head.weight", None)
-    d2t, t2d = named.pop("d2t", None), named.pop("t2d", None)
+    embedding, lm_head = renamed.pop("embed_tokens.weight", None), renamed.pop("lm_head.weight", None)
+    d2t, t2d = renamed.pop("d2t", None), renamed.pop("t2d", None)
     ids = None
     if kind == "eagle3":
         if lm_head is None:
@@ -73,15 +79,17 @@ def parse_head(raw: dict[str, Any], tensors: Tensors, *, layers: int | None, whe
         raise _wrong_shape("lm_head.weight", lm_head, ["rows", config.hidden_size], where)
     if lm_head is not None and kind == "eagle2" and len(lm_head) != config.vocab_size:
         raise _wrong_shape("lm_head.weight", lm_head, [config.vocab_size, config.hidden_size], where)
-    return ParsedHead(config, named, embedding, lm_head, ids)
+    return ParsedHead(config, renamed, embedding, lm_head, ids)
 
 
 def draft_ids(
     d2t: torch.Tensor | None, t2d: torch.Tensor | None, *, rows: int, vocab_size: int, where: str
 ) -> torch.Tensor | None:
-    """int64 [D]: the target's token of each draft row, `row + d2t[row]`; None where row i is token i.
+    """int64 [D]: the target's token of each draft row, `row + d2t[row]`; None if row i is token i.
 
-    d2t: [D] offsets. t2d: bool [V], must mark exactly those tokens. Raises `FrspecError` where they do not fit.
+    d2t: [D] offsets.
+    t2d: bool [V], which must mark exactly those tokens.
+    Raises `FrspecError` if they do not fit each other.
     """
     if d2t is None:
         if rows != vocab_size:
@@ -151,7 +159,7 @@ def _attention_sizes(raw: dict[str, Any], tensors: Tensors, where: str) -> dict[
 def _fc_taps(
     kind: Layout, raw: dict[str, Any], tensors: Tensors, *, layers: int | None, speculators: bool, where: str
 ) -> tuple[int, ...]:
-    """The recorded taps, () for EAGLE-1/2 or where none are; what `fc.weight` reads must fit them."""
+    """The recorded taps, () for EAGLE-1/2 or if none are recorded; the input size of `fc.weight` must fit them."""
     hidden, read = _shape(tensors, "fc.weight", where)
     taps: tuple[int, ...] = ()
     if kind == "eagle3":
@@ -171,7 +179,7 @@ def _vocab_size(raw: dict[str, Any], tensors: Tensors, where: str) -> int:
 
 def _required(raw: dict[str, Any], key: str, where: str) -> int:
     if not isinstance(raw.get(key), int) or raw[key] < 1:
-        raise FrspecError(f"{where}: its config.json holds no positive number {key}.")
+        raise FrspecError(f"{where}: its config.json has no positive number {key}.")
     return raw[key]
 
 
@@ -185,29 +193,29 @@ def _rope(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _taps(raw: dict[str, Any], *, count: int, layers: int | None, speculators: bool, where: str) -> tuple[int, ...]:
-    """The recorded taps as indices into `hidden_states`; () where the config records none.
+    """The recorded taps as indices into `hidden_states`; () if the config records none.
 
-    Two conventions are about: the number of the layer whose *output* is read (SpecForge, SGLang: 1, n//2-1, n-4), and the
-    index into `hidden_states`, one more (speculators, vLLM: 2, n//2, n-3). A default triple says which by itself.
+    Two conventions are in use: the number of the layer whose *output* is read (SpecForge, SGLang: 1, n//2-1, n-4), and the
+    index into `hidden_states`, one more (speculators, vLLM: 2, n//2, n-3). The default triple shows which one it is.
     """
     nested = raw.get("eagle_config")
     nested = nested if isinstance(nested, dict) else {}
     own = raw.get("eagle_aux_hidden_state_layer_ids")
-    found = own if own is not None else nested.get("eagle_aux_hidden_state_layer_ids")
-    if found is None:
+    recorded = own if own is not None else nested.get("eagle_aux_hidden_state_layer_ids")
+    if recorded is None:
         return ()
-    if len(found) != count or not all(isinstance(index, int) and index >= 0 for index in found):
-        raise FrspecError(f"{where}: its config taps the layers {found}, but fc.weight reads {count} of them.")
+    if len(recorded) != count or not all(isinstance(index, int) and index >= 0 for index in recorded):
+        raise FrspecError(f"{where}: its config taps the layers {recorded}, but fc.weight reads {count} of them.")
     outputs = not speculators and own is None
-    if layers is not None and tuple(found) == default_taps(layers):
+    if layers is not None and tuple(recorded) == default_taps(layers):
         outputs = False
-    elif layers is not None and tuple(index + 1 for index in found) == default_taps(layers):
+    elif layers is not None and tuple(index + 1 for index in recorded) == default_taps(layers):
         outputs = True
-    return tuple(index + outputs for index in found)
+    return tuple(index + outputs for index in recorded)
 
 
 def _check_frequencies(config: HeadConfig, frequencies: torch.Tensor, *, where: str) -> None:
-    """Old checkpoints store RoPE's frequencies too: they must be those that the config gives."""
+    """Checks RoPE's frequencies, which old checkpoints store too, against those that the config gives."""
     from frspec_cli.heads.layer import inverse_frequencies
 
     ours, _ = inverse_frequencies(config)
@@ -219,5 +227,5 @@ def _check_frequencies(config: HeadConfig, frequencies: torch.Tensor, *, where: 
 
 
 def _wrong_shape(name: str, tensor: torch.Tensor, expected: list[Any], where: str) -> FrspecError:
-    told = ", ".join(map(str, expected))
-    return FrspecError(f"{where}: tensor {name} has shape {list(tensor.shape)}, expected [{told}].")
+    shape = ", ".join(map(str, expected))
+    return FrspecError(f"{where}: tensor {name} has shape {list(tensor.shape)}, expected [{shape}].")

@@ -1,4 +1,4 @@
-"""What an export is asked for, without torch, so that the command line can check it at once."""
+"""The options of an export, without torch, so that the command line can check them at once."""
 
 from __future__ import annotations
 

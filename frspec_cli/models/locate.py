@@ -1,4 +1,4 @@
-"""What a model name means: an existing folder or .gguf, a short name, or `owner/name` on the model hub, in that order."""
+"""Resolves a model name: an existing folder or .gguf, a short name, or `owner/name` on the model hub, in that order."""
 
 from __future__ import annotations
 

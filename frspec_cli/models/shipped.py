@@ -12,8 +12,10 @@ _K = {DEFAULT_MODEL: DEFAULT_K, "gemma3-270m": 16384}
 
 @dataclass(frozen=True)
 class Shipped:
-    """The files that belong to one short name; each path is None where nothing is shipped. k: how much of the subset is
-    used where the user names no size."""
+    """The files that belong to one short name; a path is None if nothing is shipped.
+
+    k: how much of the subset is used if the user gives no size.
+    """
 
     counts: Path | None
     subset: Path | None
@@ -22,7 +24,7 @@ class Shipped:
 
 
 def data_folder() -> Path:
-    """Where the shipped data lies: inside the package when installed, beside it in a checkout."""
+    """The folder of the shipped data: inside the package if installed, beside it in a checkout."""
     package = Path(__file__).resolve().parent.parent
     installed = package / "data"
     return installed if installed.is_dir() else package.parent / "data"

@@ -108,7 +108,7 @@ def test_a_head_of_another_target_is_refused(tmp_path, target, message):
 
 
 def test_broken_files_are_one_sentence(tmp_path):
-    with pytest.raises(FrspecError, match="no such folder"):
+    with pytest.raises(FrspecError, match="it is not a folder"):
         load(tmp_path / "none")
     save_head(random_head(), tmp_path / "head", card="", dtype=torch.float32)
     (tmp_path / "head" / "model.safetensors").write_bytes(b"\x00" * 20)

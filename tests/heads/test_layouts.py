@@ -72,6 +72,9 @@ def test_pickled_sharded_and_prefixed_files_are_the_same_head(tmp_path, usual2):
     where = {name: "a.safetensors" if name in names[:4] else "b.safetensors" for name in names}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
     assert torch.equal(run(load(folder)), usual2)
+    (folder / "model.safetensors.index.json").write_text("[]")
+    with pytest.raises(FrspecError, match="holds no weight_map"):
+        load(folder)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"fc.weight": "../x"}}))
     with pytest.raises(FrspecError, match=r"names the file \.\./x, which is not beside it"):
         load(folder)
@@ -273,9 +276,9 @@ def test_pickled_code_is_never_run(tmp_path, capsys):
 
 
 def test_a_name_that_is_neither_folder_nor_on_the_hub(monkeypatch):
-    with pytest.raises(FrspecError, match="there is no draft head at owner/no-such-head: no such folder, and"):
+    with pytest.raises(FrspecError, match="there is no draft head at owner/no-such-head: it is not a folder, and"):
         load("owner/no-such-head")
-    with pytest.raises(FrspecError, match="there is no draft head at none: no such folder"):
+    with pytest.raises(FrspecError, match="there is no draft head at none: it is not a folder"):
         load("none")
 
 
