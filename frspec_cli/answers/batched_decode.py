@@ -89,16 +89,7 @@ def decode_batch(
     lengths = mask.sum(-1, keepdim=True)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     for step in range(max_new_tokens):
-        # The last position by an index, not a slice: bfloat16 linear layers crawl on strided rows (CPU, torch 2.13).
-        out = target.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=torch.tensor([ids.shape[1] - 1], device=device),
-        )
-        tokens = choose(out.logits[:, -1], rows, step)
+        tokens = choose(_next_logits(target, ids, mask, positions, cache), rows, step)
         rows = _record(tokens.tolist(), rows, completions, ends)
         left = [place for place, row in enumerate(rows) if row >= 0]
         on_step(sum(1 for completion in completions if len(completion) > step))
@@ -112,6 +103,22 @@ def decode_batch(
             ids, mask, positions, lengths = ids[keep], mask[keep], positions[keep], lengths[keep]
             rows = [rows[place] for place in left]
     return [Completion(tuple(ids), stopped=ids[-1] in ends) for ids in completions]
+
+
+def _next_logits(
+    target: Target, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any
+) -> torch.Tensor:
+    """[B, V] behind the last of the new `ids` [B, T]; the cache grows by T. mask: over all positions so far."""
+    out = target.model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        # An index, not a slice: bfloat16 linear layers crawl on strided rows (CPU, torch 2.13).
+        logits_to_keep=torch.tensor([ids.shape[1] - 1], device=ids.device),
+    )
+    return out.logits[:, -1]
 
 
 def _record(tokens: list[int], rows: list[int], completions: list[list[int]], ends: set[int]) -> list[int]:

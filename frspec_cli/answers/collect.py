@@ -75,31 +75,44 @@ def collect(
     with RunFolder.opened(run_folder(out)) as folder:
         folder.resume(_inputs(target, tokenized, options), restart=restart)
         parts = [folder.path(f"batch-{number:06d}.jsonl") for number in range(len(plan))]
-        missing = [number for number, path in enumerate(parts) if not path.is_file()]
-        ahead = sum(len(plan[number]) for number in missing)
-        if len(missing) < len(plan):
-            callbacks.say(f"resuming: {len(tokenized) - ahead:,} of {len(tokenized):,} answers are there")
         earlier_tokens, earlier_stopped = _count_records(path for path in parts if path.is_file())
-        callbacks.begin(ahead)
-        new_tokens = new_stopped = 0
-        for number in missing:
-            batch = [tokenized[i] for i in plan[number]]
-            completions = _answer(target, batch, options, callbacks)
-            records = [to_record(target, *pair, options) for pair in zip(batch, completions, strict=True)]
-            storage.write_text(parts[number], "".join(records))
-            new_tokens += sum(len(completion.ids) for completion in completions)
-            new_stopped += sum(completion.stopped for completion in completions)
-            callbacks.finished(len(batch))
+        tokens, stopped = _answer_missing(target, tokenized, plan, parts, options, callbacks)
         _write(out, _in_prompt_order(plan, parts))
         folder.remove()
     return Collected(
         answers=len(tokenized),
-        tokens=earlier_tokens + new_tokens,
-        stopped=earlier_stopped + new_stopped,
+        tokens=earlier_tokens + tokens,
+        stopped=earlier_stopped + stopped,
         left_out=left_out,
-        new_tokens=new_tokens,
+        new_tokens=tokens,
         seconds=time.monotonic() - began,
     )
+
+
+def _answer_missing(
+    target: Target,
+    prompts: Sequence[TokenizedPrompt],
+    plan: list[list[int]],
+    parts: list[Path],
+    options: CollectOptions,
+    callbacks: Callbacks,
+) -> tuple[int, int]:
+    """Answers the batches of `plan` whose part is missing: (tokens generated, answers that ended by themselves)."""
+    missing = [number for number, path in enumerate(parts) if not path.is_file()]
+    ahead = sum(len(plan[number]) for number in missing)
+    if len(missing) < len(plan):
+        callbacks.say(f"resuming: {len(prompts) - ahead:,} of {len(prompts):,} answers are there")
+    callbacks.begin(ahead)
+    tokens = stopped = 0
+    for number in missing:
+        batch = [prompts[i] for i in plan[number]]
+        completions = _answer(target, batch, options, callbacks)
+        records = [to_record(target, *pair, options) for pair in zip(batch, completions, strict=True)]
+        storage.write_text(parts[number], "".join(records))
+        tokens += sum(len(completion.ids) for completion in completions)
+        stopped += sum(completion.stopped for completion in completions)
+        callbacks.finished(len(batch))
+    return tokens, stopped
 
 
 def encode_prompts(target: Target, prompts: list[Prompt], options: CollectOptions) -> tuple[list[TokenizedPrompt], int]:

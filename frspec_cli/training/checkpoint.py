@@ -21,8 +21,6 @@ from frspec_cli.training.trainer import Trainer
 FEATURES = "features"
 _RECORD = "run.json"
 _WEIGHT = "weight."
-_BEFORE = {"accumulate": 1, "processes": 1, "layout": "frspec", "draft vocabulary": None, "optimizer": "adamw"}
-"""The values of runs that were begun before run.json had these names."""
 
 
 class SavedRun:
@@ -75,7 +73,7 @@ def held_folder(out: Path, inputs: Mapping[str, Any], *, restart: bool) -> Itera
     Raises `FrspecError` if another process holds it, or if an earlier run there had other inputs, naming the first.
     """
     with RunFolder.opened(run_folder(out, TRAINING)) as folder:
-        folder.resume(inputs, restart=restart, record=_RECORD, defaults=_BEFORE, keep=(FEATURES,))
+        folder.resume(inputs, restart=restart, record=_RECORD, keep=(FEATURES,))
         _restore_head(out)
         yield
 

@@ -227,3 +227,13 @@ def test_the_lm_head_reads_contiguous_rows(target):
     hook.remove()
     assert strides
     assert all(strides)
+
+
+def test_prompts_without_ids_of_their_own_get_noise_of_their_own(target, tmp_path):
+    """Three equal prompts whose ids are null: equal noise would give equal answers."""
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"id": null, "prompt": "the fox"}\n' * 3)
+    collect(target, path, tmp_path / "a.jsonl", replace(OPTIONS, sampling=Sampling(temperature=1.0)))
+    found = records(tmp_path / "a.jsonl")
+    assert len({record["id"] for record in found}) == 3
+    assert len({tuple(record["response_token_ids"]) for record in found}) == 3
