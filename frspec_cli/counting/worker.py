@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,11 +15,10 @@ from frspec_cli.corpus.reading import read_shard
 from frspec_cli.corpus.shards import Shard
 from frspec_cli.corpus.streams import BrokenFile
 from frspec_cli.counting.accumulator import CountAccumulator, ShardCounts
-from frspec_cli.counting.document_encoder import DocumentEncoder, build_encoder
+from frspec_cli.counting.document_encoder import DocumentEncoder, EncodedBatch, build_encoder
 from frspec_cli.counting.options import CountOptions
-from frspec_cli.counting.table import FOLDS
 from frspec_cli.progress import Advance
-from frspec_cli.tokens.encoder import Encoded, Encoder, ReferenceEncoder
+from frspec_cli.tokens.encoder import Encoder, ReferenceEncoder
 
 BATCH_DOCUMENTS = 512
 BATCH_BYTES = 2 << 20
@@ -160,7 +158,7 @@ class _ShardRun:
 
     def _count_batch(self, documents: list[Document]) -> None:
         """Counts documents, up to the limit on tokens."""
-        batch = _Batch.encoded(documents, self.counter.encoder)
+        batch = EncodedBatch.of(documents, self.counter.encoder)
         kept = self._within_limit(batch.lengths)
         if kept is batch.lengths:
             for source, fold, ids, lengths in batch.groups():
@@ -199,7 +197,7 @@ class _ShardRun:
             unique_ids = _unique_by_document(ids, lengths, self.counter.rows)
             self.accumulator.add_documents(source, fold, unique_ids)
 
-    def _sample(self, batch: _Batch, kept: int) -> None:
+    def _sample(self, batch: EncodedBatch, kept: int) -> None:
         """Keeps a few documents for the reference: chosen by their hash, never more than their share of the bytes."""
         for index, document in enumerate(batch.documents[:kept]):
             size = len(document.data)
@@ -207,55 +205,6 @@ class _ShardRun:
             if fits and size and (batch.crcs[index] >> 8) % 16 == 0:
                 self.sampled_bytes += size
                 self.samples.append((document, batch.ids_of(index).copy()))
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Documents with their ids.
-
-    Documents are encoded grouped by source and fold, so that a group's ids are one slice; limits and samples go by the
-    order in which they were read. All fields but the last two are in the order read; `place` leads from it to the other.
-
-    documents, crcs: as read, with the CRC-32 of each.
-    keys: (source, fold) of each.
-    lengths: int64 [documents], how many ids each has.
-    place: where in `grouped` each is.
-    grouped: the ids, document by document, sorted by (source, fold).
-    """
-
-    documents: list[Document]
-    crcs: list[int]
-    keys: list[tuple[str, int]]
-    lengths: np.ndarray
-    place: np.ndarray
-    grouped: Encoded
-
-    @staticmethod
-    def encoded(documents: list[Document], encoder: DocumentEncoder) -> _Batch:
-        """Encodes the documents."""
-        # A document's fold, 0 to 9, is its hash mod 10: the same on every machine, and nearly free.
-        crcs = [zlib.crc32(document.data) for document in documents]
-        keys = [(document.source, crc % FOLDS) for document, crc in zip(documents, crcs, strict=True)]
-        order = sorted(range(len(documents)), key=keys.__getitem__)
-        grouped = encoder.encode([documents[index] for index in order])
-        lengths, place = np.empty((2, len(documents)), dtype=np.int64)
-        lengths[order] = np.diff(grouped.offsets)
-        place[order] = np.arange(len(documents))
-        return _Batch(documents, crcs, keys, lengths, place, grouped)
-
-    def ids_of(self, index: int) -> np.ndarray:
-        """The ids of one document, by the order read."""
-        return self.grouped.of(int(self.place[index]))
-
-    def groups(self) -> Iterator[tuple[str, int, np.ndarray, np.ndarray]]:
-        """(source, fold, ids, lengths of its documents) of every group."""
-        keys = sorted(self.keys)
-        ids, offsets = self.grouped
-        first = 0
-        for last in range(1, len(keys) + 1):
-            if last == len(keys) or keys[last] != keys[first]:
-                yield *keys[first], ids[offsets[first] : offsets[last]], np.diff(offsets[first : last + 1])
-                first = last
 
 
 class _Digest:
