@@ -21,6 +21,7 @@ from frspec_cli import storage
 from frspec_cli.answers.batched_decode import Completion, TokenizedPrompt, decode_batch, make_batches
 from frspec_cli.answers.options import CollectOptions
 from frspec_cli.answers.prompts import Prompt, read_prompts
+from frspec_cli.corpus.conversations import read_answer_records
 from frspec_cli.decoding.text import decode
 from frspec_cli.errors import FrspecError, option
 from frspec_cli.models.identity import target_identity
@@ -209,9 +210,9 @@ def _count_records(parts: Iterable[Path]) -> tuple[int, int]:
     """(answered tokens, answers that ended by themselves) of the batches that an earlier run finished."""
     tokens = stopped = 0
     for path in parts:
-        for record in map(json.loads, _lines(path)):
-            tokens += len(record["response_token_ids"])
-            stopped += record["finish"] == "stop"
+        for _, answer in read_answer_records(path):
+            tokens += len(answer.response_ids)
+            stopped += answer.finished
     return tokens, stopped
 
 

@@ -1,6 +1,6 @@
 """What a tokenizer.json says about its tokens, without building the tokenizer.
 
-Building it only to list its tokens would take 3.6 s instead of 0.9 s for Gemma-3 (to the fingerprint, median of 5).
+Building it only to list its tokens takes 2.4 s of CPU time for Gemma-3, reading them 0.7 s (to the fingerprint, median of 5).
 """
 
 from __future__ import annotations
