@@ -27,12 +27,12 @@ def contents(folder):
 @pytest.mark.parametrize("to", ["eagle", "sglang", "speculators"])
 def test_an_eagle3_head_drafts_the_same_in_every_layout(tmp_path, to):
     source = write(tmp_path / "head", eagle3(), {"rope_theta": 50000.0})
-    done = export_head(source, to, tmp_path / "out", layers=8, target="owner/target")
+    written = export_head(source, to, tmp_path / "out", layers=8, target="owner/target")
     config, tensors = contents(tmp_path / "out")
     assert torch.equal(run(load(tmp_path / "out")), run(load(source)))
     assert tensors.keys() == eagle3("layers.0." if to == "speculators" else "midlayer.").keys()
     assert torch.equal(tensors["d2t"] + torch.arange(D), IDS)
-    assert (done.k, config["draft_vocab_size"]) == (D, D)
+    assert (written.k, config["draft_vocab_size"]) == (D, D)
     names = {"eagle": "LlamaForCausalLM", "sglang": "LlamaForCausalLMEagle3", "speculators": "Eagle3Speculator"}
     assert config["architectures"] == [names[to]]
     if to == "speculators":
@@ -52,9 +52,9 @@ def test_recorded_taps_go_over_in_the_readers_own_counting(tmp_path):
 def test_slicing_keeps_the_rows_of_the_subset_and_says_what_it_lacks(tmp_path):
     source = write(tmp_path / "head", eagle3())
     subset = torch.tensor([33, 5, 2, 49, 7])  # by rank; token 5 has no row
-    done = export_head(source, "speculators", tmp_path / "out", subset=subset)
-    assert done.k == 4
-    assert done.warnings[0].startswith("1 of the subset's 5 tokens are left out")
+    written = export_head(source, "speculators", tmp_path / "out", subset=subset)
+    assert written.k == 4
+    assert written.warnings[0].startswith("1 of the subset's 5 tokens are left out")
     whole, sliced = load(source), load(tmp_path / "out")
     kept = [2, 7, 33, 49]
     assert sliced.own_lm_head.ids.tolist() == kept
@@ -99,7 +99,7 @@ def test_llama_3_rope_goes_where_it_is_understood(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("extra", "config", "to", "named"),
+    ("extra", "config", "to", "name"),
     [
         ({}, {"speculators_model_type": "eagle3", "norm_before_residual": True}, "sglang", "norm_before_residual"),
         ({}, {"speculators_model_type": "eagle3", "norm_output": True}, "eagle", "norm_output"),
@@ -109,9 +109,9 @@ def test_llama_3_rope_goes_where_it_is_understood(tmp_path):
         ({}, {"eagle_aux_hidden_state_layer_ids": [1, 2, 3], "speculators_model_type": "x"}, "eagle", "always taps"),
     ],
 )
-def test_what_a_peer_cannot_compute_is_refused_by_name(tmp_path, extra, config, to, named):
+def test_what_a_peer_cannot_compute_is_refused_by_name(tmp_path, extra, config, to, name):
     source = write(tmp_path / "head", eagle3() | extra, config)
-    with pytest.raises(FrspecError, match=named):
+    with pytest.raises(FrspecError, match=name):
         export_head(source, to, tmp_path / "out", layers=8)
     assert not (tmp_path / "out").exists()
     export_head(source, "speculators", tmp_path / "kept", layers=8)
@@ -159,7 +159,7 @@ def test_the_command(cli, own, tmp_path):
         (["--to", "eagle", "--vocab", "none.parquet"], 1, "there is no file none.parquet."),
     ):
         options = [*more, "--out", str(tmp_path / "x")] if "--out" not in more else more
-        found, out, err = cli("export-draft", source, *options)
-        assert (found, out) == (code, "")
+        exit_code, out, err = cli("export-draft", source, *options)
+        assert (exit_code, out) == (code, "")
         assert said in " ".join(err.split())
     assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"

@@ -254,9 +254,9 @@ def test_wrong_tensors_of_an_eagle3_head(tmp_path, change, message):
     ],
 )
 def test_wrong_tensors_of_an_eagle2_head(tmp_path, tensors, config, message):
-    found = {name: tensor for name, tensor in (eagle2() | tensors).items() if tensor is not None}
+    remaining = {name: tensor for name, tensor in (eagle2() | tensors).items() if tensor is not None}
     with pytest.raises(FrspecError, match=message):
-        load(write(tmp_path / "a", found, config))
+        load(write(tmp_path / "a", remaining, config))
 
 
 class Evil:
@@ -283,16 +283,16 @@ def test_a_name_that_is_neither_folder_nor_on_the_hub(monkeypatch):
 
 
 def test_the_hub_is_asked_for_safetensors_first(tmp_path, monkeypatch, usual2):
-    asked = []
+    requests = []
 
     def snapshot(name, patterns):
-        asked.append(patterns)
+        requests.append(patterns)
         folder = tmp_path / "hub"
-        return write(folder, eagle2(), pickled=True) if len(asked) > 1 else (folder.mkdir() or folder)
+        return write(folder, eagle2(), pickled=True) if len(requests) > 1 else (folder.mkdir() or folder)
 
     monkeypatch.setattr("frspec_cli.heads.files.download_snapshot", snapshot)
     assert torch.equal(run(load("owner/name")), usual2)
-    assert [any(".bin" in pattern for pattern in patterns) for patterns in asked] == [False, True]
+    assert [any(".bin" in pattern for pattern in patterns) for patterns in requests] == [False, True]
 
 
 # --- compiled

@@ -140,7 +140,7 @@ def test_a_slice_drafts_the_same_inside_its_subset(cli, trained, tiny_folder, tm
     config = json.loads((out / "config.json").read_text())
     for fingerprint, code, said in (
         ("0" * 64, 1, "was made for another tokenizer"),
-        (None, 0, "does not say which tokenizer"),
+        (None, 0, "does not record its tokenizer"),
     ):
         changed = shutil.copytree(out, tmp_path / f"other-{code}")
         (changed / "config.json").write_text(json.dumps(config | {"tokenizer_fingerprint": fingerprint}))

@@ -1,6 +1,6 @@
 """Makes the golden tensors: tiny heads with drawn weights, run once by the published EAGLE code.
 
-    PYTHONPATH=CHECKOUT:LIBRARIES python tests/drafting/golden/make.py
+    PYTHONPATH=CHECKOUT:LIBRARIES python tests/heads/golden/make.py
 
 CHECKOUT is SafeAILab/EAGLE at cb7e084 (its eagle/model), LIBRARIES a folder with transformers 4.57.3, huggingface_hub
 0.36.0 and tokenizers 0.22.1, which that code needs; torch 2.13, float32, one CPU thread. For eagle2 and eagle3 it writes a
@@ -67,8 +67,7 @@ def make(kind: str, folder: Path) -> None:
     )  # fmt: skip
     head = torch.nn.Linear(H, V, bias=False)
     head.weight.copy_(lm_head)
-    found = model.topK_genrate(states[None], tokens[None], head, None)
-    draft_tokens, _, mask, positions = found
+    draft_tokens, _, mask, positions = model.topK_genrate(states[None], tokens[None], head, None)
     golden = {"embedding": model.embed_tokens.weight, "tokens": tokens, "states": states, "prefill": prefill[0]}
     golden |= {"step": step[0], "draft_tokens": draft_tokens[0], "positions": positions, "mask": mask[0, 0].bool()}
     golden |= {} if wide else {"lm_head": lm_head}
