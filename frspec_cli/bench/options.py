@@ -44,6 +44,7 @@ class BenchOptions:
             if len(set(values)) < len(values):
                 raise UsageError(f"{option(name)} names one value twice.")
         refuse_unused(self.methods, k=self.ks, context_slots=self.context_slots)
+        TreeConfig(depth=self.depth, beam=self.beam, nodes=self.nodes)  # refuses sizes outside its range
 
     @property
     def tree(self) -> TreeConfig:

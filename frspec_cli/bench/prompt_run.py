@@ -80,7 +80,7 @@ class PromptRun:
             else:
                 values[index] = record["value"]
         if not values:
-            self.folder.clear()  # nothing is worth resuming
+            self.folder.remove()  # nothing is worth resuming
             first = self.failures[0]
             raise FrspecError(
                 f"all {len(indices):,} prompts failed, the first ({first['id']}) because {first['reason']}"
@@ -97,7 +97,7 @@ class PromptRun:
             return {"value": measure(index)}
         except FrspecError as error:
             failure = {"id": self.prompts[index].id, "reason": str(error)}
-            self.callbacks.warn(f"prompt {failure['id']} failed: {failure['reason']}")
+            self.callbacks.warn(f"prompt {failure['id']} failed: {error.message}")
             return {"failure": failure}
 
     def _path(self, stage: str, index: int) -> Path:

@@ -1,4 +1,4 @@
-"""A draft head of the right shape with untrained weights, for timing where no trained one exists.
+"""A draft head of the right shape with untrained weights, for timing when no trained one exists.
 
 The cost of a cycle depends on shapes alone, never on the values of the weights; nothing else that such a head does
 (acceptance, tokens per second) means anything.

@@ -77,15 +77,15 @@ def make_arms(pipelines: Pipelines, options: ReplayOptions) -> list[ReplayArm]:
     arms = []
     for head_number, by_vocab in enumerate(pipelines, start=1):
         head = f" head {head_number}" if len(pipelines) > 1 else ""
-        for shape in options.trees:
-            tree = f" {shape.depth},{shape.beam},{shape.nodes}" if len(options.trees) > 1 else ""
+        for tree in options.trees:
+            size_of_tree = f" {tree.depth},{tree.beam},{tree.nodes}" if len(options.trees) > 1 else ""
             for method, vocab_number, k in _variants(len(by_vocab), options):
                 pipeline = by_vocab[vocab_number]
-                drafter = pipeline.drafter(method, tree=shape, k=k)
+                drafter = pipeline.drafter(method, tree=tree, k=k)
                 assert isinstance(drafter, EagleDrafter)
                 size = f"@{k}" if len(options.ks) > 1 and k else ""
                 vocab = f" vocab {vocab_number + 1}" if len(by_vocab) > 1 and method == "frspec" else ""
-                arms.append(ReplayArm(method + size + vocab + head + tree, method, pipeline.draft, drafter))
+                arms.append(ReplayArm(method + size + vocab + head + size_of_tree, method, pipeline.draft, drafter))
     return arms
 
 
@@ -202,14 +202,14 @@ def _summary(
     summary: dict[str, Any] = {}
     for arm in arms:
         answers = [by_arm[arm.name] for by_arm in replayed]
-        shape = arm.drafter.tree
+        tree = arm.drafter.tree
         summary[arm.name] = {
             "method": arm.method,
             "k": arm.drafter.k,
             "draft": arm.draft,
-            "depth": shape.depth,
-            "beam": shape.beam,
-            "nodes": shape.nodes,
+            "depth": tree.depth,
+            "beam": tree.beam,
+            "nodes": tree.nodes,
             "failed": failed,
             **figures(answers, seed=seed),
             "categories": by_category(answers, seed=seed),

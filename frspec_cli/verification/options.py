@@ -49,6 +49,7 @@ class VerifyOptions:
         if self.method not in METHODS:
             raise UsageError(f"{option('method')} {self.method} is not one of {', '.join(METHODS)}.")
         refuse_unused([self.method], draft=self.draft, vocab=self.vocab, k=self.k)
+        TreeConfig(depth=self.depth, beam=self.beam, nodes=self.nodes)  # refuses sizes outside its range
 
     @property
     def tree(self) -> TreeConfig:

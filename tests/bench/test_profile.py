@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
@@ -20,7 +19,6 @@ from frspec_cli.decoding.engine import Engine
 from frspec_cli.decoding.options import TreeConfig
 from frspec_cli.decoding.pipeline import Pipeline
 from frspec_cli.progress import Callbacks
-from frspec_cli.statistics import RESAMPLES, median, median_ratio
 from tests.tiny import tiny_target
 
 PROMPTS = [[5, 17, 20], [9, 9, 3, 1, 30], [2]]
@@ -31,44 +29,44 @@ OPTIONS = ProfileOptions(
 
 
 @pytest.fixture(scope="module")
-def parts() -> Pipeline:
+def pipeline() -> Pipeline:
     return with_untrained_head(Pipeline(target=tiny_target()), k=64)
 
 
-def profile(parts: Pipeline, prompts: list[list[int]], out: Path, *, options=OPTIONS, **more):
-    named = [TokenizedPrompt(str(number), "", tuple(ids)) for number, ids in enumerate(prompts, start=1)]
-    return run_profile(parts, options, named, out=out / "result.json", **more)
+def profile(pipeline: Pipeline, prompts: list[list[int]], folder: Path, **more):
+    tokenized = [TokenizedPrompt(str(number), "", tuple(ids)) for number, ids in enumerate(prompts, start=1)]
+    return run_profile(pipeline, OPTIONS, tokenized, out=folder / "result.json", **more)
 
 
-def test_every_method_is_profiled_over_all_prompts(parts, tmp_path) -> None:
+def test_every_method_is_profiled_over_all_prompts(pipeline, tmp_path) -> None:
     totals: list[int] = []
     finished: list[int] = []
     callbacks = Callbacks(begin=totals.append, finished=finished.append)
-    found = profile(parts, PROMPTS, tmp_path, callbacks=callbacks)["profile"]
+    result = profile(pipeline, PROMPTS, tmp_path, callbacks=callbacks)["profile"]
     assert totals == [sum(finished)] == [2 * 3]  # three prompts in both passes
-    assert list(found["methods"]) == ["ar", "eagle", "frspec", "lookup"]
-    assert found["methods"]["ar"]["cycles"] == 3 * 11
-    assert (found["methods"]["eagle"]["k"], found["methods"]["frspec"]["k"]) == (320, 64)
-    for figures in found["methods"].values():
+    assert list(result["methods"]) == ["ar", "eagle", "frspec", "lookup"]
+    assert result["methods"]["ar"]["cycles"] == 3 * 11
+    assert (result["methods"]["eagle"]["k"], result["methods"]["frspec"]["k"]) == (320, 64)
+    for figures in result["methods"].values():
         assert figures["cycle_ms"]["low"] <= figures["cycle_ms"]["value"] <= figures["cycle_ms"]["high"]
         assert list(figures["parts_ms"]) == list(figures["shares"]) == list(PARTS)
         assert sum(figures["shares"].values()) == pytest.approx(1)
         assert all(share >= 0 for share in figures["shares"].values())
-    assert found["methods"]["ar"]["shares"][LM_HEAD] == 0
-    assert found["methods"]["frspec"]["shares"][LM_HEAD] > 0
-    assert list(found["ratios"]) == ["eagle/frspec"]
-    assert found["ratios"]["eagle/frspec"]["draft"]["value"] > 0
+    assert result["methods"]["ar"]["shares"][LM_HEAD] == 0
+    assert result["methods"]["frspec"]["shares"][LM_HEAD] > 0
+    assert list(result["ratios"]) == ["eagle/frspec"]
+    assert result["ratios"]["eagle/frspec"]["draft"]["value"] > 0
 
 
-def test_time_is_booked_where_it_is_spent(parts, monkeypatch) -> None:
+def test_time_is_booked_where_it_is_spent(pipeline, monkeypatch) -> None:
     """On a clock that stands still but for one part, each in turn: what that part took is booked there and nowhere else."""
     clock = [0.0]
     monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
 
-    def ticking(honest):
-        def run(*arguments, **named):
+    def ticking(original):
+        def run(*arguments, **keywords):
             clock[0] += 1.0
-            return honest(*arguments, **named)
+            return original(*arguments, **keywords)
 
         return run
 
@@ -78,7 +76,7 @@ def test_time_is_booked_where_it_is_spent(parts, monkeypatch) -> None:
         ("_run", LAYER, 3),
         ("propose", TREE, 1),
     ]:
-        engine = parts.engine("frspec", tree=SHAPE)
+        engine = pipeline.engine("frspec", tree=SHAPE)
         owner = engine if method == "forward" else engine.drafter
         setattr(owner, method, ticking(getattr(owner, method)))
         probe = Probe(engine)
@@ -88,39 +86,39 @@ def test_time_is_booked_where_it_is_spent(parts, monkeypatch) -> None:
                 assert taken == dict.fromkeys(PARTS, 0.0) | {part: calls}, method
 
 
-def test_the_timed_pass_runs_no_probe(parts, monkeypatch, tmp_path) -> None:
+def test_the_timed_pass_runs_no_probe(pipeline, monkeypatch, tmp_path) -> None:
     """What is timed is made before any probe is, and no engine is shared between the passes."""
-    made: list[Engine] = []
+    created: list[Engine] = []
     timed: list[Engine] = []
     probed: list[Engine] = []
-    honest_engines, honest_text, honest_probe = module._engines, module.time_text, Probe.__init__
+    original_engines, original_text, original_probe = module._engines, module.time_text, Probe.__init__
 
     def engines(*arguments):
-        made.extend((new := honest_engines(*arguments)).values())
+        created.extend((new := original_engines(*arguments)).values())
         return new
 
     def time_text(engine, *arguments):
         assert not probed
         timed.append(engine)
-        return honest_text(engine, *arguments)
+        return original_text(engine, *arguments)
 
-    def noting(self, engine) -> None:
+    def recording(self, engine) -> None:
         probed.append(engine)
-        honest_probe(self, engine)
+        original_probe(self, engine)
 
     monkeypatch.setattr(module, "_engines", engines)
     monkeypatch.setattr(module, "time_text", time_text)
-    monkeypatch.setattr(Probe, "__init__", noting)
-    profile(parts, PROMPTS[:1], tmp_path)
-    assert list(map(id, timed)) == list(map(id, made[:4]))
+    monkeypatch.setattr(Probe, "__init__", recording)
+    profile(pipeline, PROMPTS[:1], tmp_path)
+    assert list(map(id, timed)) == list(map(id, created[:4]))
     assert len(probed) == 4
     assert not any(engine is other for engine in probed for other in timed)
     assert all("forward" not in vars(engine) for engine in timed)
 
 
-def test_a_part_that_was_renamed_is_an_error(parts, monkeypatch) -> None:
+def test_a_part_that_was_renamed_is_an_error(pipeline, monkeypatch) -> None:
     """A method that no longer exists must not be shown as one that takes no time."""
-    engine = parts.engine("frspec", tree=SHAPE)
+    engine = pipeline.engine("frspec", tree=SHAPE)
     monkeypatch.delattr(EagleDrafter, "_log_probs")
     with pytest.raises(AttributeError, match="_log_probs"):
         Probe(engine)
@@ -131,43 +129,43 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize("after", [1, 3, 4, 5])
-def test_a_killed_profile_resumes(parts, tmp_path, after: int) -> None:
+def test_a_killed_profile_resumes(pipeline, tmp_path, after: int) -> None:
     """It dies in the first pass or in the second; what was timed is not timed again, and all prompts are there."""
-    landed = [0]
+    finished = [0]
 
     def die(count: int) -> None:
-        landed[0] += count
-        if landed[0] == after:
+        finished[0] += count
+        if finished[0] == after:
             raise Killed
 
     with pytest.raises(Killed):
-        profile(parts, PROMPTS, tmp_path, callbacks=Callbacks(finished=die))
+        profile(pipeline, PROMPTS, tmp_path, callbacks=Callbacks(finished=die))
     assert not (tmp_path / "result.json").exists()
     before = {path.name: path.read_bytes() for path in (tmp_path / "result.json.ledger").glob("*-*.json")}
     assert len(before) == after
     measured: list[int] = []
-    found = profile(parts, PROMPTS, tmp_path, callbacks=Callbacks(finished=measured.append))
+    result = profile(pipeline, PROMPTS, tmp_path, callbacks=Callbacks(finished=measured.append))
     assert sum(measured) == 6
-    assert found["profile"]["methods"]["ar"]["cycles"] == 3 * 11
+    assert result["profile"]["methods"]["ar"]["cycles"] == 3 * 11
     timed = json.loads(before["cycles-000000.json"])["value"]
-    first = found["profile"]["methods"]["ar"]["cycle_ms"]
+    first = result["profile"]["methods"]["ar"]["cycle_ms"]
     assert first["low"] <= 1000 * max(timed["ar"]["cycle"])
     assert not (tmp_path / "result.json.ledger").exists()
 
 
-def test_a_prompt_that_fails_is_left_out_and_named(parts, tmp_path) -> None:
+def test_a_prompt_that_fails_is_left_out_and_named(pipeline, tmp_path) -> None:
     warnings: list[str] = []
-    found = profile(parts, [PROMPTS[0], [5] * 510, PROMPTS[1]], tmp_path, callbacks=Callbacks(warn=warnings.append))
-    assert found["profile"]["failed"] == 1
-    assert found["failures"] == [{"id": "2", "reason": found["failures"][0]["reason"]}]
-    assert "do not fit into the model's context of 512" in found["failures"][0]["reason"]
+    result = profile(pipeline, [PROMPTS[0], [5] * 510, PROMPTS[1]], tmp_path, callbacks=Callbacks(warn=warnings.append))
+    assert result["profile"]["failed"] == 1
+    assert result["failures"] == [{"id": "2", "reason": result["failures"][0]["reason"]}]
+    assert "do not fit into the model's context of 512" in result["failures"][0]["reason"]
     assert "prompt 2 failed" in warnings[0]
-    assert found["profile"]["methods"]["ar"]["cycles"] == 2 * 11
+    assert result["profile"]["methods"]["ar"]["cycles"] == 2 * 11
 
 
-def test_a_probe_changes_no_token(parts) -> None:
-    plain = parts.engine("eagle", tree=SHAPE).complete(PROMPTS[1], max_new_tokens=20)
-    engine = parts.engine("eagle", tree=SHAPE)
+def test_a_probe_changes_no_token(pipeline) -> None:
+    plain = pipeline.engine("eagle", tree=SHAPE).complete(PROMPTS[1], max_new_tokens=20)
+    engine = pipeline.engine("eagle", tree=SHAPE)
     Probe(engine)
     assert engine.complete(PROMPTS[1], max_new_tokens=20).token_ids == plain.token_ids
 
@@ -180,34 +178,6 @@ def test_an_untrained_head_is_the_same_for_one_seed_and_leaves_the_random_state(
     first, again, other = (head.fc.weight for head in heads)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-
-
-def test_medians_and_their_ratio() -> None:
-    rounds, base = [[1.0, 2.0, 3.0], [2.0, 2.0]], [[4.0], [4.0, 4.0]]
-    assert median(rounds, seed=0) == {"value": 2.0, "low": 2.0, "high": 2.0}
-    assert median_ratio(base, rounds, seed=0)["value"] == 2.0
-
-
-def test_the_interval_is_that_of_medians_over_drawn_rounds() -> None:
-    """Against the same draws, one by one."""
-    generator = np.random.default_rng(6)
-    rounds = [generator.lognormal(size=size).tolist() for size in (3, 1, 4, 2, 6)]
-    draws = np.random.default_rng(9).integers(0, 5, size=(RESAMPLES, 5))
-    medians = [np.median([value for index in draw for value in rounds[index]]) for draw in draws]
-    found = median(rounds, seed=9)
-    assert [found["low"], found["high"]] == pytest.approx(list(np.quantile(medians, [0.025, 0.975])))
-
-
-def test_a_ratio_of_equals_has_an_interval_around_one() -> None:
-    """200 runs of 12 rounds, A against A: the 95 % interval misses 1.0 in at most 40 (odds of more: below 1e-6 at 8 %)."""
-    generator = np.random.default_rng(4)
-    missed = 0
-    for run in range(200):
-        speed = generator.lognormal(0, 0.2, size=(12, 1))  # the machine's, which both arms share
-        a, b = (speed * generator.lognormal(0, 0.1, size=(12, 5)) for _ in range(2))
-        found = median_ratio(a.tolist(), b.tolist(), seed=run)
-        missed += not found["low"] <= 1.0 <= found["high"]
-    assert missed <= 40
 
 
 @pytest.fixture

@@ -45,10 +45,10 @@ def test_a_run_in_a_terminal(model) -> None:
 
 def test_json_is_one_object(cli, model) -> None:
     code, out, _ = cli("verify", *model, "--limit", 2, "--json", "-q", "--dtype", "float64")
-    found = json.loads(out)
+    result = json.loads(out)
     assert code == 0
-    assert (found["passed"], found["prompts"], found["identical"], found["differences"]) == (True, 2, 2, [])
-    assert found["sampling"]["identical"] == 2
+    assert (result["passed"], result["prompts"], result["identical"], result["differences"]) == (True, 2, 2, [])
+    assert result["sampling"]["identical"] == 2
 
 
 def test_a_lossy_run_exits_with_3(cli, model, monkeypatch) -> None:
@@ -65,7 +65,7 @@ def test_a_lossy_run_exits_with_3(cli, model, monkeypatch) -> None:
     assert "from plain decoding's, and rounding does not explain it" in " ".join(err.split())
 
 
-def test_what_only_reduced_precision_breaks_is_told_apart() -> None:
+def test_a_difference_in_reduced_precision_only_has_its_own_message() -> None:
     from frspec_cli.cli.verify import _failure
 
     near = {"check": "greedy, re-scored", "explained": True}
@@ -109,24 +109,24 @@ def prompts(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_result_file_tells_all(cli, model, prompts, tmp_path) -> None:
+def test_a_result_file_holds_everything(cli, model, prompts, tmp_path) -> None:
     out = tmp_path / "result.json"
     code, shown, err = cli("verify", *model, "--prompts", prompts, "--limit", 4, "--stepwise", 2, "--out", out)
     assert code == 0, err
     assert f"lossless on these prompts: wrote {out}" in " ".join(err.split())
     assert "1 prompts do not fit into the model's context and are left out: 83." in " ".join(err.split())
     assert "  a " in shown
-    found = json.loads(out.read_text())
-    assert found["left_out"] == ["83"]
-    assert found["checks"][0]["tasks"] == {
+    result = json.loads(out.read_text())
+    assert result["left_out"] == ["83"]
+    assert result["checks"][0]["tasks"] == {
         "a": {"prompts": 2, "identical": 2, "share": 1.0},
         "b": {"prompts": 2, "identical": 2, "share": 1.0},
     }
-    ids = [(outcome["check"], outcome["prompt"]) for outcome in found["outcomes"]]
+    ids = [(outcome["check"], outcome["prompt"]) for outcome in result["outcomes"]]
     assert [prompt for check, prompt in ids if check == "greedy, re-scored"] == ["80", "81", "84", "85"]
     assert [prompt for check, prompt in ids if check == "greedy, step by step"] == ["80", "84"]
-    assert found["options"]["limit"] == 4
-    assert found["environment"]["torch"]
+    assert result["options"]["limit"] == 4
+    assert result["environment"]["torch"]
 
 
 KILLED_AT_THE_FOURTH = """
@@ -134,13 +134,13 @@ import os, signal, sys
 from frspec_cli import storage
 from frspec_cli.cli.app import main
 
-honest, landed = storage.write_json, []
+original, written = storage.write_json, []
 
 def write_json(path, value):
-    landed.append(path)
-    if len(landed) == 5:  # the first is what the run depends on
+    written.append(path)
+    if len(written) == 5:  # the first is what the run depends on
         os.kill(os.getpid(), signal.SIGKILL)
-    honest(path, value)
+    original(path, value)
 
 storage.write_json = write_json
 main()
@@ -163,7 +163,7 @@ def test_kill_9_loses_one_prompt_at_most(cli, model, prompts, tmp_path) -> None:
     assert len(json.loads(out.read_text())["outcomes"]) == 7
 
 
-def test_no_prompt_that_fits_is_a_failure(cli, model, prompts) -> None:
+def test_no_fitting_prompt_is_a_failure(cli, model, prompts) -> None:
     code, _, err = cli("verify", *model, "--prompts", prompts, "-n", 511)
     assert code == 1
     assert "no prompt fits with 511 new tokens into the model's context of 512" in " ".join(err.split())

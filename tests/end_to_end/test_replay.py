@@ -58,13 +58,13 @@ def test_cycles_of_24_prompts() -> None:
         begins = np.cumsum([1, *(count + 1 for count in drafted.accepted)])  # tokens there when a cycle begins
         expected.append([count for begin, count in zip(begins, drafted.accepted, strict=False) if begin < NEW])
     states = dict(target_states(parts.target.model, texts, layers=drafter.taps))
-    found = replay(
+    replayed = replay(
         drafter.head,
         drafter.lm_head,
         [(text, states[i]) for i, text in enumerate(texts)],
         tree=drafter.tree,
         new_tokens=NEW,
     )
-    different = [i for i, each in enumerate(found) if each.accepted != expected[i]]
+    different = [i for i, each in enumerate(replayed) if each.accepted != expected[i]]
     assert len(different) <= 1, different
     assert sum(map(sum, expected)) > sum(map(len, expected)) / 2

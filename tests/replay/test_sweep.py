@@ -13,7 +13,6 @@ from frspec_cli.replay import suite as suite_module
 from frspec_cli.replay import sweep
 from frspec_cli.replay.cycles import MISSES
 from frspec_cli.replay.report import describe, figures
-from frspec_cli.statistics import difference, ratio
 
 
 @pytest.fixture
@@ -131,13 +130,13 @@ def test_a_killed_replay_resumes_to_the_same_result(
     monkeypatch.setattr(suite_module, "_ANSWERED_TOGETHER", 4)
     command = ["replay", folder / suite, "-n", 12, *arguments, "--out"]
     _, whole = run(cli, *command, tmp_path / "whole.json")
-    honest, landed = storage.write_json, []
+    original, written = storage.write_json, []
 
     def write_json(path, value):
-        if len(landed) == after:
+        if len(written) == after:
             raise Killed
-        landed.append(path.name)
-        honest(path, value)
+        written.append(path.name)
+        original(path, value)
 
     with monkeypatch.context() as patch:
         patch.setattr(storage, "write_json", write_json)
@@ -146,10 +145,10 @@ def test_a_killed_replay_resumes_to_the_same_result(
     assert not (tmp_path / "result.json").exists()
     ran = []
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "write_json", lambda path, value: ran.append(path.name) or honest(path, value))
+        patch.setattr(storage, "write_json", lambda path, value: ran.append(path.name) or original(path, value))
         _, resumed = run(cli, *command, tmp_path / "result.json")
     assert resumed == whole
-    assert set(ran).isdisjoint(landed)
+    assert set(ran).isdisjoint(written)
     code, _, err = cli(*command[:-1], "--k", 60, "--out", tmp_path / "result.json")
     assert code == 0, err  # a finished run leaves nothing behind that could refuse
 
@@ -178,27 +177,3 @@ def test_repeated_four_grams_are_counted_within_an_answer() -> None:
     assert describe([answer])["repeated_4grams"] == pytest.approx(2 / 6)
     assert describe([answer, Answer(np.array([1, 2, 3]), 1, True, True)])["repeated_4grams"] == pytest.approx(2 / 6)
     assert figures([], seed=0)["acceptance_length"] is None
-
-
-def test_an_acceptance_length_is_a_ratio_of_totals_and_its_interval_covers_it() -> None:
-    """2 of 2 and 9 of 3: 11 / 5. Then 200 draws of 40 prompts with mean 2: the 95 % interval misses it in at most 30
-    (odds of more: 1e-6)."""
-    assert ratio([2, 9, 0], [2, 3, 0], seed=0)["value"] == pytest.approx(11 / 5)
-    assert ratio([0], [0], seed=0) is None
-    generator, missed = np.random.default_rng(5), 0
-    for draw in range(200):
-        cycles = generator.integers(5, 30, size=40)
-        emitted = cycles + generator.poisson(cycles)
-        found = ratio(emitted.tolist(), cycles.tolist(), seed=draw)
-        missed += not found["low"] <= 2.0 <= found["high"]
-    assert missed <= 30
-
-
-def test_a_difference_is_paired() -> None:
-    """Prompts differ a lot, the two arms by one token each: the interval of the difference is narrow."""
-    cycles = [10, 20, 30, 40]
-    emitted = [12, 55, 61, 180]
-    found = difference([e + c / 10 for e, c in zip(emitted, cycles, strict=True)], cycles, emitted, cycles, seed=0)
-    assert (found["low"], found["value"], found["high"]) == pytest.approx((0.1, 0.1, 0.1))
-    apart = ratio(emitted, cycles, seed=0)
-    assert apart["high"] - apart["low"] > 0.5

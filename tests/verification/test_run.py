@@ -54,13 +54,13 @@ def verify(
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
 def test_an_honest_engine_passes(dtype: str) -> None:
-    found = verify(dtype)
-    assert found["passed"]
-    assert found["prompts"] == 3
+    result = verify(dtype)
+    assert result["passed"]
+    assert result["prompts"] == 3
     if dtype != "bfloat16":
-        assert found["identical"] == 3
-        assert found["sampling"] == {"prompts": 2, "identical": 2, "share": 1.0, "differences": []}
-    assert sum(check["accepted"] for check in found["checks"]) > 0
+        assert result["identical"] == 3
+        assert result["sampling"] == {"prompts": 2, "identical": 2, "share": 1.0, "differences": []}
+    assert sum(check["accepted"] for check in result["checks"]) > 0
 
 
 def test_reduced_precision_brings_the_float32_rule_along() -> None:
@@ -91,9 +91,9 @@ def _bonus_from_the_parent(tree, chosen, depth):
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
 def test_a_wrong_walk_is_found(mutant, dtype: str, monkeypatch) -> None:
     monkeypatch.setattr(engine, "walk", mutant)
-    found = verify(dtype)
-    assert not found["passed"]
-    assert any(not each["explained"] for each in found["differences"])
+    result = verify(dtype)
+    assert not result["passed"]
+    assert any(not each["explained"] for each in result["differences"])
 
 
 def test_noise_by_node_instead_of_position_is_found(monkeypatch) -> None:
@@ -105,9 +105,9 @@ def test_noise_by_node_instead_of_position_is_found(monkeypatch) -> None:
         return honest(logits, noise, rows)
 
     monkeypatch.setattr(engine, "scores", by_node)
-    found = verify("float64")
-    assert not found["passed"]
-    assert found["sampling"]["identical"] < 2
+    result = verify("float64")
+    assert not result["passed"]
+    assert result["sampling"]["identical"] < 2
 
 
 @pytest.fixture
@@ -119,13 +119,13 @@ def lossy(monkeypatch):
         def spoiled(tree, chosen, depth):
             return (_accept_one_too_many if current[-1] in dtypes else walk)(tree, chosen, depth)
 
-        def noting(dtype: str) -> Pipeline:
+        def recording(dtype: str) -> Pipeline:
             current.append(dtype)
             return load(dtype)
 
         monkeypatch.setattr(engine, "walk", spoiled)
         monkeypatch.setattr(identity, "NEAR_TIE", float("inf"))
-        return noting
+        return recording
 
     return spoil
 
@@ -133,11 +133,11 @@ def lossy(monkeypatch):
 @pytest.mark.parametrize(("spoiled", "passed"), [(("float32",), True), (("float32", "float64"), False)])
 def test_a_near_tie_is_explained_only_if_float64_agrees(lossy, spoiled, passed: bool) -> None:
     """Every float32 difference is taken for a near tie here, so float64 alone decides."""
-    found = verify("float32", load=lossy(*spoiled))
-    differences = [*found["differences"], *found["sampling"]["differences"]]
-    assert found["differences"]
+    result = verify("float32", load=lossy(*spoiled))
+    differences = [*result["differences"], *result["sampling"]["differences"]]
+    assert result["differences"]
     assert {each["explained"] for each in differences} == {passed}
-    assert found["passed"] == passed
+    assert result["passed"] == passed
 
 
 def test_one_dtype_is_in_memory_at_a_time(lossy) -> None:
@@ -212,12 +212,12 @@ def test_other_options_do_not_resume(tmp_path: Path) -> None:
 
 def test_a_check_of_no_prompts_is_not_run() -> None:
     options = dataclasses.replace(OPTIONS, rescored=0, sampled=0, stepwise=2)
-    found = verify("bfloat16", options)
-    assert [(check["name"], check["prompts"]) for check in found["checks"]] == [
+    result = verify("bfloat16", options)
+    assert [(check["name"], check["prompts"]) for check in result["checks"]] == [
         ("greedy, bfloat16", 3),
         ("greedy, step by step", 2),
     ]
-    assert found["sampling"] is None
+    assert result["sampling"] is None
     with pytest.raises(FrspecError, match="no check"):
         verify("float32", dataclasses.replace(options, stepwise=0))
 
@@ -229,13 +229,13 @@ def test_a_report_counts_by_task_and_lists_every_difference() -> None:
         Outcome("greedy, re-scored", "82", "x", 5, 20, cycles=10, accepted=9, differences=(near,)),
         Outcome("greedy, re-scored", "90", "y", 5, 20, cycles=10, accepted=9, differences=(far, near)),
     ]
-    found = report({"greedy, re-scored": outcomes})
-    assert (found["passed"], found["prompts"], found["identical"]) == (False, 3, 1)
-    assert [(each["prompt"], each["position"], each["ulps"]) for each in found["differences"]] == [
+    result = report({"greedy, re-scored": outcomes})
+    assert (result["passed"], result["prompts"], result["identical"]) == (False, 3, 1)
+    assert [(each["prompt"], each["position"], each["ulps"]) for each in result["differences"]] == [
         ("82", 7, 1.0), ("90", 3, 9.0), ("90", 7, 1.0),
     ]  # fmt: skip
-    assert found["checks"][0]["tasks"]["x"] == {"prompts": 2, "identical": 1, "share": 0.5}
-    assert found["checks"][0]["acceptance_length"] == 1.9
+    assert result["checks"][0]["tasks"]["x"] == {"prompts": 2, "identical": 1, "share": 0.5}
+    assert result["checks"][0]["acceptance_length"] == 1.9
     assert report({"greedy, re-scored": outcomes[:2]})["passed"]
     assert [Outcome.read(dataclasses.asdict(outcome)) for outcome in outcomes] == outcomes
 
@@ -260,6 +260,6 @@ def test_a_choice_is_spread_over_the_tasks_and_within_them(count: int) -> None:
         assert [index // 10 for index in chosen if index < 80] == list(range(8))
 
 
-def test_what_a_small_task_lacks_goes_to_the_others() -> None:
+def test_a_small_task_leaves_its_share_to_the_others() -> None:
     assert stratified_sample(["a", "b", "b", "b", "b", "b"], 5) == [0, 1, 2, 3, 4]
     assert stratified_sample(["", "", "", ""], 2) == [0, 2]
