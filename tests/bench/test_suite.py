@@ -14,7 +14,7 @@ from frspec_cli.bench.baseline import TransformersBaseline
 from frspec_cli.bench.measure import warm_up
 from frspec_cli.bench.options import BenchOptions
 from frspec_cli.bench.suite import _identical
-from frspec_cli.decoding.engine import Engine
+from frspec_cli.decoding.engine import Engine, Workspace
 from frspec_cli.decoding.generation import Generation
 from frspec_cli.errors import UsageError
 from tests.tiny import tiny_target
@@ -201,13 +201,13 @@ def test_what_is_compiled_is_warmed_up_at_every_cache_length(compiled: bool) -> 
     """Three prompts of two cache lengths (256 and 512): a length first met while measuring would be timed compiling."""
     engine = Engine(tiny_target(), compiler=(lambda step: step) if compiled else None)
     lengths: list[int] = []
-    allocate = engine._allocate
+    workspace = engine.workspace
 
-    def recording(tokens: int) -> None:
-        allocate(tokens)
-        lengths.append(engine.buffer.length)
+    def recording(length: int) -> Workspace:
+        lengths.append(length)
+        return workspace(length)
 
-    engine._allocate = recording  # type: ignore[method-assign]
+    engine.workspace = recording  # type: ignore[method-assign]
     prompts = [[5] * 20, [6] * 30, [7] * 300]
     warm_up(engine, prompts, max_new_tokens=20)
     assert lengths == ([256, 512] if compiled else [256])
