@@ -35,11 +35,12 @@ def target_identity(target: Target) -> str:
 def has_weights(target: Target, recorded: str) -> bool:
     """Whether the identity that a draft head records (`target_weights`) is of the weights of `target`.
 
-    Older heads record 24 digits over rows of the embedding, in the dtype that they were trained with.
+    Older heads record 24 digits over rows of the embedding, in the dtype that they were trained with: mostly bfloat16.
     """
     if len(recorded) == 24:
-        rows = target.embedding[:: max(1, target.rows // 64)].float().cpu().numpy()
-        return hashlib.sha256(rows.tobytes()).hexdigest()[:24] == recorded
+        rows = target.embedding[:: max(1, target.rows // 64)].cpu()
+        stored = (rows.float(), rows.bfloat16().float())
+        return recorded in [hashlib.sha256(each.numpy().tobytes()).hexdigest()[:24] for each in stored]
     return recorded[:_DIGITS] == target_identity(target)[:_DIGITS]
 
 
