@@ -47,10 +47,7 @@ def check(
     try:
         if reason := _unwritable(path, kind) or _harm(path, inputs, replaces, what):
             raise FrspecError(f"{given} {reason}.", hint=other)
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # loops of symlinks, a working directory that is gone, a name with odd characters
+    except (OSError, ValueError) as error:  # a loop of symlinks, a working directory that was removed, odd characters
         reason = getattr(error, "strerror", None) or str(error)
         raise FrspecError(f"{given} cannot be written: {reason}.", hint=other) from error
     return path

@@ -1,4 +1,4 @@
-"""The house's own rules: imports point one way, help is quick, the README's commands exist."""
+"""The project's own rules: imports point one way, help is quick, messages name parameters, the README's commands exist."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_only_the_command_line_spells_flags() -> None:
 
 
 def _texts(node: ast.AST) -> Iterator[tuple[int, str]]:
-    """Line and text of each string below `node` that is not a docstring; what an f-string inserts is left out."""
+    """Line and text of each string below `node` that is not a docstring; the constant parts of an f-string are one text."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant):
             continue

@@ -123,7 +123,7 @@ class Output:
             self.say(line)
 
     def progress(self) -> Progress:
-        """A progress display on stderr; silent when a program reads, when quiet, or where stderr is no terminal."""
+        """A progress display on stderr; silent if a program reads, if quiet, or if stderr is not a terminal."""
         return self._progress(
             SpinnerColumn(), _text("{task.description}"), *self._bar(45), _Amount(), TimeElapsedColumn()
         )

@@ -33,7 +33,7 @@ def command(
         Path,
         typer.Argument(metavar="ANSWERS", help="The target's answers (.jsonl, .gz, .zst), as `collect` writes them."),
     ],
-    model: Annotated[str, typer.Option("--model", "-m", help="The target: folder, .gguf, short name, or owner/name.")],
+    model: options.Model,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for the head; OUT.training beside it holds the run.")
     ],

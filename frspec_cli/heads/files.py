@@ -30,9 +30,7 @@ def locate_head(name: str | Path) -> Path:
         raise FrspecError(f"there is no draft head at {name}: it is not a folder.")
     try:
         folder = download_snapshot(str(name), ["config.json", "*.safetensors", "*.safetensors.index.json"])
-        if not any(
-            folder.glob("*.safetensors")
-        ):  # older heads are pickles: the last resort
+        if not any(folder.glob("*.safetensors")):  # older heads are pickles: the last resort
             folder = download_snapshot(str(name), ["config.json", "pytorch_model*.bin", "pytorch_model.bin.index.json"])
     except FrspecError as error:
         raise FrspecError(
