@@ -101,9 +101,11 @@ def tiny_target(*, dtype: torch.dtype = torch.float64, seed: int = 7, config: An
 
 
 class ScriptedDrafter:
-    """Drafts from a text that it was told beforehand, some of it wrong: acceptance is partial by construction.
+    """Drafts from a known text, some of it changed: acceptance is partial by construction.
 
-    script: what plain decoding gives after the prompt. wrong: indices into it at which the drafted token is another one.
+    script: what plain decoding gives after the prompt.
+    wrong: indices into it at which another token is drafted.
+
     A tree of `beam` branches: the first node of each level is the scripted token, the others are decoys beside it.
     """
 

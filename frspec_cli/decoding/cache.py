@@ -149,7 +149,7 @@ class SlotBuffer:
         return SlotBuffer(self.data[:, numbers], self.config)
 
     def mark_static(self) -> None:
-        """For a compiled step: the rows stay where they are."""
+        """For a compiled step: declares that the rows keep their address."""
         mark_static(*(tensor for layer in self.layers for tensor in (layer.keys, layer.values)))
 
     def as_cache(self) -> Cache:

@@ -20,18 +20,18 @@ Compiler = Callable[[Callable[..., Any]], Callable[..., Any]]
 """Takes a step and returns one that computes the same."""
 
 GRAPHS = 64
-"""How many compiled forms of one step are kept: one per engine, cache length and choice of greedy or sampling."""
+"""The most compiled forms of one step that are kept: one per engine, cache length and choice of greedy or sampling."""
 
 
 def compiler_for(device: torch.device) -> Compiler:
-    """The compiler of steps that run on `device`. Raises `FrspecError` where there is nothing to compile with."""
+    """The compiler of steps that run on `device`. Raises `FrspecError` if no tool to compile with is installed."""
     _check_tools(device)
     torch._dynamo.config.recompile_limit = max(GRAPHS, torch._dynamo.config.recompile_limit)
     return _as_cuda_graph if device.type == "cuda" else _as_one_graph
 
 
 def mark_static(*tensors: torch.Tensor | None) -> None:
-    """Says that these stay where they are (weights, caches): a CUDA graph then reads and writes them in place."""
+    """Declares that these tensors keep their address (weights, caches): a CUDA graph then uses them in place."""
     for tensor in tensors:
         if tensor is not None:
             torch._dynamo.mark_static_address(tensor)

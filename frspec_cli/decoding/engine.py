@@ -246,8 +246,8 @@ class Engine:
     ) -> tuple[State, Verified]:
         """One cycle, without any read by the host: the state after it, and what the target's step yielded.
 
-        warpers, noise: as in `verify`. lap: told when drafting and verifying end. The next cycle may run once the drafter
-        has been given the emitted tokens (`append_tokens`).
+        warpers, noise: as in `verify`. lap: called when drafting and verifying end. The next cycle may run once the
+        drafter has been given the emitted tokens (`append_tokens`).
         """
         tree = self.drafter.propose(state.root, state.committed, state.valid)
         lap("draft")

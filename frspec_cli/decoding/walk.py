@@ -12,7 +12,7 @@ drafted: the draft decides only how many tokens one pass of the target yields. P
 the same draws, so the ids are the same.
 
 Why it loses no acceptance. EAGLE's rejection without replacement accepts the first child x1 with probability p(x1), else
-the second with p(x2) / (1 - p(x1)), and so on: in all it goes on to child x with probability p(x). So does the walk.
+the second with p(x2) / (1 - p(x1)), and so on: in all it accepts child x with probability p(x). So does the walk.
 """
 
 from __future__ import annotations

@@ -172,7 +172,7 @@ def test_texts_of_two_engines_may_take_turns(target: Target) -> None:
 
 
 def test_an_engine_that_has_started_another_text_refuses_the_first(target: Target, plain: list[int]) -> None:
-    """Its memory is the second text's now: the first must not go on with it, and the second is right."""
+    """Its memory is the second text's now: the first must not continue with it, and the second is right."""
     engine = Engine(target, EagleDrafter(_head(target), target.lm_head, TreeConfig()))
     first = engine.generate(PROMPT[::-1], max_new_tokens=20, ignore_eos=True)
     next(first)
@@ -186,7 +186,7 @@ def test_an_engine_that_has_started_another_text_refuses_the_first(target: Targe
 
 
 def test_a_cycle_changes_no_state_but_makes_the_next(target: Target, plain: list[int]) -> None:
-    """The same state twice gives the same outcome: what a cycle writes lies behind the state's committed rows."""
+    """The same state twice gives the same outcome: a cycle writes only behind the state's committed rows."""
     engine = Engine(target, ScriptedDrafter(plain, wrong={6}, vocab=320, depth=4, beam=2, prompt=len(PROMPT)))
     state, _ = engine.prefill(PROMPT, 256)
     before = [int(each) for each in state[1:]]
