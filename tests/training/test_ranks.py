@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+from tests.conftest import ROOT
 from tests.tiny import run_cli
 
 TRAIN = ["--batch-tokens", 48, "--steps", 2, "--sampled-rows", 16, "--validate-every", 1000, "--dtype", "float32"]
@@ -25,19 +24,22 @@ def command(answers: Path, model: Path, out: Path, *more: object) -> list[str]:
     return [*map(str, arguments)]
 
 
-def torchrun(*arguments: object) -> list[str]:
-    """Two processes, started as `torchrun --standalone --nproc-per-node 2 -m frspec_cli train-draft ...` starts them."""
+def torchrun(*arguments: object, program: tuple[str, ...] = ("frspec_cli",)) -> subprocess.CompletedProcess[str]:
+    """Two processes, run as `torchrun --standalone --nproc-per-node 2 -m frspec_cli train-draft ...` runs them."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return [*launcher, "-m", "frspec_cli", *command(*arguments)]
-
-
-def environment() -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [*launcher, "-m", *program, *command(*arguments)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
 
 
 def train_in_two(*arguments: object) -> Path:
-    done = subprocess.run(torchrun(*arguments), env=environment(), capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr
+    finished = torchrun(*arguments)
+    assert finished.returncode == 0, finished.stderr
     return arguments[2]
 
 
@@ -88,17 +90,12 @@ def test_two_processes_stay_with_one_over_fifty_steps(tiny_answers, tiny_folder,
 
 @pytest.mark.slow
 def test_ctrl_c_stops_both_after_one_step_and_they_resume(tiny_answers, tiny_folder, tmp_path):
-    arguments = tiny_answers, tiny_folder, tmp_path / "head", "--epochs", 40
-    process = subprocess.Popen(torchrun(*arguments), env=environment(), stderr=subprocess.PIPE, text=True)
-    metrics = tmp_path / "head.training" / "metrics.jsonl"
-    while process.poll() is None and not (metrics.is_file() and '"step": 5,' in metrics.read_text()):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert err.count("the same command resumes from there") == 1, err
-    again = subprocess.run(torchrun(*arguments), env=environment(), capture_output=True, text=True, timeout=280)
+    arguments = tiny_answers, tiny_folder, tmp_path / "head", "--epochs", 12
+    stopped = torchrun(*arguments, program=("tests.training.signalled", "5", "SIGINT", "parent"))
+    assert stopped.returncode != 0
+    assert stopped.stderr.count("stopped at step 6; the same command resumes from there") == 1, stopped.stderr
+    again = torchrun(*arguments)
     assert again.returncode == 0, again.stderr
-    assert "resumed from step" in again.stderr
+    assert again.stderr.count("resumed from step 6 of") == 1
     undisturbed = train_in_two(tiny_answers, tiny_folder, tmp_path / "undisturbed", *arguments[3:])
     assert np.array_equal(losses(tmp_path / "head"), losses(undisturbed))
