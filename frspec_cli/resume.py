@@ -58,14 +58,12 @@ class RunFolder:
         *,
         restart: bool = False,
         record: str = "inputs.json",
-        defaults: Mapping[str, Any] | None = None,
         keep: Sequence[str] = (),
     ) -> bool:
         """Whether an earlier run with equal inputs is resumed; otherwise the folder is emptied and the inputs recorded.
 
         inputs: everything that the result depends on, JSON values by the names that the user knows them by.
         record: the file that keeps them.
-        defaults: what a record that lacks a name had, for names that older versions did not write.
         keep: parts that stay when the folder is emptied, for their names say what they hold.
         Raises `FrspecError` if the inputs differ, naming the first difference.
         """
@@ -74,7 +72,7 @@ class RunFolder:
             self.clear(keep)
             storage.write_json(path, dict(inputs))
             return False
-        before = {**(defaults or {}), **storage.read_json(path)}
+        before = storage.read_json(path)
         if (name := first_difference(before, inputs)) is not None:
             was, now = (shown(values.get(name)) for values in (before, inputs))
             raise FrspecError(

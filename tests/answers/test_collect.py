@@ -1,4 +1,4 @@
-"""Answers are plain decoding's, whatever shares a batch; a stopped run goes on to the same bytes."""
+"""Answers are plain decoding's, whatever shares a batch; a stopped run resumes to the same bytes."""
 
 from __future__ import annotations
 
@@ -71,9 +71,9 @@ def test_records_are_plain_greedy_decoding_in_the_order_of_the_prompts(target, p
     found = records(tmp_path / "a.jsonl")
     assert [record["id"] for record in found] == ["1", "2", "3", "4", "81", "t"]
     for record, text in zip(found, PROMPTS, strict=True):
-        asked = target.prompt_ids(text, raw=record["id"] == "t")
-        assert record["prompt_token_ids"] == asked
-        assert record["response_token_ids"] == plain(target, asked, 12)
+        prompt_ids = target.prompt_ids(text, raw=record["id"] == "t")
+        assert record["prompt_token_ids"] == prompt_ids
+        assert record["response_token_ids"] == plain(target, prompt_ids, 12)
         assert (record["finish"] == "stop") == (record["response_token_ids"][-1] in target.eos_ids)
         user, assistant = record["conversations"]
         assert user == {"role": "user", "content": text}
@@ -87,7 +87,7 @@ def test_records_are_plain_greedy_decoding_in_the_order_of_the_prompts(target, p
 
 
 @pytest.mark.parametrize("kind", ["llama", "sliding"])
-def test_a_reply_does_not_depend_on_what_shares_its_batch(kind):
+def test_a_completion_does_not_depend_on_what_shares_its_batch(kind):
     """Rows leave at different times (some stop early), prompts have unequal lengths; sliding windows are passed."""
     config = tiny_config()
     if kind == "sliding":
@@ -134,7 +134,7 @@ class Killed(BaseException):
     """As sudden as kill -9 can be inside a process: nothing catches it."""
 
 
-def test_a_killed_run_goes_on_to_the_same_bytes(target, prompts, tmp_path):
+def test_a_killed_run_resumes_to_the_same_bytes(target, prompts, tmp_path):
     sampled = replace(OPTIONS, sampling=Sampling(temperature=0.9, top_p=0.9, seed=3))
     collect(target, prompts, tmp_path / "undisturbed.jsonl", sampled)
     out = tmp_path / "killed.jsonl"

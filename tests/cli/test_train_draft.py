@@ -44,10 +44,10 @@ def test_the_card_quotes_the_command_and_names_files_without_their_folders(cli, 
 def test_a_hub_id_in_the_command_stays_as_it_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "out").mkdir()
-    told = quoted_command(
+    quoted = quoted_command(
         ["train-draft", "/data/my answers.jsonl", "-m", "owner/name", "-o", "out/head", "--init=./old/a"]
     )
-    assert told == "frspec train-draft 'my answers.jsonl' -m owner/name -o head --init=a"
+    assert quoted == "frspec train-draft 'my answers.jsonl' -m owner/name -o head --init=a"
     assert quoted_command(["answers.jsonl"]) == "frspec train-draft answers.jsonl"
 
 
@@ -70,8 +70,8 @@ def test_wrong_input_is_one_sentence(cli, answers, tiny_folder, tmp_path, more, 
     assert not (tmp_path / "head").exists()
 
 
-def test_answers_of_another_model_are_told(cli, answers, tiny_folder, tmp_path):
-    """Ids that do not spell their texts stop the run; ids that the target would not choose are warned of."""
+def test_answers_of_another_model_are_reported(cli, answers, tiny_folder, tmp_path):
+    """Ids that do not spell their texts stop the run; ids that the target would not choose cause a warning."""
     options = ["--model", tiny_folder, "--epochs", 1, "--device", "cpu", "--dtype", "float32", "-q"]
     code, _, err = cli("train-draft", answers, *options, "--out", tmp_path / "strange")
     assert code == 0

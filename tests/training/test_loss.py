@@ -1,4 +1,4 @@
-"""The loss: exact where it says so, unbiased where it samples, biased where it is told to be."""
+"""The loss: exact over all rows, unbiased over a sample, biased over the subset alone."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_the_sampled_partition_function_has_the_full_one_as_its_expectation():
     assert error.abs().max() < 5
 
 
-def test_a_larger_sample_comes_nearer_to_the_full_loss():
+def test_a_larger_sample_is_closer_to_the_full_loss():
     full, _, _ = loss_with(None)
     errors = [
         torch.stack([(loss_with(n, seed)[0] - full).abs().mean() for seed in range(50)]).mean() for n in (5, 30, 100)

@@ -109,7 +109,7 @@ def test_the_engine_runs_it_and_its_exports_draft_the_same(cli, trained, tiny_fo
 
 
 def test_a_slice_drafts_the_same_inside_its_subset(cli, trained, tiny_folder, tmp_path, subset):
-    """Over all rows the slice's logits are the whole head's; subsets of other tokenizers, and unknown ones, are told."""
+    """Over all rows the slice's logits are the whole head's; subsets of other tokenizers, and unknown ones, are reported."""
     layout, out, _ = trained
     if layout == "eagle2":
         pytest.skip("an EAGLE-2 head has no rows to slice")
