@@ -47,17 +47,17 @@ PROMPTS = [
 def test_cycles_of_24_prompts() -> None:
     """Float32: states from one pass and from cycles differ in the last digits, so a draft's near tie may fall either way,
     and one such cycle shifts all later ones of its prompt. None did when this was written; two prompts are a mistake."""
-    parts = load_pipeline(load_target(DEFAULT_MODEL, device="cpu", dtype="float32"), k=4096)
-    engine = parts.engine("frspec", tree=SHAPE)
+    pipeline = load_pipeline(load_target(DEFAULT_MODEL, device="cpu", dtype="float32"), k=4096)
+    engine = pipeline.engine("frspec", tree=SHAPE)
     drafter = engine.drafter
     texts, expected = [], []
     for prompt in PROMPTS:
-        ids = parts.target.prompt_ids(prompt)
+        ids = pipeline.target.prompt_ids(prompt)
         drafted = engine.complete(ids, max_new_tokens=NEW + SHAPE.depth + 1, ignore_eos=True)
         texts.append(Answer(np.asarray([*ids, *drafted.token_ids]), len(ids), finished=False, greedy=True))
         begins = np.cumsum([1, *(count + 1 for count in drafted.accepted)])  # tokens there when a cycle begins
         expected.append([count for begin, count in zip(begins, drafted.accepted, strict=False) if begin < NEW])
-    states = dict(target_states(parts.target.model, texts, layers=drafter.taps))
+    states = dict(target_states(pipeline.target.model, texts, layers=drafter.taps))
     replayed = replay(
         drafter.head,
         drafter.lm_head,

@@ -21,47 +21,47 @@ SHAPE = TreeConfig(depth=5, beam=4, nodes=16)
 
 
 @pytest.fixture(scope="module")
-def parts() -> Pipeline:
+def pipeline() -> Pipeline:
     return load_pipeline(load_target(DEFAULT_MODEL, device="cpu", dtype="float32"))
 
 
 @pytest.fixture(scope="module")
-def plain(parts: Pipeline) -> dict[str, list[int]]:
-    engine = Engine(parts.target)
-    prompts = {text: parts.target.prompt_ids(text) for text in PROMPTS[:2]}
+def plain(pipeline: Pipeline) -> dict[str, list[int]]:
+    engine = Engine(pipeline.target)
+    prompts = {text: pipeline.target.prompt_ids(text) for text in PROMPTS[:2]}
     return {text: engine.complete(ids, max_new_tokens=MAX_NEW_TOKENS).token_ids for text, ids in prompts.items()}
 
 
-def test_the_tokenizer_from_the_gguf_is_the_published_one(parts: Pipeline) -> None:
+def test_the_tokenizer_from_the_gguf_is_the_published_one(pipeline: Pipeline) -> None:
     tokenizer = load_tokenizer(DEFAULT_MODEL)
     assert (tokenizer.size, tokenizer.highest_id, tokenizer.model_rows) == (49152, 49151, 49152)
     assert tokenizer.encode_batch(["Hello world"])[0].tolist() == [19556, 905]
     assert tokenizer.fingerprint.startswith("46c054229484")
-    assert parts.target.eos_ids == (2,)
+    assert pipeline.target.eos_ids == (2,)
 
 
-def test_what_ships_is_whole_and_fits(parts: Pipeline) -> None:
+def test_what_ships_is_whole_and_fits(pipeline: Pipeline) -> None:
     shipped = shipped_for(DEFAULT_MODEL)
     assert shipped.counts is not None
     assert shipped.head is not None
     assert (shipped.head / "README.md").is_file()
-    assert parts.subset is not None
-    assert parts.subset.k == DEFAULT_K
-    assert {1, 2} <= set(parts.subset.token_ids.tolist())
-    assert parts.default_method() == "frspec"
+    assert pipeline.subset is not None
+    assert pipeline.subset.k == DEFAULT_K
+    assert {1, 2} <= set(pipeline.subset.token_ids.tolist())
+    assert pipeline.default_method() == "frspec"
 
 
 @pytest.mark.parametrize(("method", "prompts", "least"), [("eagle", PROMPTS[:2], 1.6), ("frspec", PROMPTS, 1.8)])
 def test_float32_ids_are_the_targets_and_drafts_are_accepted(
-    parts: Pipeline, plain: dict[str, list[int]], method, prompts, least
+    pipeline: Pipeline, plain: dict[str, list[int]], method, prompts, least
 ):
     """By re-scoring, and two texts step by step. Near ties (top-2 margin below 1e-3) may fall either way."""
-    engine = parts.engine(method, tree=SHAPE)
+    engine = pipeline.engine(method, tree=SHAPE)
     accepted = cycles = 0
     for text in prompts:
-        prompt = parts.target.prompt_ids(text)
+        prompt = pipeline.target.prompt_ids(text)
         generation = engine.complete(prompt, max_new_tokens=MAX_NEW_TOKENS)
-        scored = score(parts.target, prompt, generation.token_ids)
+        scored = score(pipeline.target, prompt, generation.token_ids)
         assert all(each.margin < NEAR_TIE for each in differences(scored, generation.token_ids))
         position = first_difference(plain.get(text, generation.token_ids), generation.token_ids)
         assert position is None or scored.margin[position] < NEAR_TIE
@@ -70,11 +70,11 @@ def test_float32_ids_are_the_targets_and_drafts_are_accepted(
     assert accepted / cycles + 1 > least  # the shipped head drafts well enough to be of use
 
 
-def test_a_seed_gives_the_same_text_with_and_without_drafts(parts: Pipeline) -> None:
+def test_a_seed_gives_the_same_text_with_and_without_drafts(pipeline: Pipeline) -> None:
     sampling = Sampling(temperature=0.7, top_p=0.95, seed=1)
-    prompt = parts.target.prompt_ids(PROMPTS[3])
-    expected = Engine(parts.target).complete(prompt, max_new_tokens=24, sampling=sampling)
-    drafted = parts.engine("frspec", tree=SHAPE).complete(prompt, max_new_tokens=24, sampling=sampling)
+    prompt = pipeline.target.prompt_ids(PROMPTS[3])
+    expected = Engine(pipeline.target).complete(prompt, max_new_tokens=24, sampling=sampling)
+    drafted = pipeline.engine("frspec", tree=SHAPE).complete(prompt, max_new_tokens=24, sampling=sampling)
     assert drafted.token_ids == expected.token_ids
     assert sum(drafted.accepted) > 0
 
