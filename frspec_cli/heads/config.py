@@ -181,7 +181,7 @@ def head_config_for(
         head_dim=head_dim,
         vocab_size=target_config.vocab_size,
         draft_vocab_size=draft_vocab_size,
-        rms_norm_eps=float(getattr(target_config, "rms_norm_eps", 1e-5)),
+        rms_norm_eps=float(getattr(target_config, "rms_norm_eps", None) or 1e-5),
         rope=rope_of(target_config),
         max_position_embeddings=target_config.max_position_embeddings,
         hidden_act=str(

@@ -21,7 +21,8 @@ from frspec_cli.decoding.sampling import Sampling
 from frspec_cli.heads.config import head_config_for
 from frspec_cli.heads.head import EagleHead
 from frspec_cli.models.target import Target
-from tests.models.test_target import FAMILIES, family_model
+from tests.decoding.families import DENSE
+from tests.models.test_target import family_model
 from tests.tiny import NoProcessor
 
 PROMPT = [3, 9, 27, 81, 5, 6, 7, 8, 4, 2, 60]
@@ -55,7 +56,7 @@ def _ids(target: Target, drafter: Drafter | None, compiler: Any = None, **option
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DENSE)
 def test_every_familys_steps_are_one_graph_each_and_give_the_same_ids(family: str) -> None:
     target = _target(family)
     compiled = _ids(target, _drafter(target, ONE_GRAPH), ONE_GRAPH)

@@ -11,7 +11,8 @@ from frspec_cli.decoding.attention import TargetMasks, layer_windows
 from frspec_cli.decoding.engine import Engine
 from frspec_cli.decoding.tree import ancestors_of
 from frspec_cli.models.target import Target
-from tests.models.test_target import FAMILIES, family_model
+from tests.decoding.families import FAMILIES, SOFTCAPPED
+from tests.models.test_target import family_model
 from tests.tiny import NoProcessor, ScriptedDrafter
 
 PROMPT = [3, 9, 27, 81, 5, 6, 7, 8, 4, 2, 60]  # longer than the windows of 8
@@ -26,7 +27,7 @@ def test_a_tree_decodes_what_plain_decoding_and_transformers_decode(family: str)
     target = _target(family)
     plain = Engine(target).complete(PROMPT, max_new_tokens=24, ignore_eos=True).token_ids
     reference = family_model(family)
-    if family == "Gemma2":
+    if family in SOFTCAPPED:
         reference.set_attn_implementation("eager")
     expected = reference.generate(
         torch.tensor([PROMPT]), max_new_tokens=24, do_sample=False, eos_token_id=None, pad_token_id=0
@@ -59,10 +60,10 @@ def test_each_node_sees_its_own_path(family: str) -> None:
                 break
             at = int(parents[at])
         own = family_model(family)
-        if family == "Gemma2":
+        if family in SOFTCAPPED:
             own.set_attn_implementation("eager")
         plain = own(input_ids=torch.tensor([PROMPT + path])).logits[0, -1]
-        tolerance = 1e-5 if family == "Gemma2" else 1e-12  # Gemma-2's softmax is float32
+        tolerance = 1e-5 if family in SOFTCAPPED else 1e-12
         assert torch.allclose(logits[node], plain, atol=tolerance), node
 
 

@@ -30,7 +30,8 @@ from frspec_cli.heads.config import head_config_for
 from frspec_cli.heads.head import EagleHead
 from frspec_cli.models.lm_head import LmHead
 from frspec_cli.models.target import Target
-from tests.models.test_target import FAMILIES, SMALL, family_model
+from tests.decoding.families import FAMILIES
+from tests.models.test_target import SMALL, family_model
 from tests.tiny import NoProcessor
 
 VOCAB, WINDOW, LARGE = SMALL["vocab_size"], 8, 24

@@ -14,7 +14,8 @@ from frspec_cli.decoding.engine import Engine
 from frspec_cli.errors import FrspecError
 from frspec_cli.models.target import Target
 from frspec_cli.verification.identity import score
-from tests.models.test_target import SMALL
+from tests.decoding.families import SINKS
+from tests.models.test_target import SMALL, family_model
 from tests.tiny import NoProcessor, tiny_tokenizer
 
 PROMPT = [3, 9, 27, 81, 5, 6, 7, 8, 4, 2, 60]
@@ -44,6 +45,14 @@ def _model(family: str) -> Any:
     torch.manual_seed(3)
     config = kind(**(SMALL | FAMILIES[family][0]))
     return transformers.AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("family", SINKS)
+def test_sinks_are_refused_whatever_their_values(family: str) -> None:
+    """A new model's sinks are all equal, so that its first ids may be right without them: that must not hide them."""
+    target = Target(name=family, folder=Path("."), model=family_model(family), processor=NoProcessor())
+    with pytest.raises(FrspecError, match="passes `s_aux` to attention"):
+        Engine(target).complete(PROMPT, max_new_tokens=4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
