@@ -17,8 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-
 from frspec_cli.errors import FrspecError, option
 
 LOCK = "lock"
@@ -227,6 +225,8 @@ def sha256_file(path: Path | str) -> str:
 
 def sha256_ids(ids: Any) -> str:
     """Hex sha256 of token ids in their order, each as a little-endian int64."""
+    import numpy as np
+
     return hashlib.sha256(np.asarray(ids, dtype="<i8").tobytes()).hexdigest()
 
 

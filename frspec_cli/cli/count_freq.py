@@ -14,7 +14,7 @@ from frspec_cli import outputs
 from frspec_cli.cli import options
 from frspec_cli.cli.output import Output
 from frspec_cli.cli.tables import show_skipped, show_table
-from frspec_cli.corpus.sources import Selection, find_shards
+from frspec_cli.corpus.options import Selection
 from frspec_cli.counting.options import CountOptions, RunOptions
 from frspec_cli.errors import UsageError, option
 from frspec_cli.progress import Callbacks
@@ -141,6 +141,7 @@ def command(
     Each document's text is counted: no special tokens are added and none are recognised in it. A run that was stopped
     resumes when the same command is given again; the table's bytes do not depend on workers or on the order of sources.
     """
+    from frspec_cli.corpus.sources import find_shards
     from frspec_cli.counting.count import count_corpus
 
     out = outputs.check(out, inputs=[*sources, tokenizer], replaces=outputs.PARQUET, what="a frequency table")

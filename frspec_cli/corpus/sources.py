@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from frspec_cli.corpus.options import Selection
 from frspec_cli.corpus.shards import MAX_DEFAULT_SOURCES, Shard, arrange
 from frspec_cli.errors import FrspecError, option
 from frspec_cli.models.locate import HUB_ID
@@ -18,23 +19,6 @@ FORMATS = {".txt": "text", ".md": "text", ".jsonl": "jsonl", ".json": "json", ".
 COMPRESSIONS = {".gz": "gz", ".zst": "zst"}
 _NUMBERING = re.compile(r"([-_.]?\d+)(-of-\d+)?$")
 _WILDCARD = re.compile(r"[*?\[]")
-
-
-@dataclass(frozen=True)
-class Selection:
-    """How sources are searched for files.
-
-    glob: take a folder's files that match this pattern, whatever their suffix, instead of those in known formats.
-    lines: a line of a text file is a document, instead of the file.
-    name: the label of all documents that carry none of their own.
-    split, config: of hub datasets.
-    """
-
-    glob: str | None = None
-    lines: bool = False
-    name: str | None = None
-    split: str = "train"
-    config: str | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from frspec_cli.corpus import hub
-from frspec_cli.corpus.sources import Selection, find_shards
+from frspec_cli.corpus.options import Selection
+from frspec_cli.corpus.sources import find_shards
 from frspec_cli.errors import FrspecError, as_flags
 from tests.counting.corpora import as_counter, byte_level, count, plain_loop, texts, write_jsonl
 

@@ -8,8 +8,9 @@ import pytest
 
 from frspec_cli.corpus import shards as shards_module
 from frspec_cli.corpus.documents import Fields, Skipped
+from frspec_cli.corpus.options import Selection
 from frspec_cli.corpus.reading import read_shard
-from frspec_cli.corpus.sources import Selection, dataset_name, find_shards
+from frspec_cli.corpus.sources import dataset_name, find_shards
 from frspec_cli.corpus.streams import BrokenFile
 from frspec_cli.errors import FrspecError
 from tests.counting.corpora import write

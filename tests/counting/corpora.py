@@ -13,7 +13,8 @@ import numpy as np
 import zstandard
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from frspec_cli.corpus.sources import Selection, find_shards
+from frspec_cli.corpus.options import Selection
+from frspec_cli.corpus.sources import find_shards
 from frspec_cli.counting.count import CountResult, count_corpus
 from frspec_cli.counting.options import CountOptions, RunOptions
 from frspec_cli.counting.table import FrequencyTable

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from frspec_cli.corpus import shards as cutting
-from frspec_cli.corpus.sources import Selection
+from frspec_cli.corpus.options import Selection
 from frspec_cli.counting import accumulator, worker
 from frspec_cli.counting.merge import merge
 from frspec_cli.counting.options import CountOptions, RunOptions
