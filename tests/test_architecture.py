@@ -21,11 +21,21 @@ def test_imports_point_one_way() -> None:
 
 
 def _commands() -> list[str]:
-    from typer.main import get_command
+    from frspec_cli.cli.app import COMMANDS
 
-    from frspec_cli.cli.app import app
+    return sorted(COMMANDS)
 
-    return sorted(get_command(app).commands)  # type: ignore[attr-defined]
+
+@pytest.mark.parametrize("name", _commands())
+def test_a_summary_is_the_first_line_of_the_commands_own_help(name: str) -> None:
+    from importlib import import_module
+    from inspect import getdoc
+
+    from frspec_cli.cli.app import COMMANDS
+
+    text = getdoc(import_module(f"frspec_cli.cli.{name.replace('-', '_')}").command)
+    assert text is not None
+    assert " ".join(text.split("\n\n")[0].split()) == COMMANDS[name]
 
 
 @pytest.mark.parametrize("command", ["", *_commands()])

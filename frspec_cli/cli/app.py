@@ -1,4 +1,4 @@
-"""The `frspec` command: it registers the commands and is the one place that turns known errors into sentences.
+"""The `frspec` command: it lists the commands and is the one place that turns known errors into sentences.
 
 Each command is in a module of its own: it parses, calls the library and shows the result. What is heavy (torch,
 transformers, datasets) is imported inside the command's function, so that `--help` stays quick.
@@ -10,36 +10,81 @@ import os
 import sys
 from collections.abc import Callable
 from functools import wraps
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command_from_info
+from typer.models import CommandInfo
 
 from frspec_cli import INTERRUPTED, __version__
-from frspec_cli.cli import (
-    bench,
-    build_vocab,
-    collect,
-    count_freq,
-    coverage,
-    demo,
-    env,
-    export_draft,
-    export_vocab,
-    fetch,
-    generate,
-    import_vocab,
-    inspect,
-    merge,
-    profile,
-    replay,
-    train_draft,
-    verify,
-)
 from frspec_cli.errors import FrspecError, as_flags
+
+COMMANDS = {  # in the order of the work: count, choose, draft, decode, measure
+    "count-freq": "Count how often each token occurs in a corpus, into a frequency table.",
+    "merge": "Add up frequency tables of one tokenizer, such as the parts of count-freq --shard I/N.",
+    "build-vocab": "Cut vocabulary subsets: the k most frequent tokens, forced ones first, ties by id.",
+    "coverage": "Measure what subsets cover, by size, source and script, with 95 % intervals (jackknife over folds).",
+    "export-vocab": "Write a subset for SGLang, FR-Spec, EAGLE-3, SpecForge, speculators and others.",
+    "import-vocab": "Read a draft vocabulary of FR-Spec, SGLang, EAGLE-3, SpecForge, speculators or a plain list of ids.",
+    "inspect": "Say what a file or folder is: any artifact of frspec or of other projects, recognised by what it holds.",
+    "collect": "Let the target answer prompts: training data for a draft head, and the best corpus to count.",
+    "train-draft": "Train an EAGLE draft head on a target's own answers.",
+    "export-draft": "Write a published or trained head for EAGLE's code, SGLang or speculators.",
+    "generate": "Generate text: plain, with EAGLE-2, or with FR-Spec. The method changes the speed, not the text.",
+    "verify": "Check that the output is plain decoding's, token by token, greedy and with a seed. Exit code 3 if not.",
+    "bench": "Measure methods side by side: the same prompts, interleaved in one run, tokens counted one way.",
+    "replay": "Show what is accepted, and why no more is, by the draft alone: any number of heads, subsets, sizes and trees.",
+    "profile": "Show where the time of one cycle goes, and how EAGLE-2's cycle compares with FR-Spec's at the same tree.",
+    "demo": "Plain decoding, EAGLE-2 and FR-Spec side by side on SmolLM2-135M, in float32.",
+    "fetch": "Download an embedded model into the cache ($FRSPEC_CACHE), or list them.",
+    "env": "Show versions, devices and folders, for a bug report.",
+}
+"""Each command's name and the first line of its help; it is `command` of the module of that name."""
+
+
+class LazyCommands(TyperGroup):
+    """Imports a command's module when that command runs.
+
+    Importing all of them would take a third of the time of `frspec --help`, which needs names and summaries only.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = {name: TyperCommand(name, help=summary) for name, summary in COMMANDS.items()}
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """The command that the user typed, with its options."""
+        name, summary, rest = super().resolve_command(ctx, args)
+        if name is None or summary is None:
+            return name, summary, rest
+        callback = import_module(f"frspec_cli.cli.{name.replace('-', '_')}").command
+        info = CommandInfo(name=name, callback=_with_home(callback))
+        return name, get_command_from_info(info, pretty_exceptions_short=False, rich_markup_mode="rich"), rest
+
+
+def _with_home(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with `~` expanded in each of its paths."""
+
+    @wraps(command)
+    def run(**parameters: Any) -> None:
+        command(**{parameter: _at_home(value) for parameter, value in parameters.items()})
+
+    return run
+
+
+def _at_home(value: Any) -> Any:
+    """A command's argument with `~` expanded if it is a path: no shell does so in `--out=~/file`."""
+    if isinstance(value, list):
+        return [_at_home(each) for each in value]
+    return Path(os.path.expanduser(value)) if isinstance(value, Path) else value
+
 
 app = typer.Typer(
     name="frspec",
+    cls=LazyCommands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -67,46 +112,6 @@ def _root(
     ] = False,
 ) -> None:
     pass
-
-
-_COMMANDS: dict[str, Callable[..., None]] = {  # in the order of the work: count, choose, draft, decode, measure
-    "count-freq": count_freq.command,
-    "merge": merge.command,
-    "build-vocab": build_vocab.command,
-    "coverage": coverage.command,
-    "export-vocab": export_vocab.command,
-    "import-vocab": import_vocab.command,
-    "inspect": inspect.command,
-    "collect": collect.command,
-    "train-draft": train_draft.command,
-    "export-draft": export_draft.command,
-    "generate": generate.command,
-    "verify": verify.command,
-    "bench": bench.command,
-    "replay": replay.command,
-    "profile": profile.command,
-    "demo": demo.command,
-    "fetch": fetch.command,
-    "env": env.command,
-}
-
-
-def _at_home(value: Any) -> Any:
-    """A command's argument with `~` expanded if it is a path: no shell does so in `--out=~/file`."""
-    if isinstance(value, list):
-        return [_at_home(each) for each in value]
-    return Path(os.path.expanduser(value)) if isinstance(value, Path) else value
-
-
-def _register(name: str, command: Callable[..., None]) -> None:
-    @app.command(name)
-    @wraps(command)
-    def run(**parameters: Any) -> None:
-        command(**{parameter: _at_home(value) for parameter, value in parameters.items()})
-
-
-for _name, _command in _COMMANDS.items():
-    _register(_name, _command)
 
 
 def main() -> None:
