@@ -16,6 +16,7 @@ from frspec_cli.errors import FrspecError
 from frspec_cli.heads.config import detect_layout
 from frspec_cli.subsets.formats import read_foreign
 from frspec_cli.subsets.formats.content import container
+from frspec_cli.subsets.formats.folder import maps_in
 from frspec_cli.subsets.subset import VocabularySubset
 
 
@@ -128,7 +129,7 @@ def _folder(path: Path) -> dict[str, Any]:
     weights = [path / name for name in ("model.safetensors", "pytorch_model.bin") if (path / name).is_file()]
     if (path / "config.json").is_file() and weights:
         return _model(storage.read_json(path / "config.json"), _tensors(weights[0]))
-    if any(path.glob("*d2t*.npy")):
+    if maps_in(path):
         return _foreign(path)
     if (path / "config.json").is_file():
         return {"kind": "model", "architectures": storage.read_json(path / "config.json").get("architectures")}
@@ -155,6 +156,8 @@ def _foreign(path: Path) -> dict[str, Any]:
     return {
         "kind": "draft-vocabulary",
         "format": entries.format,
+        "reading": entries.reading,
+        **({"fits_also": entries.otherwise.reading} if entries.otherwise is not None else {}),
         "entries": len(entries.ids),
         "repeated": len(entries.ids) - len(set(entries.ids.tolist())),
         "lowest_id": int(entries.ids.min()),
@@ -168,4 +171,4 @@ def _foreign(path: Path) -> dict[str, Any]:
 
 
 def _has_map(tensors: dict[str, Any]) -> bool:
-    return any(name.split(".")[-1] in ("d2t", "t2d") for name in tensors)
+    return any(name.split(".")[-1] in ("d2t", "t2d", "vocab_map") for name in tensors)

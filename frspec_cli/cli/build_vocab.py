@@ -54,6 +54,16 @@ def command(
     pad: Annotated[
         bool, typer.Option("--pad", help="Fill up with unseen tokens by id if too few were seen.")
     ] = Recipe.pad,
+    multiple_of: Annotated[
+        int, typer.Option(help="Round k up to a multiple of this: INT4 heads need 128.")
+    ] = Recipe.multiple_of,
+    shards: Annotated[
+        int,
+        typer.Option(
+            help="Take equally many tokens from each of this many equal slices of the vocabulary, for tensor-parallel "
+            "ranks that hold a slice each."
+        ),
+    ] = Recipe.shards,
     formats: Annotated[
         list[str] | None, typer.Option("--format", help="Also write it as sglang, eagle3, ... (see export-vocab).")
     ] = None,
@@ -62,7 +72,8 @@ def command(
 ) -> None:
     """Cut vocabulary subsets: the k most frequent tokens, forced ones first, ties by id.
 
-    The first rows of a large subset are the smaller one, so one file serves all sizes (except with --script-budget).
+    The first rows of a large subset are the smaller one, so one file serves all sizes (except with --script-budget
+    and --shards).
     """
     _check(k or [], coverage, formats or [], model, tokenizer)
     recipe = Recipe(
@@ -72,15 +83,24 @@ def command(
         force_ids=tuple(sorted(set(force_id or []))),
         pad=pad,
         vocabulary_rows=vocab_rows,
+        multiple_of=multiple_of,
+        shards=shards,
     )
-    paths = _checked_paths(out, sorted(set(k or [0])), [*counts, model, tokenizer], formats or [])
+    paths = _checked_paths(
+        out, sorted({recipe.rounded(size) for size in k or [0]}), [*counts, model, tokenizer], formats or []
+    )
     output = Output(as_json=as_json, quiet=quiet, out=Path(next(iter(paths.values()))))
+    for size in sorted(set(k or [])):
+        if recipe.rounded(size) != size:
+            output.say(f"k {size:,} is rounded up to {recipe.rounded(size):,}")
 
     from frspec_cli.subsets.build import load_builder
 
     builder = load_builder(counts, recipe, tokenizer=model or tokenizer, warn=output.warn)
     if builder.evidence.left_out:
         output.say(f"left out, since --mix gives them no weight: {', '.join(builder.evidence.left_out)}")
+    if recipe.shards > 1 and builder.rows_from == "tokenizer":
+        output.warn(f"the slices are of the tokenizer's {builder.rows:,} rows; name the model's with --vocab-rows.")
     if coverage is not None:
         paths = {builder.smallest_covering(coverage): paths[0]}
     subsets = {size: builder.subset(size) for size in paths}  # all are chosen before the first is written
@@ -123,6 +143,8 @@ def _write(builder: Builder, subset: VocabularySubset, path: str, formats: list[
     row |= {name: subset.metadata[name] for name in ("padded", "coverage", "held_out", "sha256")}
     if builder.recipe.budgets:
         row["budgets"] = builder.budget_effects(subset.k)
+    if builder.recipe.shards > 1:
+        row["shards"] = builder.shards_effect(subset.k)
     if formats:
         stem = path.removesuffix(".parquet")
         exports = [export_subset(subset, name, stem + WRITERS[name].suffix) for name in formats]
@@ -149,6 +171,10 @@ def _show(output: Output, builder: Builder, rows: list[dict]) -> None:
     if effects:
         columns = ["k", "script", "budget", "its tokens counted", "covered with it", "by frequency alone"]
         output.table("Script budgets, held out by fold", columns, effects, left=2)
+    slices = [[f"{row['k']:,}", *_slices(row["shards"])] for row in rows if "shards" in row]
+    if slices:
+        columns = ["k", "slices", "tokens of each", "covered with them", "by frequency alone", "fullest slice then"]
+        output.table("Equal slices, held out by fold", columns, slices)
     written = [path for row in rows for path in (row["out"], *row.get("exports", []))]
     output.result({"subsets": rows}, f"wrote {', '.join(written)}")
 
@@ -156,6 +182,11 @@ def _show(output: Output, builder: Builder, rows: list[dict]) -> None:
 def _effect(effect: dict) -> list[str]:
     shares = [f"{effect[name]:.2%}" if effect[name] is not None else "-" for name in ("coverage", "by_frequency")]
     return [effect["script"], f"{effect['rows']:,}", f"{effect['tokens']:,}", *shares]
+
+
+def _slices(effect: dict) -> list[str]:
+    shares = [f"{effect[name]:.2%}" if effect[name] is not None else "-" for name in ("coverage", "by_frequency")]
+    return [f"{effect['shards']}", f"{effect['rows_each']:,}", *shares, f"{effect['fullest']:,}"]
 
 
 def _some_ids(builder: Builder, most: int = 12) -> str:

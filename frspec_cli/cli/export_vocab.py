@@ -17,11 +17,12 @@ def command(
         str,
         typer.Option(
             help="fr-spec, sglang (.pt list by rank); eagle3 (d2t and t2d, as .pt, or as safetensors if --out ends so); "
-            "speculators (a folder with d2t.npy and t2d.npy); token-freq (speculators' counts); ids-pt, npy, json, txt "
-            "(ids, ascending)."
+            "speculators (a folder with d2t.npy and t2d.npy); token-freq (speculators' counts); modelopt (a lone d2t.pt); "
+            "nemo (draft_token_map.pt); tensorrt-edge (a folder with vocab_map.safetensors); gguf; ids-pt, npy, json, "
+            "json-ids, txt, int32 (ids, ascending); tsv, csv (ids with counts); ranges (raw int32 pairs)."
         ),
     ],
-    out: Annotated[str, typer.Option("--out", "-o", help="The file, or for speculators the folder.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="The file, or for speculators and tensorrt-edge the folder.")],
     k: options.K = None,
     order: Annotated[str | None, typer.Option(help="rank or id, if the format leaves the choice.")] = None,
     vocab_rows: Annotated[int | None, typer.Option(help="Rows of the target's embedding: the length of t2d.")] = None,

@@ -14,18 +14,24 @@ from frspec_cli.cli.output import Output
 
 def command(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A .pt, .npy, .json, .txt or safetensors file, or a folder.")
+        Path,
+        typer.Argument(
+            metavar="FILE", help="A .pt, .npy, .json, .txt, .tsv, .csv, .bin, .gguf or safetensors file, or a folder."
+        ),
     ],
     tokenizer: Annotated[str, typer.Option("--tokenizer", "--model", help="The tokenizer (or model) of the ids.")],
     out: Annotated[str, typer.Option("--out", "-o", help="The subset file.")],
     vocab_rows: Annotated[int | None, typer.Option(help="Rows of the target's embedding.")] = None,
-    read_as: Annotated[str | None, typer.Option("--as", help="ids or offsets, if the file could hold either.")] = None,
+    read_as: Annotated[
+        str | None, typer.Option("--as", help="ids, offsets or ranges, if the file could hold more than one.")
+    ] = None,
     counts: Annotated[Path | None, typer.Option(help="A frequency table: rank the ids by it.")] = None,
     dedupe: Annotated[bool, typer.Option("--dedupe", help="Keep the first of repeated ids.")] = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Read a draft vocabulary of FR-Spec, SGLang, EAGLE-3, SpecForge, speculators or a plain list of ids.
+    """Read a draft vocabulary of FR-Spec, SGLang, EAGLE-3, SpecForge, speculators, Model-Optimizer, NeMo,
+    TensorRT-Edge-LLM or llama.cpp, or a plain list of ids.
 
     A file is recognised by what it holds, and no code in it is ever run.
     FR-Spec's own defect, an id repeated at the very end, is repaired and reported; other repetitions are refused.
@@ -38,18 +44,21 @@ def command(
 
     path = outputs.check(out, inputs=[file, tokenizer, counts], replaces=outputs.PARQUET, what="a vocabulary subset")
     output, out = Output(as_json=as_json, quiet=quiet, out=path), str(path)
-    entries = read_foreign(file, read_as=read_as)
+    foreign = read_foreign(file, read_as=read_as)
     table = None if counts is None else NamedTable.read(counts)
-    imported = import_list(entries, load_tokenizer(tokenizer), vocab_rows=vocab_rows, dedupe=dedupe, counts=table)
+    imported = import_list(foreign, load_tokenizer(tokenizer), vocab_rows=vocab_rows, dedupe=dedupe, counts=table)
     for warning in imported.warnings:
         output.warn(warning)
-    subset = imported.subset
+    subset, entries = imported.subset, imported.entries
     subset.write(out)
     first = " ".join(show_token(content) for content in subset.tokens[:8])
-    output.say(f"read as {entries.format}: {subset.k:,} ids of {subset.metadata['vocabulary_rows']:,}, first {first}")
+    how = f"{entries.format} ({entries.reading}, {'by rank' if subset.metadata['nested'] else 'by id'})"
+    output.say(f"read as {how}: {subset.k:,} ids of {subset.metadata['vocabulary_rows']:,}, first {first}")
     value = {
         "out": out,
         "format": entries.format,
+        "reading": entries.reading,
+        "ranked": subset.metadata["nested"],
         "k": subset.k,
         "sha256": subset.metadata["sha256"],
         "warnings": list(imported.warnings),

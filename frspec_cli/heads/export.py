@@ -104,6 +104,8 @@ def export_head(
     warnings: list[str] = []
     if subset is not None:
         head = slice_head(head, subset, warnings, where=str(path))
+    if to == "speculators":
+        head = rows_by_token(head)
     tensors = tensors_for(head, to)
     config = speculators_config(head, raw, target) if to == "speculators" else config_for(head, raw, to)
     if head.config.layout == "eagle3" and not head.config.taps:
@@ -142,3 +144,14 @@ def slice_head(head: ParsedHead, subset: torch.Tensor, warnings: list[str], *, w
     rows = rows[ids[rows].argsort()]
     config = replace(head.config, draft_vocab_size=len(rows))
     return replace(head, config=config, lm_head=head.lm_head[rows], ids=ids[rows])
+
+
+def rows_by_token(head: ParsedHead) -> ParsedHead:
+    """The head with its LM head's rows in ascending order of their tokens.
+
+    speculators gathers the target's rows by t2d, which is a mask: the draft's rows must be in the same order.
+    """
+    if head.ids is None or head.lm_head is None:
+        return head
+    order = head.ids.argsort()
+    return replace(head, lm_head=head.lm_head[order], ids=head.ids[order])

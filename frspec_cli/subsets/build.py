@@ -88,15 +88,20 @@ class Builder:
         """The k ids. A held-out ranking may be a little short of tokens and is then filled up by id."""
         pad = self.recipe.pad or without_fold is not None
         budgets = self._budgets(without_fold)
-        return choose.choose(self.ranking(without_fold=without_fold), k, budgets=budgets, pad=pad)
+        ranking = self.ranking(without_fold=without_fold)
+        return choose.choose(ranking, k, budgets=budgets, pad=pad, shards=self.recipe.shards)
 
-    def held_out(self, k: int) -> Interval | None:
-        """What k ids ranked by nine folds cover of the tenth, over all ten; None if fewer than two folds hold text."""
+    def held_out(self, k: int, *, by_frequency: bool = False) -> Interval | None:
+        """What k ids ranked by nine folds cover of the tenth, over all ten; None if fewer than two folds hold text.
+
+        by_frequency: of the k most frequent, without budgets and shards.
+        """
         if (self.by_fold.sum(axis=1) > 0).sum() < 2:
             return None
         covered = np.zeros(FOLDS)
         for fold in range(FOLDS):
-            ids = self.choose(k, without_fold=fold).token_ids
+            ranked = self.ranking(without_fold=fold).token_ids[:k]
+            ids = ranked if by_frequency else self.choose(k, without_fold=fold).token_ids
             covered[fold] = self.by_fold[fold, ids].sum()
         return jackknife(covered, self.counted_by_fold)
 
@@ -116,7 +121,7 @@ class Builder:
             "origin": self._origin(),
             "coverage": covered,
             "held_out": held_out.as_json() if held_out else None,
-            "nested": not self.recipe.budgets,
+            "nested": self.recipe.nested,
             "padded": choice.padded,
             "sha256": storage.sha256_ids(choice.token_ids),
         }
@@ -145,6 +150,23 @@ class Builder:
             effects.append({"script": script, **numbers, "coverage": shares[0], "by_frequency": shares[1]})
         return effects
 
+    def shards_effect(self, k: int) -> dict[str, Any]:
+        """What equal slices cost: the share that k ids cover with them and by frequency alone.
+
+        Held out by fold; the shares are None if fewer than two folds hold text. `fullest` is the number of ids that the
+        fullest slice would hold by frequency alone.
+        """
+        shards = self.recipe.shards
+        with_shards, alone = self.held_out(k), self.held_out(k, by_frequency=True)
+        slices = self.ranking().token_ids[:k] // (self.rows // shards)
+        return {
+            "shards": shards,
+            "rows_each": k // shards,
+            "coverage": with_shards.value if with_shards else None,
+            "by_frequency": alone.value if alone else None,
+            "fullest": int(np.bincount(slices).max()),
+        }
+
     def smallest_covering(self, target: float) -> int:
         """The smallest k that covers `target` (0..1) of what was counted.
 
@@ -152,10 +174,13 @@ class Builder:
         """
         if not 0 < target <= 1:
             raise UsageError(f"{option('coverage')} {target:g} must be above 0 and at most 1, such as 0.98.")
+        if self.recipe.shards > 1:
+            raise UsageError(f"{option('coverage')} does not go with {option('shards')}: give {option('k')}.")
         ranking = self.ranking()
         total = int(ranking.counts.sum())
         # Ids past the model's rows were counted but cannot be covered: the target is a share of everything counted.
-        return choose.smallest_covering(ranking, target * self.counted / total if total else target)
+        share = target * self.counted / total if total else target
+        return self.recipe.rounded(choose.smallest_covering(ranking, share))
 
     def _vocabulary_rows(self) -> tuple[int, str]:
         recorded = self.tables[0].table.metadata["tokenizer"].get("model_rows")

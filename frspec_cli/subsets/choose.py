@@ -78,16 +78,20 @@ def rank(counts: np.ndarray, *, forced: Collection[int], allowed: np.ndarray) ->
     return Ranking(np.concatenate([first, others]), counts, len(first), seen)
 
 
-def choose(ranking: Ranking, k: int, *, budgets: Sequence[Budget] = (), pad: bool = False) -> Choice:
+def choose(ranking: Ranking, k: int, *, budgets: Sequence[Budget] = (), pad: bool = False, shards: int = 1) -> Choice:
     """The subset of exactly k ids.
 
+    shards: equal slices of the vocabulary, of which each gives k / shards ids.
     Raises `FrspecError` if k is below the number forced, above the vocabulary, above the number of tokens ever seen
-    (unless `pad`), or too small for the budgets.
+    (unless `pad`), too small for the budgets, or not to be had from the slices.
     """
     _check_size(ranking, k, pad)
     selected, by_frequency = (np.zeros(len(ranking.counts), dtype=bool) for _ in range(2))
     by_frequency[ranking.token_ids[:k]] = True
-    selected[_with_budgets(ranking, k, budgets) if budgets else ranking.token_ids[:k]] = True
+    if shards > 1:
+        selected[_from_slices(ranking, k, _required(ranking, k, budgets), shards, pad)] = True
+    else:
+        selected[_with_budgets(ranking, k, budgets) if budgets else ranking.token_ids[:k]] = True
     ids = ranking.token_ids[selected[ranking.token_ids]]  # back into rank order
     reasons = np.where(by_frequency[ids], FREQUENCY, BUDGET).astype(np.int8)
     reasons[: ranking.forced] = FORCED
@@ -129,6 +133,13 @@ def _check_size(ranking: Ranking, k: int, pad: bool) -> None:
 
 def _with_budgets(ranking: Ranking, k: int, budgets: Sequence[Budget]) -> np.ndarray:
     """The k ids of forced + each budget's best + the rest by frequency, in no particular order."""
+    required = _required(ranking, k, budgets)
+    rest = ranking.token_ids[~required[ranking.token_ids]][: k - int(required.sum())]
+    return np.concatenate([np.flatnonzero(required), rest])
+
+
+def _required(ranking: Ranking, k: int, budgets: Sequence[Budget]) -> np.ndarray:
+    """bool [rows of the vocabulary]: the forced ids and each budget's best."""
     required = np.zeros(len(ranking.counts), dtype=bool)
     required[ranking.token_ids[: ranking.forced]] = True
     usable = ranking.token_ids[ranking.forced :]
@@ -143,5 +154,34 @@ def _with_budgets(ranking: Ranking, k: int, budgets: Sequence[Budget]) -> np.nda
         required[candidates[rank_by_count(budget.scores[candidates])[: budget.rows]]] = True
     if (needed := int(required.sum())) > k:
         raise FrspecError(f"k {k} is too small: forced tokens and script budgets need {needed} rows.")
-    rest = ranking.token_ids[~required[ranking.token_ids]][: k - needed]
-    return np.concatenate([np.flatnonzero(required), rest])
+    return required
+
+
+def _from_slices(ranking: Ranking, k: int, required: np.ndarray, shards: int, pad: bool) -> np.ndarray:
+    """The k ids: of each slice those that are required, then its most frequent, k / shards in all."""
+    rows = len(ranking.counts)
+    if rows % shards:
+        raise FrspecError(
+            f"a vocabulary of {rows} rows cannot be cut into {shards} equal slices.",
+            hint=f"Engines pad it: name the padded number of rows with {option('vocab_rows')}.",
+        )
+    if k % shards:
+        raise FrspecError(f"k {k} cannot be divided among {shards} slices.")
+    each, width = k // shards, rows // shards
+    usable = ranking.token_ids if pad else ranking.token_ids[: ranking.seen]
+    ids = []
+    for part in range(shards):
+        own = usable[usable // width == part]
+        own = np.concatenate([own[required[own]], own[~required[own]]])
+        where = f"slice {part + 1} of {shards} (ids {part * width} to {(part + 1) * width - 1})"
+        if (needed := int(required[own].sum())) > each:
+            raise FrspecError(f"k {k} gives {each} rows to {where}, where forced tokens and budgets need {needed}.")
+        if len(own) < each:
+            padded = "" if pad else f", or let {option('pad')} fill it up by id"
+            raise FrspecError(
+                f"k {k} asks for {each} tokens of {where}, which has only {len(own)}"
+                + ("." if pad else " that were seen."),
+                hint=f"Choose {option('k')} {len(own) * shards} or less{padded}.",
+            )
+        ids.append(own[:each])
+    return np.concatenate(ids)

@@ -50,7 +50,7 @@ def export_subset(
     """
     writer = _writer(to)
     order = order or writer.order
-    if order not in ("rank", "id") or (writer.order_is_fixed and order != writer.order):
+    if order != writer.order and (order not in ("rank", "id") or writer.order_is_fixed):
         raise UsageError(
             f"{option('order')} {order} does not go with {option('to')} {to}, whose order is by {writer.order}."
         )
@@ -58,7 +58,10 @@ def export_subset(
     if (highest := int(subset.token_ids.max())) >= rows:
         raise FrspecError(f"the subset holds the id {highest}, which does not fit a vocabulary of {rows} rows.")
     ids = subset.token_ids.astype(np.int64)
-    ids = np.sort(ids) if order == "id" else ids
+    if order == "id":
+        ids = np.sort(ids)
+    elif order == "count":
+        ids = ids[np.lexsort((ids, -subset.counts))]
     files = writer.files(subset, ids, rows, str(out))
     for file, data in files.items():
         storage.write_bytes(file, data)

@@ -12,20 +12,20 @@ from frspec_cli.counting.ranking import rank_by_count
 from frspec_cli.errors import FrspecError, option
 from frspec_cli.subsets.choose import FREQUENCY
 from frspec_cli.subsets.formats import ForeignList
-from frspec_cli.subsets.manifest import check_manifest
+from frspec_cli.subsets.formats.base import LONGEST_EOS_BLOCK
+from frspec_cli.subsets.manifest import check_manifest, described_sha256
 from frspec_cli.subsets.mix import NamedTable
 from frspec_cli.subsets.subset import VocabularySubset, show_token
-from frspec_cli.subsets.tokenizer_check import check_table
+from frspec_cli.subsets.tokenizer_check import check_table, tokens_bytes
 from frspec_cli.tokens.tokenizer import LoadedTokenizer
-
-LONGEST_EOS_BLOCK = 4  # FR-Spec's script appends `tokenizer.encode(eos_token)`: a BOS, an EOS, hardly more
 
 
 @dataclass(frozen=True)
 class Imported:
-    """A subset, and the warnings about the file that it came from."""
+    """A subset, the file that it came from in the reading that was taken, and the warnings about it."""
 
     subset: VocabularySubset
+    entries: ForeignList
     warnings: tuple[str, ...]
 
 
@@ -43,8 +43,9 @@ def import_list(
     dedupe: drop later repetitions of any id.
     counts: ranks the ids anew, by (-count, id), for a file that has lost its ranking.
     Raises `FrspecError` for ids out of range or unknown to the tokenizer, for repeated ids, for counts of another
-    tokenizer, and for a file that is not the one that its manifest describes.
+    tokenizer, for a file that is not the one that its manifest describes, and for one that two readings fit.
     """
+    entries = _settled(entries, tokenizer, vocab_rows, dedupe)
     rows, rows_from = _rows(entries, tokenizer, vocab_rows)
     _check_range(entries, tokenizer, rows)
     warnings = check_manifest(entries, tokenizer)
@@ -54,7 +55,7 @@ def import_list(
     if counts is not None:
         check_table(counts.table, tokenizer, name=counts.name, warn=warnings.append)
         ids, numbers, ranked = *_ranked_by(counts.table.totals(), ids, rows), True
-    warnings += _what_is_missing(ids, tokenizer, rows)
+    warnings += [*_padding_rows(ids, tokenizer), *_what_is_missing(ids, tokenizer, rows)]
     if not ranked:
         warnings.append(
             f"its ids are in ascending order, so the ranking is lost and {option('k')} cannot cut it; {option('counts')} "
@@ -72,10 +73,57 @@ def import_list(
         "padded": 0,
         "sha256": storage.sha256_ids(ids),
     }
-    tokens = tokenizer.tokens_bytes(ids.tolist())
+    tokens = tokens_bytes(tokenizer, ids.tolist())
     counted = np.zeros(len(ids), dtype=np.int64) if numbers is None else numbers.astype(np.int64)
     reasons = np.full(len(ids), FREQUENCY, dtype=np.int8)
-    return Imported(VocabularySubset(ids.astype(np.int32), tokens, counted, reasons, metadata), tuple(warnings))
+    return Imported(
+        VocabularySubset(ids.astype(np.int32), tokens, counted, reasons, metadata), entries, tuple(warnings)
+    )
+
+
+def _settled(entries: ForeignList, tokenizer: LoadedTokenizer, vocab_rows: int | None, dedupe: bool) -> ForeignList:
+    """The reading of a file with two: the one that its manifest describes, or the only one that fits the vocabulary.
+
+    Raises `FrspecError` if both fit: which one is meant cannot be seen, and the wrong one would draft other tokens.
+    """
+    other = entries.otherwise
+    if other is None or np.array_equal(entries.ids, other.ids):
+        return entries
+    described = described_sha256(entries.name)
+    for each in (entries, other):
+        if described == storage.sha256_ids(each.ids):
+            return each
+    fitting = [each for each in (entries, other) if _fits(each, tokenizer, vocab_rows, dedupe)]
+    if len(fitting) < 2:
+        return fitting[0] if fitting else entries
+    raise FrspecError(
+        f"{entries.name} may hold {entries.reading} or {other.reading}, and both fit: the tokens would be "
+        f"{_first(entries)} or {_first(other)}.",
+        hint=f"Import it and say which: frspec import-vocab {entries.name} {option('as')} {entries.reading}, or "
+        f"{option('as')} {other.reading}.",
+    )
+
+
+def _fits(entries: ForeignList, tokenizer: LoadedTokenizer, vocab_rows: int | None, dedupe: bool) -> bool:
+    try:
+        _check_range(entries, tokenizer, _rows(entries, tokenizer, vocab_rows)[0])
+        _without_repeats(entries, tokenizer, dedupe)
+    except FrspecError:
+        return False
+    return True
+
+
+def _first(entries: ForeignList, most: int = 4) -> str:
+    return ", ".join(map(str, entries.ids[:most].tolist())) + (", ..." if len(entries.ids) > most else "")
+
+
+def _padding_rows(ids: np.ndarray, tokenizer: LoadedTokenizer) -> list[str]:
+    """What is said about rows of the model past the tokenizer's last token; vLLM takes such a vocabulary too."""
+    number = int((ids > tokenizer.highest_id).sum())
+    if not number:
+        return []
+    last = tokenizer.highest_id
+    return [f"{number} of its ids are rows of the model past the tokenizer's last token, {last}: no text needs them."]
 
 
 def _ranked_by(totals: np.ndarray, ids: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -114,7 +162,8 @@ def _check_range(entries: ForeignList, tokenizer: LoadedTokenizer, rows: int) ->
             + (f"; so do {len(outside) - 1} more." if len(outside) > 1 else "."),
             hint=f"Is it for another model? Or does it hold offsets ({option('as')} offsets)?",
         )
-    unknown = [index for index in entries.ids.tolist() if index not in tokenizer.vocabulary]
+    last = tokenizer.highest_id
+    unknown = [index for index in entries.ids.tolist() if index <= last and index not in tokenizer.vocabulary]
     if unknown:
         raise FrspecError(f"{entries.name} holds the id {unknown[0]}, for which {tokenizer.reference} has no token.")
 
@@ -131,7 +180,7 @@ def _without_repeats(
     at = int(repeated[0])
     index = int(entries.ids[at])
     earlier = int(np.flatnonzero(entries.ids == index)[0])
-    repetition = f"the id {index} ({show_token(tokenizer.token_bytes(index))}) is at entries {earlier} and {at}"
+    repetition = f"the id {index} ({show_token(tokens_bytes(tokenizer, [index])[0])}) is at entries {earlier} and {at}"
     in_eos_block = at >= len(entries.ids) - LONGEST_EOS_BLOCK and all(
         i in tokenizer.added for i in entries.ids[at:].tolist()
     )

@@ -15,6 +15,7 @@ from frspec_cli import __version__, storage
 from frspec_cli.errors import FrspecError
 from frspec_cli.subsets.formats import ForeignList
 from frspec_cli.subsets.subset import VocabularySubset
+from frspec_cli.subsets.tokenizer_check import tokens_bytes
 from frspec_cli.tokens.tokenizer import LoadedTokenizer
 
 _SUFFIX = ".manifest.json"
@@ -66,8 +67,8 @@ def check_manifest(entries: ForeignList, tokenizer: LoadedTokenizer) -> list[str
 
     Raises `FrspecError` if the file holds other ids, or ids that mean other tokens in `tokenizer`.
     """
-    path = manifest_path(entries.name)
-    if not path.is_file():
+    path = _manifest_of(Path(entries.name))
+    if path is None:
         return []
     manifest = storage.read_json(path)
     if manifest.get("sha256") != storage.sha256_ids(entries.ids):
@@ -79,10 +80,25 @@ def check_manifest(entries: ForeignList, tokenizer: LoadedTokenizer) -> list[str
     if recorded.get("fingerprint") == tokenizer.fingerprint:
         return []
     both = f"{recorded.get('reference')} and {tokenizer.reference}"
-    tokens = {index: tokenizer.token_bytes(index) for index in set(entries.ids.tolist())}
+    ids = sorted(set(entries.ids.tolist()))
+    tokens = dict(zip(ids, tokens_bytes(tokenizer, ids), strict=True))
     if manifest.get("tokens_sha256") != _tokens_sha256(tokens):
         raise FrspecError(f"{entries.name} was exported for another tokenizer: {both} differ in its ids.")
     return [f"the tokenizers {both} differ, but all its ids mean the same bytes in both."]
+
+
+def described_sha256(name: str) -> str | None:
+    """The sha256 of the ids that a file's manifest describes; None if it has no manifest."""
+    path = _manifest_of(Path(name))
+    return None if path is None else storage.read_json(path).get("sha256")
+
+
+def _manifest_of(file: Path) -> Path | None:
+    """The manifest of a file or folder, or of the folder that a file was exported in; None if there is none."""
+    own, folder = manifest_path(file), file.parent / f"vocabulary{_SUFFIX}"
+    if own.is_file():
+        return own
+    return folder if folder.is_file() and file.name in storage.read_json(folder).get("files", {}) else None
 
 
 def _tokens_sha256(tokens: dict[int, bytes]) -> str:

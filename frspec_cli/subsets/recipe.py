@@ -22,6 +22,8 @@ class Recipe:
     force_ids: further ids that are kept.
     pad: fill up by id if too few tokens were seen.
     vocabulary_rows: of the model; None if only the tokenizer is known.
+    multiple_of: k is rounded up to a multiple of it.
+    shards: the vocabulary is cut into this many equal slices, of which each gives the same number of tokens.
     Raises `UsageError` for a value outside its range.
     """
 
@@ -31,10 +33,15 @@ class Recipe:
     force_ids: tuple[int, ...] = ()
     pad: bool = False
     vocabulary_rows: int | None = None
+    multiple_of: int = 1
+    shards: int = 1
 
     def __post_init__(self) -> None:
         if self.forced not in FORCED_KINDS:
             raise UsageError(f"{option('forced')} {self.forced} is not one of {', '.join(FORCED_KINDS)}.")
+        for name in ("multiple_of", "shards"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{option(name)} must be at least 1.")
         for name, weight in self.weights.items():
             if not (weight > 0 and math.isfinite(weight)):
                 raise UsageError(
@@ -47,8 +54,19 @@ class Recipe:
                     f"{option('script_budget')} {name}={rows}: the number of tokens must be a whole number above 0."
                 )
 
+    @property
+    def nested(self) -> bool:
+        """Whether the first rows of a subset are the smaller subset."""
+        return not self.budgets and self.shards == 1
+
+    def rounded(self, k: int) -> int:
+        """The smallest size from k on that is a multiple of `multiple_of` and of `shards`."""
+        step = math.lcm(self.multiple_of, self.shards)
+        return -(-k // step) * step
+
     def as_json(self) -> dict[str, Any]:
-        """What goes into a subset's metadata."""
+        """What goes into a subset's metadata. (`multiple_of` and `shards` only if they say something.)"""
+        sizes = {"multiple_of": self.multiple_of, "shards": self.shards}
         return {
             "mix": dict(self.weights),
             "script_budgets": dict(self.budgets),
@@ -56,6 +74,7 @@ class Recipe:
             "force_ids": list(self.force_ids),
             "pad": self.pad,
             "vocabulary_rows": self.vocabulary_rows,
+            **{name: value for name, value in sizes.items() if value > 1},
         }
 
     @staticmethod
@@ -68,4 +87,6 @@ class Recipe:
             force_ids=tuple(value["force_ids"]),
             pad=value["pad"],
             vocabulary_rows=value["vocabulary_rows"],
+            multiple_of=value.get("multiple_of", 1),
+            shards=value.get("shards", 1),
         )

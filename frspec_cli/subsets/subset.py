@@ -95,9 +95,12 @@ class VocabularySubset:
                 f"this subset was imported from a list by id, so its first {k} rows are not the most frequent ones.",
                 hint=f"Import it again with {option('counts')} TABLE, which ranks its ids.",
             )
+        how, given = ("script budgets", "script_budget")
+        if self.metadata["origin"].get("recipe", {}).get("shards", 1) > 1:
+            how, given = ("equal slices of the vocabulary", "shards")
         return FrspecError(
-            f"this subset was made with script budgets, so its first {k} rows are not a subset of their own.",
-            hint=f"Build that size: frspec build-vocab COUNTS --k {k} --script-budget ... --out PATH",
+            f"this subset was made with {how}, so its first {k} rows are not a subset of their own.",
+            hint=f"Build that size: frspec build-vocab COUNTS {option('k')} {k} {option(given)} ... --out PATH",
         )
 
     def write(self, path: Path | str) -> None:

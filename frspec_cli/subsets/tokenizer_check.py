@@ -92,9 +92,24 @@ def recorded_tokenizer(record: Mapping[str, Any]) -> LoadedTokenizer | None:
     return tokenizer if tokenizer.fingerprint == record["fingerprint"] else None
 
 
+def eos_ids(record: Mapping[str, Any]) -> list[int] | None:
+    """The end-of-sequence ids of the tokenizer that metadata names; None if they are unknown."""
+    if ids := [int(index) for index, kind in record.get("forced", {}).items() if kind == "eos"]:
+        return ids
+    tokenizer = recorded_tokenizer(record)
+    return None if tokenizer is None else sorted(tokenizer.eos_ids)
+
+
+def tokens_bytes(tokenizer: LoadedTokenizer, ids: Iterable[int]) -> list[bytes]:
+    """The bytes of each id; none for the rows that a model may have past its tokenizer's last token."""
+    return [b"" if index > tokenizer.highest_id else tokenizer.token_bytes(index) for index in ids]
+
+
 def _first_difference(tokens: Iterable[tuple[int, bytes]], tokenizer: LoadedTokenizer) -> int | None:
     """The lowest id whose bytes differ from those that `tokenizer` has for it; None if all agree."""
     for index, content in sorted(tokens):
+        if index > tokenizer.highest_id and not content:
+            continue  # a row past the last token in both
         if index not in tokenizer.vocabulary or tokenizer.token_bytes(index) != content:
             return index
     return None

@@ -49,6 +49,20 @@ def test_recorded_taps_go_over_in_the_readers_own_counting(tmp_path):
     assert contents(tmp_path / "speculators")[0]["eagle_aux_hidden_state_layer_ids"] == [1, 3, 7]
 
 
+def test_rows_in_another_order_are_sorted_for_a_reader_that_gathers_by_t2d(tmp_path):
+    """Model-Optimizer and NeMo write d2t by frequency; speculators takes the target's rows in t2d's order."""
+    order = torch.tensor([3, 0, 11, 1, 2, 10, 4, 9, 5, 8, 6, 7])
+    tensors = eagle3()
+    tensors |= {"lm_head.weight": tensors["lm_head.weight"][order], "d2t": IDS[order] - torch.arange(D)}
+    source = write(tmp_path / "head", tensors)
+    export_head(source, "speculators", tmp_path / "out")
+    written = contents(tmp_path / "out")[1]
+    assert torch.equal(written["d2t"] + torch.arange(D), written["t2d"].nonzero().flatten())
+    assert torch.equal(written["lm_head.weight"], eagle3()["lm_head.weight"])
+    export_head(source, "sglang", tmp_path / "kept")  # gathers by d2t
+    assert torch.equal(contents(tmp_path / "kept")[1]["d2t"] + torch.arange(D), IDS[order])
+
+
 def test_slicing_keeps_the_rows_of_the_subset_and_says_what_it_lacks(tmp_path):
     source = write(tmp_path / "head", eagle3())
     subset = torch.tensor([33, 5, 2, 49, 7])  # by rank; token 5 has no row

@@ -24,7 +24,7 @@ from frspec_cli.subsets.mix import NamedTable
 from frspec_cli.subsets.subset import VocabularySubset
 
 ROWS = 300
-BY_RANK = ("fr-spec", "sglang", "token-freq")
+BY_RANK = ("fr-spec", "sglang", "token-freq", "modelopt", "nemo", "gguf", "tsv", "csv")
 ids_in_rank_order = st.lists(st.integers(0, ROWS - 1), min_size=1, max_size=60, unique=True)
 
 
@@ -32,7 +32,11 @@ def subset_of(ids: list[int], tokenizer, *, rows: int = ROWS) -> VocabularySubse
     """A subset with falling counts, the last one 1."""
     counts = np.arange(len(ids), 0, -1, dtype=np.int64)
     metadata = {
-        "tokenizer": {"reference": tokenizer.reference, "fingerprint": tokenizer.fingerprint},
+        "tokenizer": {
+            "reference": tokenizer.reference,
+            "fingerprint": tokenizer.fingerprint,
+            "forced": {str(ids[0]): "eos"},
+        },
         "vocabulary_rows": rows,
         "vocabulary_rows_from": "model",
         "origin": {},
@@ -44,7 +48,9 @@ def subset_of(ids: list[int], tokenizer, *, rows: int = ROWS) -> VocabularySubse
 
 
 def place(folder: Path, to: str) -> Path:
-    return folder / {"eagle3-safetensors": "map.safetensors", "speculators": "pair"}.get(to, f"file-{to}")
+    return folder / {"eagle3-safetensors": "map.safetensors", "speculators": "pair", "tensorrt-edge": "folder"}.get(
+        to, f"file-{to}"
+    )
 
 
 @pytest.mark.parametrize("to", [*WRITERS, "eagle3-safetensors"])
@@ -56,7 +62,7 @@ def test_round_trips_are_exact(to: str, ids: list[int], byte_level, tmp_path) ->
     back = import_list(read_foreign(out), byte_level, vocab_rows=ROWS).subset
     assert back.token_ids.tolist() == (ids if to in BY_RANK else sorted(ids))
     assert export.sha256 == back.metadata["sha256"] == storage.sha256_ids(back.token_ids)
-    if to == "token-freq":
+    if to in ("token-freq", "tsv", "csv"):
         assert back.counts.tolist() == list(range(len(ids), 0, -1))
 
 
@@ -146,7 +152,8 @@ def test_community_lists_are_bare_numbers(byte_level, tmp_path) -> None:
         ({"module.d2t": torch.tensor([0, 2]), "fc.weight": torch.zeros(2, 2)}, "eagle3", None),
         ({"t2d": torch.tensor([True, False, True])}, "t2d", [0, 2]),
         (torch.tensor([True, False, True]), "t2d", [0, 2]),
-        ({9: 4, 2: 4, 5: 70, 6: 0}, "token-freq", [5, 2, 9]),
+        ({9: 4, 2: 4, 5: 70, 6: 0}, "token-freq", [5, 2, 9, 6]),  # kept though never seen: a forced token
+        ({0: 4, 1: 0, 2: 70}, "token-freq", [2, 0]),  # every token has a count: those that were seen
         (torch.tensor([0.0, 0.5, -1.0, 0.7]), "scores", [3, 1]),
         (torch.tensor([0.0, 0.5, -1.0, 0.7], dtype=torch.bfloat16), "scores", [3, 1]),
     ],
@@ -185,7 +192,7 @@ def test_offsets_are_read_from_a_list_where_asked_and_refused_where_there_can_be
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ({"d2t": torch.tensor([0, 0, -2]), "t2d": torch.ones(3, dtype=torch.bool)}, "does not rise at draft id 2"),
+        ({"d2t": torch.tensor([0, 0, -2]), "t2d": torch.ones(3, dtype=torch.bool)}, "from 0 to 1, 2 of them different"),
         (
             {"d2t": torch.tensor([0, 0]), "t2d": torch.tensor([True, True, True])},
             "disagree about 1 tokens, first token 2",
@@ -280,7 +287,7 @@ def test_pickles_inside_numpy_files_are_refused(tmp_path) -> None:
         (b"\x93NUMPY\x01\x00", "refused"),
         ((2**62).to_bytes(8, "little") + b"{" + b" " * 100, "neither text nor"),
         ((30).to_bytes(8, "little") + b"{" + b" " * 100, "not a safetensors file"),
-        (b"12\n# ids\n", r"line 2 \('# ids'\) is not a token id"),
+        (b"# ids\n12\nabc\n", r"line 3 \('abc'\) is not a token id"),
         (b"[1, 2", "not valid JSON"),
         (b'{"1": "x"}', "str values"),
         (b"\xff\xfe\x00\x01", "neither text nor a known binary format"),
@@ -326,8 +333,6 @@ def test_ids_out_of_range_are_refused(byte_level) -> None:
     for ids in ([65, rows], [-1, 65]):
         with pytest.raises(FrspecError, match=f"outside a vocabulary of {rows} rows"):
             import_list(_list(ids), byte_level)
-    with pytest.raises(FrspecError, match="has no token"):
-        import_list(_list([65, rows]), byte_level, vocab_rows=rows + 9)
 
 
 def test_a_mask_of_another_length_is_another_vocabulary(byte_level) -> None:

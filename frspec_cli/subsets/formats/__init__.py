@@ -11,34 +11,61 @@ from pathlib import Path
 from typing import Any
 
 from frspec_cli.errors import FrspecError, UsageError, option
-from frspec_cli.subsets.formats import eagle3, plain, token_freq, torch_list
-from frspec_cli.subsets.formats.base import AS_IDS, AS_OFFSETS, ForeignList, Writer
+from frspec_cli.subsets.formats import (
+    eagle3,
+    gguf_file,
+    nemo,
+    plain,
+    ranges,
+    tensorrt_edge,
+    text,
+    token_freq,
+    torch_list,
+)
+from frspec_cli.subsets.formats.base import AS_IDS, READINGS, ForeignList, Writer
 from frspec_cli.subsets.formats.content import INSPECT, Content, open_content
+from frspec_cli.subsets.formats.folder import file_in
 
 READERS: dict[str, Callable[[Content, str | None], ForeignList | None]] = {
-    "eagle3": eagle3.read,  # first: a lone array is a list of ids only if it is neither offsets nor a mask
+    "gguf": gguf_file.read,
+    "nemo": nemo.read,
+    "tensorrt_edge": tensorrt_edge.read,
+    "ranges": ranges.read,
+    "eagle3": eagle3.read,  # before lists: a lone array is a list of ids only if it is neither offsets nor a mask
     "token_freq": token_freq.read,
     "torch_list": torch_list.read,
+    "text": text.read,
     "plain": plain.read,
 }
 """Asked in this order; the first that knows the content reads it."""
 
-WRITERS: dict[str, Writer] = {**torch_list.WRITERS, **eagle3.WRITERS, **token_freq.WRITERS, **plain.WRITERS}
+WRITERS: dict[str, Writer] = {
+    **torch_list.WRITERS,
+    **eagle3.WRITERS,
+    **token_freq.WRITERS,
+    **nemo.WRITERS,
+    **tensorrt_edge.WRITERS,
+    **gguf_file.WRITERS,
+    **plain.WRITERS,
+    **text.WRITERS,
+    **ranges.WRITERS,
+}
 """What `export-vocab --to` knows."""
 
 
 def read_foreign(path: Path | str, *, read_as: str | None = None) -> ForeignList:
-    """The ids in a foreign file, or in a folder with d2t.npy and t2d.npy or an EAGLE-3 head.
+    """The ids in a foreign file, or in a folder with a map under its project's name or an EAGLE-3 head.
 
-    read_as: `ids` or `offsets` if the file could mean either. Raises `FrspecError` saying why a file is refused.
+    read_as: `ids`, `offsets` or `ranges` if the file could mean more than one; without it `otherwise` holds the other.
+    Raises `FrspecError` saying why a file is refused.
     """
-    if read_as not in (None, AS_IDS, AS_OFFSETS):
-        raise UsageError(f"{option('as')} {read_as} is neither ids nor offsets.")
-    content = open_content(path)
-    for family, read in READERS.items():
+    if read_as not in (None, *READINGS):
+        raise UsageError(f"{option('as')} {read_as} is neither ids nor offsets nor ranges.")
+    content = open_content(file_in(Path(path)) if Path(path).is_dir() else path)
+    for read in READERS.values():
         if (entries := read(content, read_as)) is not None:
-            if read_as == AS_OFFSETS and family != "eagle3":
-                raise FrspecError(f"{content.name} is recognised as {entries.format}, which cannot hold offsets.")
+            if read_as not in (None, AS_IDS, entries.reading):
+                raise FrspecError(f"{content.name} is recognised as {entries.format}, which cannot hold {read_as}.")
             return entries
     raise _unknown(content)
 

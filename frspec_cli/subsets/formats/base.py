@@ -13,8 +13,10 @@ from frspec_cli.counting.ranking import rank_by_count
 from frspec_cli.errors import FrspecError
 from frspec_cli.subsets.subset import VocabularySubset
 
-Order = Literal["rank", "id"]
-AS_IDS, AS_OFFSETS = "ids", "offsets"
+Order = Literal["rank", "id", "count"]
+"""rank: as in the subset, forced tokens first. count: by (-count, id), as readers of counts sort it."""
+AS_IDS, AS_OFFSETS, AS_RANGES = READINGS = "ids", "offsets", "ranges"
+LONGEST_EOS_BLOCK = 4  # FR-Spec's script appends `tokenizer.encode(eos_token)`: a BOS, an EOS, hardly more
 MOST_IDS = 10_000_000  # no vocabulary comes near; more is a damaged or hostile file
 
 
@@ -28,6 +30,8 @@ class ForeignList:
     ranked: whether that order says which tokens are more frequent.
     counts: int64 [k]; None if the file has none.
     vocabulary_rows: the target's rows; None if the file does not tell.
+    reading: how its numbers were taken: ids, offsets, ranges, mask, counts or scores.
+    otherwise: the same file in its other reading if the file alone does not rule that out; None if it does.
     """
 
     name: str
@@ -36,6 +40,8 @@ class ForeignList:
     ranked: bool
     counts: np.ndarray | None = None
     vocabulary_rows: int | None = None
+    reading: str = AS_IDS
+    otherwise: ForeignList | None = None
 
 
 def _nothing(subset: VocabularySubset) -> str:
@@ -92,11 +98,30 @@ def whole_numbers(name: str, values: np.ndarray) -> np.ndarray:
     return values.astype(np.int64)
 
 
-def from_ids(name: str, kind: str, values: np.ndarray) -> ForeignList:
-    """A list of token ids. One in ascending order has lost the ranking."""
+def is_ranked(ids: np.ndarray) -> bool:
+    """Whether the order of the ids can be a ranking; in ascending order it is lost."""
+    return len(ids) < 2 or not bool((np.diff(ids) > 0).all())
+
+
+def from_ids(name: str, kind: str, values: np.ndarray, *, rows: int | None = None) -> ForeignList:
+    """A list of token ids, in the order of the file. rows: the target's; None if the file does not tell."""
     ids = whole_numbers(name, values)
-    ascending = len(ids) > 1 and bool((np.diff(ids) > 0).all())
-    return ForeignList(name, kind, ids, ranked=not ascending)
+    return ForeignList(name, kind, ids, ranked=is_ranked(ids), vocabulary_rows=rows)
+
+
+def from_counts(name: str, kind: str, ids: np.ndarray, counts: np.ndarray) -> ForeignList:
+    """Ids (int64 [n]) with a count each (int64 [n]), in the order of the file, or by (-count, id) if that is by id.
+
+    A count of 0 is a token that is kept though it was never seen, except in a file with a count for every token.
+    """
+    if (counts < 0).any():
+        raise FrspecError(f"{name} holds counts below 0.")
+    if len(ids) == ids.max(initial=-1) + 1 and len(np.unique(ids)) == len(ids):
+        ids, counts = ids[counts > 0], counts[counts > 0]
+    if not is_ranked(ids):
+        order = rank_by_count(counts)
+        ids, counts = ids[order], counts[order]
+    return ForeignList(name, kind, ids, ranked=True, counts=counts, reading="counts")
 
 
 def from_scores(name: str, scores: np.ndarray) -> ForeignList:
@@ -105,7 +130,7 @@ def from_scores(name: str, scores: np.ndarray) -> ForeignList:
         raise FrspecError(f"{name} holds scores that are not numbers (NaN or infinite).")
     order = rank_by_count(scores)
     ids = order[scores[order] > 0].astype(np.int64)
-    return ForeignList(name, "scores", ids, ranked=True, vocabulary_rows=len(scores))
+    return ForeignList(name, "scores", ids, ranked=True, vocabulary_rows=len(scores), reading="scores")
 
 
 def from_array(name: str, kind: str, values: np.ndarray) -> ForeignList:

@@ -15,19 +15,34 @@ import numpy as np
 
 from frspec_cli.errors import FrspecError
 
-Container = Literal["folder", "numpy", "torch", "safetensors", "parquet", "json", "text"]
+Container = Literal["numpy", "torch", "safetensors", "gguf", "parquet", "json", "text", "raw"]
 INSPECT = "See what it is with `frspec inspect`."
 _LARGEST_TEXT = 200_000_000  # bytes; ten million ids as text
+_LARGEST_RAW_ID = 2**21  # no vocabulary comes near, and digits in UTF-16 are above it
+
+
+@dataclass(frozen=True)
+class Gguf:
+    """What a .gguf holds that may be a vocabulary.
+
+    tensors: name -> the array of each integer tensor with one dimension.
+    lists: key -> int64 array of each list of whole numbers.
+    rows: the number of tokens of its tokenizer; None if it has none.
+    """
+
+    tensors: dict[str, np.ndarray]
+    lists: dict[str, np.ndarray]
+    rows: int | None
 
 
 @dataclass(frozen=True)
 class Content:
     """A foreign file, opened but not yet interpreted.
 
-    path: the file or folder; a reader may look at the files beside it.
-    container: how the file is packed.
-    value: an array (numpy, torch), a list (torch, json), a dictionary (torch, json, safetensors), a string (text), or None
-        (folder). Tensors are numpy arrays; those of a dictionary only if they have one dimension, as vocabularies have.
+    path: the file; a reader may look at the files beside it.
+    container: how the file is packed; raw is little-endian int32 and nothing else.
+    value: an array (numpy, torch, raw), a list (torch, json), a dictionary (torch, json, safetensors), a string (text), or
+        a `Gguf`. Tensors are numpy arrays; those of a dictionary only if they have one dimension, as vocabularies have.
     """
 
     path: Path
@@ -53,6 +68,8 @@ def container(path: Path | str) -> Container:
         return "numpy"
     if head.startswith((b"PK\x03\x04", b"\x80")):
         return "torch"
+    if head.startswith(b"GGUF"):
+        return "gguf"
     if head.startswith(b"PAR1"):
         return "parquet"
     if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= Path(path).stat().st_size:
@@ -61,14 +78,15 @@ def container(path: Path | str) -> Container:
 
 
 def open_content(path: Path | str) -> Content:
-    """Opens a file or a folder. Raises `FrspecError` saying why a file is refused."""
+    """Opens a file. Raises `FrspecError` saying why it is refused."""
     path = Path(path)
-    if path.is_dir():
-        return Content(path, "folder", None)
     kind = container(path)
     if kind == "parquet":
         raise FrspecError(f"{path} is a parquet file, which no peer uses for a draft vocabulary.", hint=INSPECT)
-    loaders = {"numpy": load_numpy, "torch": _torch, "safetensors": _safetensors, "json": _json, "text": _text}
+    loaders = {"numpy": load_numpy, "torch": _torch, "safetensors": _safetensors, "gguf": _gguf, "json": _json}
+    if kind == "text":
+        raw = _raw(path)
+        return Content(path, "text", _text(path)) if raw is None else Content(path, "raw", raw)
     return Content(path, kind, loaders[kind](path))
 
 
@@ -112,6 +130,36 @@ def _safetensors(path: Path) -> dict[str, np.ndarray | None]:
             return {name: file.get_tensor(name) if name in flat else None for name in slices}
     except SafetensorError as error:
         raise FrspecError(f"{path} is not a safetensors file: {error}.") from None
+
+
+def _gguf(path: Path) -> Gguf:
+    from gguf import GGUFReader, GGUFValueType
+
+    try:
+        reader = GGUFReader(path)
+        whole = {each for each in GGUFValueType if "INT" in each.name}
+        lists = {
+            name: np.array(field.contents(), dtype=np.int64)
+            for name, field in reader.fields.items()
+            if field.types[0] == GGUFValueType.ARRAY and field.types[-1] in whole
+        }
+    except (ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError) as error:
+        raise FrspecError(f"{path} is not a whole .gguf: {error}.") from None
+    tensors = {
+        each.name: np.array(each.data)
+        for each in reader.tensors
+        if len(each.shape) == 1 and each.tensor_type.name in ("I8", "I16", "I32", "I64")
+    }
+    tokens = reader.fields.get("tokenizer.ggml.tokens")
+    return Gguf(tensors, lists, None if tokens is None else len(tokens.data))
+
+
+def _raw(path: Path) -> np.ndarray | None:
+    """int64 [n]: a file of little-endian int32 and nothing else; None if a number is no token id, or if it is text."""
+    if not 0 < path.stat().st_size <= _LARGEST_TEXT or path.stat().st_size % 4:
+        return None
+    values = np.fromfile(path, dtype="<i4")
+    return values.astype(np.int64) if ((values >= 0) & (values < _LARGEST_RAW_ID)).all() else None
 
 
 def _json(path: Path) -> Any:

@@ -1,10 +1,11 @@
-"""EAGLE-3's draft vocabulary, `d2t` and `t2d`: a .pt, safetensors, speculators' pair of .npy files, or a head's folder.
+"""EAGLE-3's draft vocabulary, `d2t` and `t2d`: a .pt, safetensors, a lone d2t, or speculators' pair of .npy files.
 
 A d2t that holds ids in place of offsets is wrong for every reader and silent in most, so it is looked for here.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,16 @@ from frspec_cli.errors import FrspecError, option
 from frspec_cli.subsets.formats.base import (
     AS_IDS,
     AS_OFFSETS,
+    LONGEST_EOS_BLOCK,
     ForeignList,
     Writer,
+    from_ids,
+    is_ranked,
     numpy_bytes,
     torch_bytes,
     whole_numbers,
 )
-from frspec_cli.subsets.formats.content import INSPECT, Content, load_numpy, open_content
+from frspec_cli.subsets.formats.content import Content, load_numpy
 from frspec_cli.subsets.formats.d2t import as_mask, target_ids, to_map
 from frspec_cli.subsets.subset import VocabularySubset
 
@@ -36,9 +40,7 @@ def read(content: Content, read_as: str | None) -> ForeignList | None:
 
     read_as: `ids` or `offsets` if the user says what d2t holds.
     """
-    if content.container == "folder":
-        return _read_folder(content.path, read_as)
-    if content.container == "numpy" and (other := _sibling(content.path)) is not None:
+    if content.container == "numpy" and (other := sibling(content.path)) is not None:
         # speculators' pair: each says what the other means
         return _read_pair(*((content.path, other) if "d2t" in content.path.name else (other, content.path)), read_as)
     if isinstance(content.value, dict):
@@ -63,43 +65,23 @@ def from_map(
     mask = None if t2d is None else as_mask(name, t2d)
     rows = None if mask is None else len(mask)
     if read_as == AS_IDS:
-        return ForeignList(name, kind, offsets, ranked=False, vocabulary_rows=rows)
+        return from_ids(name, kind, offsets, rows=rows)
     if read_as is None:
         _refuse_ids(name, offsets, mask)
-    falls = np.diff(offsets + np.arange(len(offsets)), prepend=-1) <= 0
-    if falls.any():
-        raise FrspecError(
-            f"{name}: d2t is not a list of offsets: draft + d2t[draft] does not rise at draft id {int(falls.argmax())}."
-        )
-    return ForeignList(name, kind, target_ids(offsets, mask, name=name), ranked=False, vocabulary_rows=rows)
+    ids = target_ids(offsets, mask, name=name)
+    return ForeignList(name, kind, ids, ranked=is_ranked(ids), vocabulary_rows=rows, reading=AS_OFFSETS)
 
 
 def _from_mask(name: str, t2d: np.ndarray) -> ForeignList:
     mask = as_mask(name, t2d)
-    return ForeignList(name, "t2d", np.flatnonzero(mask), ranked=False, vocabulary_rows=len(mask))
-
-
-def _read_folder(folder: Path, read_as: str | None) -> ForeignList:
-    pairs = [(d2t, t2d) for d2t in sorted(folder.glob("*d2t*.npy")) if (t2d := _sibling(d2t)) is not None]
-    if len(pairs) > 1:
-        names = ", ".join(d2t.name for d2t, _ in pairs)
-        raise FrspecError(f"the folder {folder} holds several maps: {names}; name one.")
-    if pairs:
-        return _read_pair(*pairs[0], read_as)
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if (folder / name).is_file():
-            head = read(open_content(folder / name), read_as)
-            if head is None:
-                raise FrspecError(f"{folder / name} holds tensors, but no d2t and no t2d.", hint=INSPECT)
-            return head
-    raise FrspecError(f"the folder {folder} holds neither d2t.npy with t2d.npy nor a head with its d2t.")
+    return ForeignList(name, "t2d", np.flatnonzero(mask), ranked=False, vocabulary_rows=len(mask), reading="mask")
 
 
 def _read_pair(d2t: Path, t2d: Path, read_as: str | None) -> ForeignList:
     return from_map(str(d2t.parent), "speculators", load_numpy(d2t), load_numpy(t2d), read_as)
 
 
-def _sibling(path: Path) -> Path | None:
+def sibling(path: Path) -> Path | None:
     """d2t.npy beside t2d.npy and the other way round, also d2t-32000.npy beside t2d-32000.npy."""
     one, other = ("d2t", "t2d") if "d2t" in path.name else ("t2d", "d2t")
     sibling = path.with_name(path.name.replace(one, other))
@@ -128,19 +110,38 @@ def _entry(content: Content, key: str) -> np.ndarray | None:
 
 
 def _read_array(content: Content, read_as: str | None) -> ForeignList | None:
-    """A lone array that is a mask, or offsets."""
+    """A lone array that is a mask, or that could be offsets: Model-Optimizer's d2t.pt is nothing else."""
     values = content.value
     if values.dtype == bool and len(values):
         return _from_mask(content.name, values)
-    if not np.issubdtype(values.dtype, np.integer) or not len(values):
+    if not np.issubdtype(values.dtype, np.integer) or not len(values) or read_as not in (None, AS_OFFSETS):
         return None
-    # Offsets never fall and repeat wherever two neighbouring ids are both kept; a list of ids has no repeats. (Only a
-    # vocabulary without a single pair of neighbours could be read both ways; taken as ids, unless the user says so.)
-    repeats = len(np.unique(values)) < len(values)
-    falls = bool((values[1:] < values[:-1]).any())
-    if read_as == AS_OFFSETS or (read_as is None and repeats and not falls and values[0] >= 0):
+    if read_as == AS_OFFSETS:
         return from_map(content.name, f"{_ARRAY_NAMES[content.container]}-d2t", values, None, AS_OFFSETS)
-    return None
+    return ids_or_offsets(content.name, _ARRAY_NAMES[content.container], values)
+
+
+def ids_or_offsets(name: str, kind: str, values: np.ndarray, *, rows: int | None = None) -> ForeignList:
+    """A lone array of whole numbers, in the reading that it allows; `otherwise` is the other one if both may be meant.
+
+    Ids are not negative, and repeat at most in the end-of-sequence block that FR-Spec's script appends. Offsets give
+    each token once. Offsets by id never fall and repeat wherever two neighbouring ids are kept, as ids never do.
+    rows: the target's; None if the file does not tell.
+    """
+    values = whole_numbers(name, values)
+    as_ids = from_ids(name, kind, values, rows=rows)
+    tokens = values + np.arange(len(values))
+    if tokens.min() < 0 or len(np.unique(tokens)) < len(tokens):
+        return as_ids
+    ranked = is_ranked(tokens)
+    as_offsets = ForeignList(name, f"{kind}-d2t", tokens, ranked=ranked, vocabulary_rows=rows, reading=AS_OFFSETS)
+    _, first = np.unique(values, return_index=True)
+    repeated = np.setdiff1d(np.arange(len(values)), first)
+    if not len(repeated) and values.min() >= 0:
+        return replace(as_ids, otherwise=as_offsets)
+    if values.min() < 0 or not ranked or repeated[0] < len(values) - LONGEST_EOS_BLOCK:
+        return as_offsets
+    return replace(as_offsets, otherwise=as_ids)
 
 
 def _refuse_ids(name: str, offsets: np.ndarray, mask: np.ndarray | None) -> None:
@@ -174,6 +175,12 @@ def _write_map(subset: VocabularySubset, ids: np.ndarray, rows: int, out: str) -
     return {out: torch_bytes({"d2t": d2t, "t2d": t2d})}
 
 
+def _write_d2t(subset: VocabularySubset, ids: np.ndarray, rows: int, out: str) -> dict[str, bytes]:
+    import torch
+
+    return {out: torch_bytes(torch.from_numpy(to_map(ids, rows)[0]))}
+
+
 def _write_pair(subset: VocabularySubset, ids: np.ndarray, rows: int, out: str) -> dict[str, bytes]:
     if Path(out).is_file():
         raise FrspecError(f"{out} is a file, but speculators reads a folder with d2t.npy and t2d.npy.")
@@ -184,4 +191,5 @@ def _write_pair(subset: VocabularySubset, ids: np.ndarray, rows: int, out: str) 
 WRITERS = {
     "eagle3": Writer(_write_map, "id", ".eagle3.pt", order_is_fixed=True, holds_rows=True),
     "speculators": Writer(_write_pair, "id", ".speculators", order_is_fixed=True, holds_rows=True, folder_files=_PAIR),
+    "modelopt": Writer(_write_d2t, "rank", ".d2t.pt"),
 }

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from frspec_cli.counting.ranking import rank_by_count
-from frspec_cli.errors import FrspecError, option
-from frspec_cli.subsets.formats.base import ForeignList, Writer, whole_numbers
+from frspec_cli.errors import FrspecError
+from frspec_cli.subsets.formats.base import ForeignList, Writer, from_counts, whole_numbers
 from frspec_cli.subsets.formats.content import Content
 from frspec_cli.subsets.formats.torch_list import plain_torch_bytes
 from frspec_cli.subsets.subset import VocabularySubset
 
 
 def read(content: Content, read_as: str | None) -> ForeignList | None:
-    """The ids that were seen, by (-count, id); None if the content is not a dictionary of counts."""
+    """The ids by (-count, id); None if the content is not a dictionary of counts."""
     value = content.value
     if not isinstance(value, dict) or not value:
         return None
@@ -27,20 +26,14 @@ def read(content: Content, read_as: str | None) -> ForeignList | None:
 def _from_counts(name: str, kind: str, by_id: dict[int, int]) -> ForeignList:
     ids = whole_numbers(name, np.array(sorted(by_id), dtype=object))
     counts = whole_numbers(name, np.array([by_id[index] for index in sorted(by_id)], dtype=object))
-    ids, counts = ids[counts > 0], counts[counts > 0]
-    order = rank_by_count(counts)
-    return ForeignList(name, kind, ids[order], ranked=True, counts=counts[order])
+    return from_counts(name, kind, ids, counts)
 
 
 def _write(subset: VocabularySubset, ids: np.ndarray, rows: int, out: str) -> dict[str, bytes]:
     if not subset.counts.any():
         raise FrspecError("the subset holds no counts, and speculators' token_freq.pt is nothing but counts.")
-    if missing := int((subset.counts == 0).sum()):
-        raise FrspecError(
-            f"{missing} tokens of the subset were never seen, and token_freq.pt keeps only what was.",
-            hint=f"Export d2t and t2d instead: {option('to')} speculators.",
-        )
-    return {out: plain_torch_bytes(dict(zip(ids.tolist(), subset.counts.tolist(), strict=True)))}
+    by_id = dict(zip(subset.token_ids.tolist(), subset.counts.tolist(), strict=True))
+    return {out: plain_torch_bytes({index: by_id[index] for index in ids.tolist()})}
 
 
-WRITERS = {"token-freq": Writer(_write, "rank", ".token_freq.pt", order_is_fixed=True)}
+WRITERS = {"token-freq": Writer(_write, "count", ".token_freq.pt", order_is_fixed=True)}

@@ -64,7 +64,12 @@ def _write_tensor(subset: VocabularySubset, ids: np.ndarray, rows: int, out: str
 def _cannot_be_cut(subset: VocabularySubset) -> str:
     if subset.metadata.get("nested", True):
         return ""
-    why = "its order is by id" if "imported" in subset.metadata["origin"] else "it was made with script budgets"
+    origin = subset.metadata["origin"]
+    why = "it was made with script budgets"
+    if "imported" in origin:
+        why = "its order is by id"
+    elif origin.get("recipe", {}).get("shards", 1) > 1:
+        why = "it was made with equal slices of the vocabulary"
     return f"do not cut a shorter list from this one: {why}."
 
 
