@@ -30,10 +30,10 @@ def command(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Read a draft vocabulary of FR-Spec, SGLang, EAGLE-3, SpecForge, speculators, Model-Optimizer, NeMo,
-    TensorRT-Edge-LLM or llama.cpp, or a plain list of ids.
+    """Read a draft vocabulary of FR-Spec, SGLang, EAGLE-3, SpecForge, speculators or a plain list of ids.
 
-    A file is recognised by what it holds, and no code in it is ever run.
+    Model-Optimizer's, NeMo's, TensorRT-Edge-LLM's and llama.cpp's are read too. A file is recognised by what it holds, and
+    no code in it is ever run.
     FR-Spec's own defect, an id repeated at the very end, is repaired and reported; other repetitions are refused.
     """
     from frspec_cli.subsets.formats import read_foreign
