@@ -17,6 +17,7 @@ from frspec_cli.heads.config import detect_layout
 from frspec_cli.subsets.formats import read_foreign
 from frspec_cli.subsets.formats.content import container
 from frspec_cli.subsets.formats.folder import maps_in
+from frspec_cli.subsets.manifest import described_reading
 from frspec_cli.subsets.subset import VocabularySubset
 
 
@@ -153,6 +154,7 @@ def _model(config: dict[str, Any], tensors: dict[str, dict[str, Any]]) -> dict[s
 
 def _foreign(path: Path) -> dict[str, Any]:
     entries = read_foreign(path)
+    entries = described_reading(entries) or entries
     return {
         "kind": "draft-vocabulary",
         "format": entries.format,

@@ -13,7 +13,7 @@ from frspec_cli.errors import FrspecError, option
 from frspec_cli.subsets.choose import FREQUENCY
 from frspec_cli.subsets.formats import ForeignList
 from frspec_cli.subsets.formats.base import LONGEST_EOS_BLOCK
-from frspec_cli.subsets.manifest import check_manifest, described_sha256
+from frspec_cli.subsets.manifest import check_manifest, described_reading
 from frspec_cli.subsets.mix import NamedTable
 from frspec_cli.subsets.subset import VocabularySubset, show_token
 from frspec_cli.subsets.tokenizer_check import check_table, tokens_bytes
@@ -89,10 +89,8 @@ def _settled(entries: ForeignList, tokenizer: LoadedTokenizer, vocab_rows: int |
     other = entries.otherwise
     if other is None or np.array_equal(entries.ids, other.ids):
         return entries
-    described = described_sha256(entries.name)
-    for each in (entries, other):
-        if described == storage.sha256_ids(each.ids):
-            return each
+    if (described := described_reading(entries)) is not None:
+        return described
     fitting = [each for each in (entries, other) if _fits(each, tokenizer, vocab_rows, dedupe)]
     if len(fitting) < 2:
         return fitting[0] if fitting else entries

@@ -6,6 +6,7 @@ A list of ids says nothing of the kind itself, so a file that was exchanged for 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +88,14 @@ def check_manifest(entries: ForeignList, tokenizer: LoadedTokenizer) -> list[str
     return [f"the tokenizers {both} differ, but all its ids mean the same bytes in both."]
 
 
-def described_sha256(name: str) -> str | None:
-    """The sha256 of the ids that a file's manifest describes; None if it has no manifest."""
-    path = _manifest_of(Path(name))
-    return None if path is None else storage.read_json(path).get("sha256")
+def described_reading(entries: ForeignList) -> ForeignList | None:
+    """The reading of a file with two that its manifest describes; None if it has no manifest, or describes neither."""
+    path = _manifest_of(Path(entries.name))
+    described = None if path is None else storage.read_json(path).get("sha256")
+    for each in (entries, entries.otherwise):
+        if each is not None and described == storage.sha256_ids(each.ids):
+            return replace(each, otherwise=None)
+    return None
 
 
 def _manifest_of(file: Path) -> Path | None:

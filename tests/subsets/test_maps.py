@@ -310,6 +310,8 @@ def test_rows_past_the_tokenizer_but_inside_the_model_are_accepted(byte_level, t
         ("tensorrt-edge", "folder", "tensorrt-edge", "ids"),
         ("gguf", "map.gguf", "gguf", "ids"),
         ("int32", "ids.bin", "int32", "ids"),
+        ("ranges", "ranges.bin", "ranges", "ranges"),
+        ("ids-pt", "ids.pt", "ids-pt", "ids"),
         ("tsv", "ids.tsv", "tsv", "counts"),
         ("csv", "ids.csv", "csv", "counts"),
         ("json-ids", "ids.json", "json", "ids"),
@@ -323,6 +325,7 @@ def test_inspect_says_which_reading_it_took(to, name, kind, reading, subset, byt
     export_subset(subset, to, tmp_path / name)
     value = json.loads(cli("inspect", tmp_path / name, "--json")[1])
     assert (value["kind"], value["format"], value["reading"]) == ("draft-vocabulary", kind, reading)
+    assert "fits_also" not in value  # the manifest says which reading is meant
     imported = tmp_path / "subset.parquet"
     code, out, err = cli("import-vocab", tmp_path / name, "--tokenizer", byte_level.path.parent, "--vocab-rows", ROWS,
                          "--out", imported, "--json")  # fmt: skip
