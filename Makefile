@@ -43,7 +43,7 @@ demo: setup
 	$(BIN)/frspec demo --local out/demo/local.parquet --out out/demo
 
 test: setup
-	$(BIN)/python -m pytest -q -m 'not slow'
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 -m 'not slow'
 
 test-slow: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'
