@@ -16,6 +16,7 @@ import torch
 from frspec_cli.answers.prompts import Prompt
 from frspec_cli.decoding.sampling import Sampling
 from frspec_cli.decoding.walk import best
+from frspec_cli.models.finite import finite_rows, not_finite
 from frspec_cli.models.target import Target
 
 _SAMPLED_ROWS = 8  # sampled at a time: 64 rows of 262,144 float64 are new pages at every step, five times as slow
@@ -77,6 +78,7 @@ def decode_batch(
 
     ignore_eos: continue past the end of sequence, to `max_new_tokens` in all.
     on_step: called after every step with the number of tokens that it generated.
+    Raises `FrspecError` if the target's logits are not finite, naming the prompt.
     """
     from transformers import DynamicCache
 
@@ -89,8 +91,14 @@ def decode_batch(
     lengths = mask.sum(-1, keepdim=True)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     for step in range(max_new_tokens):
-        tokens = choose(_next_logits(target, ids, mask, positions, cache), rows, step)
-        rows = _record(tokens.tolist(), rows, completions, ends)
+        logits = _next_logits(target, ids, mask, positions, cache)
+        tokens = choose(logits, rows, step)
+        read = tokens.masked_fill(~finite_rows(logits), -1).tolist()
+        for token, row in zip(read, rows, strict=True):
+            if token < 0 <= row:
+                met = f"at new token {step + 1} of the answer to prompt {prompts[row].id}"
+                raise not_finite(target.model, [*prompts[row].ids, *completions[row]], met)
+        rows = _record(read, rows, completions, ends)
         left = [place for place, row in enumerate(rows) if row >= 0]
         on_step(sum(1 for completion in completions if len(completion) > step))
         if not left:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from frspec_cli.answers.records import Answer, pad_ids
+from frspec_cli.models.finite import finite_rows, not_finite
 
 _TARGET_TOKENS = 4096  # positions (padding included) in one pass of the target
 
@@ -34,6 +35,7 @@ def target_states(
     layers: the `hidden_states` indices that `taps` holds, in this order.
     whole: include the state of the last id, so that tensors are [N, H]; no draft reads it.
     Right-padded answers of similar length share a pass.
+    Raises `FrspecError` if a state is not finite, naming the answer.
     """
     batch: list[int] = []
     for index in sorted(range(len(answers)), key=lambda i: len(answers[i].ids)):
@@ -59,7 +61,12 @@ def padded_pass(model: Any, answers: Sequence[Answer]) -> tuple[Any, torch.Tenso
 def _batch_states(
     model: Any, answers: Sequence[Answer], batch: list[int], layers: Sequence[int], whole: bool
 ) -> Iterator[tuple[int, States]]:
-    out, _ = padded_pass(model, [answers[i] for i in batch])
+    out, mask = padded_pass(model, [answers[i] for i in batch])
+    for row, finite in enumerate((finite_rows(out.last_hidden_state) | (mask == 0)).all(dim=1).tolist()):
+        if not finite:
+            answer = answers[batch[row]]
+            name = f"answer {answer.id}" if answer.id else f"answer {batch[row] + 1}"
+            raise not_finite(model, answer.ids.tolist(), f"over {name}")
     for row, i in enumerate(batch):
         end = len(answers[i].ids) - (not whole)
         taps = tuple(out.hidden_states[layer][row, :end] for layer in layers)

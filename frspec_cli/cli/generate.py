@@ -106,7 +106,10 @@ def _prompts(prompt: str | None, prompts: Path | None, limit: int | None) -> lis
 
     if prompts is not None:
         return read_prompts(prompts, limit=limit)
-    return [Prompt(text=sys.stdin.read() if prompt == "-" else str(prompt), id="1")]
+    try:
+        return [Prompt(text=sys.stdin.read() if prompt == "-" else str(prompt), id="1")]
+    except UnicodeDecodeError as error:
+        raise UsageError(f"standard input is not UTF-8: {error.reason} at byte {error.start}.") from None
 
 
 def _load(

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from frspec_cli.decoding.sampling import LARGEST_SEED, TEMPERATURES
 from frspec_cli.models.shipped import DEFAULT_MODEL
 
 Model = Annotated[
@@ -32,14 +33,16 @@ ContextSlots = Annotated[
     typer.Option("--context-slots", min=0, help="Spare draft rows for tokens of the text that are not in the subset."),
 ]
 MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", "-n", min=1, help="Maximum new tokens.")]
-Temperature = Annotated[float, typer.Option("--temperature", help="0 is greedy.")]
+Temperature = Annotated[
+    float, typer.Option("--temperature", help=f"0 is greedy; else {TEMPERATURES[0]:g} to {TEMPERATURES[1]:g}.")
+]
 TopP = Annotated[
     float, typer.Option("--top-p", help="Sample from the most likely tokens that hold this probability mass.")
 ]
 Raw = Annotated[bool, typer.Option("--raw", help="Continue the prompt as it is, without the chat template.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:0. Default: CUDA if available.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="bfloat16, float16, float32 or float64.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Fixes every random choice.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Fixes every random choice.")]
 Compile = Annotated[
     bool, typer.Option("--compile", help="Compile the target's and the draft's steps: slow to start, then faster.")
 ]
@@ -49,6 +52,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings 
 
 __all__ = [
     "DEFAULT_MODEL",
+    "LARGEST_SEED",
     "AsJson",
     "Beam",
     "Compile",

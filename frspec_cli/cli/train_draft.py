@@ -93,7 +93,13 @@ def command(
         bool, typer.Option("--restart", help="Start over: drop the checkpoint of a stopped run.")
     ] = False,
     seed: Annotated[
-        int, typer.Option("--seed", min=0, help="Fixes the order of answers, the sampled rows and the first weights.")
+        int,
+        typer.Option(
+            "--seed",
+            min=0,
+            max=options.LARGEST_SEED,
+            help="Fixes the order of answers, the sampled rows and the first weights.",
+        ),
     ] = _TRAIN.seed,
     device: options.Device = None,
     dtype: Annotated[

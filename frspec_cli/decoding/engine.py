@@ -24,7 +24,11 @@ from frspec_cli.decoding.text import TextStream
 from frspec_cli.decoding.tree import Tree
 from frspec_cli.decoding.walk import best, scores, walk
 from frspec_cli.errors import FrspecError, option
+from frspec_cli.models.finite import finite_rows, not_finite
 from frspec_cli.models.target import Target
+
+_NOT_FINITE = -1
+"""What is read in place of a number of drafts, or of a token, if a logit that decides is NaN or infinite."""
 
 PREFILL_ROWS = 512
 """Rows of the prompt that run in one pass; their masks are PREFILL_ROWS x length."""
@@ -64,7 +68,8 @@ class Verified(NamedTuple):
 
     scores: [N, V], what the target maximised.
     path: int64 [D + 1], the accepted nodes, root first.
-    outcome: int64 [D + 2], the number of accepted drafts, then the target's token after each node of the path.
+    outcome: int64 [D + 2], the number of accepted drafts, then the target's token after each node of the path. The number is
+        -1 if the logits of a node of the path are not all finite.
     valid: int64 [1], accepted + 1.
     root: int64 [1], the last token that counts.
     states: [D + 1, H] each, the tapped hidden states of the path, the post-norm one last.
@@ -132,8 +137,8 @@ class Engine:
         The ids do not depend on the drafter (up to near ties of the target's logits in reduced precision). text: decodes
         them, and ends the text at its stop strings.
 
-        Raises `FrspecError` if the prompt is empty, has ids that the target lacks, or does not fit into its context, and
-        if the engine has started another text since: its memory is that text's then.
+        Raises `FrspecError` if the prompt is empty, has ids that the target lacks, or does not fit into its context; if the
+        target's logits are not finite; and if the engine has started another text since: its memory is that text's then.
         """
         self._check(prompt_ids, max_new_tokens)
         ends = set() if ignore_eos else set(self.target.eos_ids)
@@ -145,6 +150,9 @@ class Engine:
         first = None if noise is None else noise.rows(len(prompt_ids), 1)
         state, scored = self.prefill(prompt_ids, self.cache_length(len(prompt_ids), max_new_tokens), warpers, first)
         emitted, accepted, drafted, prefill = [int(state.root.item())], 0, 0, True
+        if emitted[0] == _NOT_FINITE:
+            raise self._not_finite(state.workspace, prompt_ids, 0)
+        text_ids = list(prompt_ids)
         self.drafter.append_tokens(emitted)
         watch.lap("prefill")
         position, produced = len(prompt_ids), 0  # of the root, which the cache does not hold yet
@@ -154,6 +162,7 @@ class Engine:
                 count, shown = text.push(kept)
                 kept = kept[:count]
             produced += len(kept)
+            text_ids += kept
             ended = produced == max_new_tokens or kept[-1] in ends or (text is not None and text.stopped)
             if ended and text is not None:
                 shown += text.rest()
@@ -170,12 +179,24 @@ class Engine:
             rows = None if noise is None else noise.rows(position + 1, self.drafter.depth + 1)
             state, done = self.cycle(state, warpers, rows, watch.lap)
             accepted, *emitted = done.outcome.tolist()  # the one host sync of a cycle
+            if accepted == _NOT_FINITE:
+                raise self._not_finite(state.workspace, text_ids, produced)
             del emitted[accepted + 1 :]
             watch.lap("verify")
             self.drafter.append_tokens(emitted)
             watch.lap("draft")
             position += accepted + 1
             scored, drafted, prefill = done.scores, self.drafter.nodes - 1, False
+
+    def _not_finite(self, workspace: Workspace, token_ids: Sequence[int], produced: int) -> FrspecError:
+        """The error for logits that are not finite behind the ids, of which `produced` are new.
+
+        The caches hold such numbers too now, and the next text would meet them: a masked NaN is a NaN.
+        """
+        for part in (workspace, getattr(self.drafter, "cache", None)):
+            if part is not None:
+                part.buffer.data.zero_()
+        return not_finite(self.target.model, token_ids, f"at new token {produced + 1} (position {len(token_ids)})")
 
     def cache_length(self, prompt_tokens: int, max_new_tokens: int) -> int:
         """Slots of the cache that a text needs."""
@@ -216,7 +237,7 @@ class Engine:
         """Runs the prompt through target and drafter, in a cache of `length` slots.
 
         noise: of the first new token's position, float32 [1, V]; None for greedy. Returns the state before the first
-        cycle, and the scores [1, V] of the token that is its root.
+        cycle, and the scores [1, V] of the token that is its root; the root is -1 if the logits are not all finite.
         """
         workspace = self.workspace(length)
         self.drafter.reset(length=length)
@@ -234,6 +255,7 @@ class Engine:
             following = torch.cat((prompt[begin + 1 : begin + 1 + len(chunk)], root))[: len(chunk)]
             self.drafter.append_states(following, states[-1], states[:-1], rows[:1])
         count = torch.tensor([len(prompt)], device=self.device)
+        root = root.masked_fill(~finite_rows(logits), _NOT_FINITE)
         return State(workspace, count, last + 1, root), scored
 
     @torch.inference_mode()
@@ -277,10 +299,11 @@ class Engine:
         logits, states = self.forward(workspace, tree.tokens, count + tree.levels, rows, tree.ancestors)
         scored = _scores(logits, warpers, noise, tree.levels)
         path, emitted, accepted = walk(tree, best(scored), self.drafter.depth)
+        finite = finite_rows(logits.index_select(0, path)).all()
         return Verified(
             scores=scored,
             path=path,
-            outcome=torch.cat((accepted[None], emitted)),
+            outcome=torch.cat((accepted.masked_fill(~finite, _NOT_FINITE)[None], emitted)),
             valid=accepted[None] + 1,
             root=emitted.index_select(0, accepted[None]),
             states=tuple(state[path] for state in states),
@@ -321,6 +344,8 @@ def _scores(
 ) -> torch.Tensor:
     """What the target maximises after each row: its logits, or with noise the processed ones plus that."""
     if noise is not None:
+        if logits.dtype == torch.float16:  # divided by a small temperature they would be infinite
+            logits = logits.float()
         for warper in warpers:
             logits = warper(None, logits)
     return scores(logits, noise, levels)

@@ -7,16 +7,22 @@ from typing import Any
 
 from frspec_cli.errors import UsageError, option
 
+TEMPERATURES = (1e-4, 1e4)
+"""The smallest and the largest that is sampled at. Below, scaled logits leave float32 and a wrong token is drawn; at the
+smallest the likeliest token is as good as certain already."""
+LARGEST_SEED = 2**63 - 1
+"""Generators take no more: larger seeds would be folded onto smaller ones."""
+
 
 @dataclass(frozen=True)
 class Sampling:
     """How the next token is chosen.
 
-    temperature: 0 is greedy.
+    temperature: 0 is greedy, else within `TEMPERATURES`.
     top_k: sample from the K likeliest tokens; 0 is off.
     top_p: sample from the likeliest tokens that hold this share of the probability; 1 is off.
     min_p: leave out tokens below this share of the likeliest one's probability; 0 is off.
-    seed: fixes every choice.
+    seed: fixes every choice; at most `LARGEST_SEED`.
 
     Raises `UsageError` if a value is outside its range, or has no effect because decoding is greedy.
     """
@@ -28,12 +34,21 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        least, most = TEMPERATURES
         if self.temperature < 0:
             raise UsageError(f"{option('temperature')} {self.temperature} is negative.")
-        if self.top_k < 0 or not 0 < self.top_p <= 1 or not 0 <= self.min_p < 1:
+        if self.temperature != 0 and not least <= self.temperature <= most:  # not a number is nowhere between
             raise UsageError(
-                f"{option('top_k')} must be 0 (off) or more, {option('top_p')} in (0, 1], {option('min_p')} in [0, 1)."
+                f"{option('temperature')} {self.temperature} is neither 0 (greedy) nor between {least:g} and {most:g}."
             )
+        if self.top_k < 0:
+            raise UsageError(f"{option('top_k')} {self.top_k} is negative; 0 is off.")
+        if not 0 < self.top_p <= 1:
+            raise UsageError(f"{option('top_p')} {self.top_p} is not above 0 and at most 1; 1 is off.")
+        if not 0 <= self.min_p < 1:
+            raise UsageError(f"{option('min_p')} {self.min_p} is not at least 0 and below 1; 0 is off.")
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise UsageError(f"{option('seed')} {self.seed} is not between 0 and {LARGEST_SEED}.")
         if self.greedy and (self.top_k or self.top_p < 1 or self.min_p):
             raise UsageError(
                 f"{option('top_k')}, {option('top_p')} and {option('min_p')} mean nothing at {option('temperature')} 0.",

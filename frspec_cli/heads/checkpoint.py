@@ -6,6 +6,7 @@ loaded in part drafts badly, and nothing shows it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from frspec_cli.heads.files import WEIGHTS, locate_head, read_config, read_tenso
 from frspec_cli.heads.head import EagleHead
 from frspec_cli.heads.layouts import ParsedHead, Tensors, parse_head
 from frspec_cli.heads.peers import config_for, tensors_for
+from frspec_cli.models.finite import is_finite
 from frspec_cli.models.lm_head import LmHead
 from frspec_cli.tensor_files import write_safetensors
 
@@ -66,13 +68,14 @@ def load_head(
     target_config: the target's text config.
     embedding_weight: the target's [V, H], shared, not copied, if device and dtype agree; a head that brings another
         embedding keeps its own.
-    Raises `FrspecError` for a head of another target, and for missing, unknown or wrongly shaped tensors.
+    Raises `FrspecError` for a head of another target, and for missing, unknown, wrongly shaped or not finite tensors.
     """
     folder = locate_head(path)
     where, layers = str(path), target_config.num_hidden_layers
     parsed = parse_head(read_config(folder), read_tensors(folder), layers=layers, where=where)
     config = parsed.with_taps_of(layers)
     check_target(config, target_config, where=where)
+    _check_finite({**parsed.tensors, "embed_tokens": parsed.embedding, "lm_head": parsed.lm_head}, where=where)
     embedding = _embedding(parsed.embedding, embedding_weight, where=where)
     own = None
     if parsed.lm_head is not None:
@@ -99,6 +102,15 @@ def check_target(config: HeadConfig, target_config: Any, *, where: str) -> None:
         raise FrspecError(
             f"{where} taps the output of the target's last layer before the final norm, which frspec does not see."
         )
+
+
+def _check_finite(tensors: Mapping[str, torch.Tensor | None], *, where: str) -> None:
+    """Raises `FrspecError` for NaN or infinity: the output would stay right, and no draft would ever be accepted."""
+    for name, tensor in tensors.items():
+        if tensor is not None and not is_finite(tensor):
+            raise FrspecError(
+                f"{where}: tensor {name} holds NaN or infinity.", hint="Get the head again, or train it anew."
+            )
 
 
 def load_weights(head: EagleHead, tensors: Tensors, *, where: str) -> None:

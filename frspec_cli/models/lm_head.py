@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from frspec_cli.errors import FrspecError
+from frspec_cli.models.finite import is_finite
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ def lm_head_of(model: Any) -> LmHead:
     """The LM head of a transformers causal LM, over its whole vocabulary.
 
     Raises `FrspecError` if the output embedding is not a plain `Linear`, so that nothing is known about single rows, or if
-    the model's logits are not this head over its last hidden state (checked once for each model, by one forward pass).
+    the model's logits are not this head over its last hidden state (checked once for each model, by one forward pass), or
+    if a weight of it is not finite.
     """
     output = model.get_output_embeddings()
     if type(output) is not torch.nn.Linear:
@@ -100,6 +102,8 @@ def lm_head_of(model: Any) -> LmHead:
     scale, softcap = logit_transform(model.config.get_text_config())
     head = LmHead(output.weight.detach(), None if output.bias is None else output.bias.detach(), scale, softcap)
     if model not in _CHECKED:
+        if not is_finite(head.weight):
+            raise FrspecError("the target's LM head holds NaN or infinity.", hint="Get the model again.")
         check_lm_head(model, head)
         _CHECKED.add(model)
     return head

@@ -82,14 +82,32 @@ class Target:
         """Token ids of a user's prompt: through the chat template, or (`raw`, or a base model) as plain text.
 
         A template that writes BOS itself does not get a second one; plain text gets what the tokenizer adds by itself.
+        Raises `UsageError` if the prompt is not valid Unicode, `FrspecError` if the template refuses it.
         """
+        try:
+            prompt.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"the prompt is not valid Unicode: character {error.start + 1} is a lone surrogate "
+                f"(U+{ord(prompt[error.start]):04X}).",
+                hint="Give it as UTF-8.",
+            ) from None
         if raw or not self.is_chat:
             return list(self.processor(prompt)["input_ids"])
         return self.chat_ids([{"role": "user", "content": prompt}])
 
     def chat_ids(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        """Token ids of a conversation that the assistant is to continue."""
-        text = self.processor.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        """Token ids of a conversation that the assistant is to continue.
+
+        Raises `FrspecError` if the chat template refuses it, fails, or takes too long.
+        """
+        from frspec_cli.models.chat_rendering import render
+
+        try:
+            source = self.processor.get_chat_template()
+        except ValueError:
+            raise FrspecError(f"{self.name} has several chat templates, and none of them is the default.") from None
+        text = render(source, messages, generate=True, variables=self.processor.special_tokens_map)
         return list(self.processor(text, add_special_tokens=False)["input_ids"])
 
 

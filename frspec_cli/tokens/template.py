@@ -1,9 +1,7 @@
-"""Chat templates, rendered as transformers does (sandboxed Jinja), and the token that ends a turn."""
+"""A tokenizer's chat template, and the token that ends a turn."""
 
 from __future__ import annotations
 
-import functools
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,18 +26,15 @@ class ChatTemplate:
     eos_token: str = ""
     turn_end: tuple[str, int] | None = None
 
-    def render(self, messages: Sequence[dict[str, str]], *, generate: bool) -> str:
+    def render(self, messages: Sequence[dict[str, Any]], *, generate: bool) -> str:
         """The conversation as text. Raises `FrspecError` if the template refuses the messages.
 
         generate: add the prompt for the assistant's next turn.
         """
-        import jinja2
+        from frspec_cli.models.chat_rendering import render
 
-        variables = {"bos_token": self.bos_token, "eos_token": self.eos_token, "tools": None, "documents": None}
-        try:
-            return _compiled(self.source).render(messages=list(messages), add_generation_prompt=generate, **variables)
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
-            raise FrspecError(f"the chat template refuses a conversation: {error}.") from None
+        variables = {"bos_token": self.bos_token, "eos_token": self.eos_token}
+        return render(self.source, messages, generate=generate, variables=variables)
 
 
 def chat_template(tokenizer: LoadedTokenizer) -> ChatTemplate | None:
@@ -62,9 +57,13 @@ def end_of_turn(tokenizer: LoadedTokenizer) -> int | None:
 
 
 def _turn_end(template: ChatTemplate, tokenizer: LoadedTokenizer) -> tuple[str, int] | None:
-    """The first added token after an assistant's text."""
+    """The first added token after an assistant's text. Raises `OverBudget`: that template would stall at every turn."""
+    from frspec_cli.models.chat_rendering import OverBudget
+
     try:
         text = template.render([_turn("user", "hello"), _turn("assistant", _PROBE)], generate=False)
+    except OverBudget:
+        raise
     except FrspecError:
         return None
     added = {token: index for index, token in tokenizer.added.items() if token.strip()}
@@ -77,29 +76,3 @@ def _turn_end(template: ChatTemplate, tokenizer: LoadedTokenizer) -> tuple[str, 
 
 def _turn(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
-
-
-@functools.lru_cache(maxsize=4)
-def _compiled(source: str) -> Any:
-    return _environment().from_string(source)
-
-
-def _environment() -> Any:
-    """Jinja as chat templates expect it: blocks trimmed, loop controls, and a way to refuse."""
-    import datetime
-
-    import jinja2.exceptions
-    from jinja2.ext import loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def refuse(message: str) -> None:
-        raise jinja2.exceptions.TemplateError(message)
-
-    def to_json(value: Any, **options: Any) -> str:
-        return json.dumps(value, ensure_ascii=False, **options)
-
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    environment.filters["tojson"] = to_json
-    environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
-    return environment

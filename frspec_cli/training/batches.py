@@ -48,7 +48,7 @@ def epoch_order(answers: list[Answer], *, batch_tokens: int, seed: int, epoch: i
     Shards are shuffled and read in windows; within a window answers of similar length share a batch, and the batches are
     shuffled. So padding is small, reading is local, and the first epoch makes its features as it goes.
     """
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
     shards = torch.randperm(-(-len(answers) // SHARD_ANSWERS), generator=generator).tolist()
     batches: list[list[int]] = []
     for start in range(0, len(shards), _WINDOW_SHARDS):

@@ -107,7 +107,8 @@ class Trainer:
         sums = torch.zeros(3, self.options.steps, device=self.device)
         for index in range(self.ranks.index, len(batches), self.ranks.count):
             number = self.step * self._together + index
-            self._backward(batches[index], tokens, sums, seed=self.options.seed * 1_000_003 + 500_009 + number)
+            seed = (self.options.seed * 1_000_003 + 500_009 + number) % 2**63
+            self._backward(batches[index], tokens, sums, seed=seed)
         if self.ranks.count > 1:
             self.ranks.add_up([sums, *self._gradients()])
         torch.nn.utils.clip_grad_norm_(self.weights.values(), self.options.clip)

@@ -125,6 +125,11 @@ def test_a_seed_fixes_the_text_whatever_the_method(cli, model) -> None:
         (["generate", "x", "--method", "eagle", "--vocab", "v"], 2, "--vocab has no effect on eagle:"),
         (["generate", "x", "--method", "eagle", "--context-slots", "4"], 2, "--context-slots has no effect on eagle:"),
         (["generate", "x", "--temperature", "-1"], 2, "--temperature -1.0 is negative"),
+        (["generate", "x", "--temperature", "1e-38"], 2, "--temperature 1e-38 is neither 0 (greedy) nor between"),
+        (["generate", "x", "--temperature", "nan"], 2, "--temperature nan is neither 0"),
+        (["generate", "x", "--seed", str(2**63)], 2, "9223372036854775807"),
+        (["collect", "x.jsonl", "-o", "y.jsonl", "--seed", str(2**64)], 2, "9223372036854775807"),
+        (["train-draft", "x.jsonl", "-o", "y", "--seed", str(2**64)], 2, "9223372036854775807"),
         (["generate", "x", "--top-p", "0.5"], 2, "mean nothing at --temperature 0"),
         (["generate", "--prompts", "no-such-file.jsonl"], 1, "there is no file no-such-file.jsonl."),
         (["generate", "x", "--model", "smolm2-135m"], 1, "there is no model named 'smolm2-135m'"),
@@ -152,6 +157,23 @@ def test_what_the_model_cannot_do_is_one_sentence(cli, model, more: list[str], e
     code, out, err = cli("generate", "the fox", *model, *more)
     assert (code, out) == (expected, "")
     assert said in " ".join(err.split())
+
+
+def test_a_lone_surrogate_in_a_prompt_is_a_usage_error(cli, model, tmp_path, monkeypatch) -> None:
+    import io
+
+    code, out, err = cli("generate", "the \udcff fox", *model)
+    assert (code, out) == (2, "")
+    assert "the prompt is not valid Unicode: character 5 is a lone surrogate (U+DCFF)." in " ".join(err.split())
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"the \xff fox"), encoding="utf-8"))
+    code, out, err = cli("generate", "-", *model)
+    assert (code, out) == (2, "")
+    assert "standard input is not UTF-8: invalid start byte at byte 4." in " ".join(err.split())
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "the fox"}\n{"prompt": "\\ud800"}\n')
+    code, out, err = cli("generate", "--prompts", file, *model)
+    assert (code, out) == (1, "")
+    assert "line 2 is not valid JSON" in " ".join(err.split())
 
 
 def test_a_line_that_is_no_prompt_is_named(cli, model, tmp_path) -> None:

@@ -120,3 +120,12 @@ def test_broken_files_are_one_sentence(tmp_path):
     (tmp_path / "head" / "config.json").write_text(json.dumps(config))
     with pytest.raises(FrspecError, match="lacks the key 'head_dim'"):
         load(tmp_path / "head")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_weight_that_is_not_finite_is_refused_by_its_name(tmp_path, value):
+    head = random_head()
+    head.fuse_proj.weight.data[3, 2] = value
+    save_head(head, tmp_path / "head", card="", dtype=torch.float32)
+    with pytest.raises(FrspecError, match=r"tensor fuse_proj\.weight holds NaN or infinity"):
+        load(tmp_path / "head")
