@@ -19,6 +19,7 @@ from frspec_cli.counting.options import CountOptions, RunOptions
 from frspec_cli.errors import UsageError, option
 from frspec_cli.progress import Callbacks
 from frspec_cli.resume import run_folder
+from frspec_cli.tokens.template_options import template_options
 
 if TYPE_CHECKING:
     from frspec_cli.counting.count import CountResult
@@ -65,6 +66,22 @@ def command(
         bool,
         typer.Option("--lines", help="In plain text a line is a document, not the file.", rich_help_panel=_INPUT),
     ] = _SELECT.lines,
+    split_on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STRING",
+            help="In plain text, the string between documents, such as '<|endoftext|>'.",
+            rich_help_panel=_INPUT,
+        ),
+    ] = _COUNT.split_on,
+    preformatted: Annotated[
+        bool,
+        typer.Option(
+            "--preformatted",
+            help="Texts hold the chat template's tokens, such as <|im_start|>: count them as tokens.",
+            rich_help_panel=_INPUT,
+        ),
+    ] = _COUNT.preformatted,
     split: Annotated[str, typer.Option(help="Split of hub datasets.", rich_help_panel=_INPUT)] = _SELECT.split,
     config: Annotated[
         str | None, typer.Option(help="Configuration of hub datasets.", rich_help_panel=_INPUT)
@@ -75,6 +92,14 @@ def command(
             "--assistant-only", help="Of conversations, count only what the assistant said.", rich_help_panel=_INPUT
         ),
     ] = _COUNT.assistant_only,
+    assistant_role: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="A role that means the assistant, such as a model's name.", rich_help_panel=_INPUT
+        ),
+    ] = _COUNT.assistant_role,
+    chat_template: options.ChatTemplate = None,
+    template_arg: options.TemplateArg = None,
     limit_documents: Annotated[
         int | None, typer.Option(min=1, help="Count exactly the first N documents.", rich_help_panel=_LIMITS)
     ] = _COUNT.limit_documents,
@@ -144,7 +169,11 @@ def command(
     from frspec_cli.corpus.sources import find_shards
     from frspec_cli.counting.count import count_corpus
 
-    out = outputs.check(out, inputs=[*sources, tokenizer], replaces=outputs.PARQUET, what="a frequency table")
+    out = outputs.check(
+        out, inputs=[*sources, tokenizer, chat_template], replaces=outputs.PARQUET, what="a frequency table"
+    )
+    if lines and split_on:
+        raise UsageError(f"give {option('lines')} or {option('split_on')}, not both.")
     output = Output(as_json=as_json, quiet=quiet, out=out)
     how = RunOptions(encoder, workers, engine, _share(max_bad), _shard(shard), restart)
     counted = CountOptions(
@@ -158,6 +187,10 @@ def command(
         until_stable=until_stable,
         stable_k=stable_k,
         skip_broken_files=skip_broken_files,
+        assistant_role=assistant_role,
+        split_on=split_on,
+        preformatted=preformatted,
+        template=template_options(chat_template, template_arg or ()),
     )
     selection = Selection(glob=glob, lines=lines, name=source_name, split=split, config=config)
     shards = find_shards(sources, selection, say=output.say)
@@ -203,7 +236,7 @@ class _Bar:
         self.progress.stop()
 
     def callbacks(self) -> Callbacks:
-        return Callbacks(say=self.output.say, begin=self._begin, advance=self._advance)
+        return Callbacks(say=self.output.say, warn=self.output.warn, begin=self._begin, advance=self._advance)
 
     def _begin(self, size: int) -> None:
         self.began = time.monotonic()

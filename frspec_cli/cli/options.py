@@ -40,6 +40,16 @@ TopP = Annotated[
     float, typer.Option("--top-p", help="Sample from the most likely tokens that hold this probability mass.")
 ]
 Raw = Annotated[bool, typer.Option("--raw", help="Continue the prompt as it is, without the chat template.")]
+ChatTemplate = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Jinja in place of the tokenizer's chat template.")
+]
+TemplateArg = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=VALUE",
+        help="A value for the chat template, such as enable_thinking=false; may be given several times.",
+    ),
+]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:0. Default: CUDA if available.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="bfloat16, float16, float32 or float64.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Fixes every random choice.")]
@@ -55,6 +65,7 @@ __all__ = [
     "LARGEST_SEED",
     "AsJson",
     "Beam",
+    "ChatTemplate",
     "Compile",
     "ContextSlots",
     "Depth",
@@ -74,6 +85,7 @@ __all__ = [
     "Seed",
     "Suite",
     "Temperature",
+    "TemplateArg",
     "TopP",
     "Vocab",
 ]

@@ -19,8 +19,11 @@ def show_skipped(output: Output, table: FrequencyTable, examples: list[tuple[str
     if total := sum(skipped.values()):
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in skipped.items())
         output.say(f"skipped {total:,} of {table.metadata['lines']:,} records: {reasons}.")
-        for example in sorted(examples, key=lambda example: example[2] == "empty")[:8]:
-            output.say(f"  {in_words(example)}")
+    if partly := table.metadata.get("partly_skipped", 0):
+        turns = ", ".join(f"{count:,} {reason}" for reason, count in table.metadata["skipped_turns"].items())
+        output.say(f"of {partly:,} more records some assistant turns were skipped; turns skipped in all: {turns}.")
+    for example in sorted(examples, key=lambda example: example[2] == "empty")[:8]:
+        output.say(f"  {in_words(example)}")
     for shard in table.metadata["shards"]:
         if "broken" in shard:
             output.warn(f"left out: {shard['broken']}")
@@ -44,6 +47,7 @@ def show_table(output: Output, out: Path, table: FrequencyTable, seconds: float)
     value: dict[str, Any] = {"out": str(out), "tokenizer": metadata["tokenizer"]["reference"]}
     value |= {"encoder": metadata["encoder"]["name"]}
     value |= {name: metadata[name] for name in ("lines", "documents", "skipped", "tokens", "bytes")}
+    value |= {name: metadata[name] for name in ("skipped_turns", "partly_skipped") if name in metadata}
     value |= {"seconds": round(seconds, 3), "stability": metadata["stability"]}
     rate = metadata["bytes"] / 1e6 / max(seconds, 1e-9)
     output.result(

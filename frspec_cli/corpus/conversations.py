@@ -1,12 +1,15 @@
 """The one parser of conversations and of recorded answers.
 
-A conversation is a list of `{"role", "content"}` or of ShareGPT's `{"from", "value"}`. A recorded answer names the token
+A conversation is a list of `{"role", "content"}` or of ShareGPT's `{"from", "value"}`; an assistant's turn may have
+`reasoning_content` (or `reasoning`, `thinking`) and `tool_calls`. A recorded answer names the token
 ids that the model emitted (`response_token_ids`): they are used as they are, since decoding and encoding again is not
 the identity. `finish: "length"` says that the answer was cut off, so no turn ends there.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from frspec_cli.corpus.documents import CONVERSATION_FIELDS, Document, Message, Reason, Skipped
+from frspec_cli.corpus.documents import CONVERSATION_FIELDS, Document, Fields, Message, Reason, Skipped
 from frspec_cli.corpus.jsonl import at, read_jsonl
 from frspec_cli.errors import FrspecError
 
@@ -28,6 +31,9 @@ _ROLES = {
     "function": "tool",
     "observation": "tool",
 }
+REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
+_EXTRAS = ("name", "tool_call_id")
+_LIST_OF_OBJECTS = re.compile(r"\s*\[\s*\{")
 
 
 class BadRecord(ValueError):
@@ -98,40 +104,78 @@ def parse_id(value: Any) -> str | None:
     return str(value)
 
 
-def parse_messages(turns: Any) -> list[Message]:
-    """The messages of a conversation, roles by their usual names. Raises `BadRecord`."""
+def parse_messages(turns: Any, assistant_role: str | None = None) -> list[Message]:
+    """The messages of a conversation, roles by their usual names. Raises `BadRecord`.
+
+    assistant_role: a further name of the assistant's role.
+    """
     if not isinstance(turns, list | tuple):
         raise BadRecord(f"the conversation is a {type(turns).__name__}, expected a list")
     messages = []
     for number, turn in enumerate(turns, start=1):
-        message = _message(turn)
-        if message is None:
-            raise BadRecord(f"turn {number} has no role and text")
-        messages.append(message)
+        try:
+            message = _message(turn)
+        except BadRecord as error:
+            raise BadRecord(f"turn {number} {error}") from None
+        messages.append(message._replace(role="assistant") if message.role == assistant_role else message)
     return messages
 
 
+def to_turn(message: Message) -> dict[str, Any]:
+    """The message as it is written into records."""
+    turn: dict[str, Any] = {"role": message.role, "content": message.content, **(message.extras or {})}
+    if message.reasoning:
+        turn["reasoning_content"] = message.reasoning
+    if message.tool_calls:
+        turn["tool_calls"] = list(message.tool_calls)
+    return turn
+
+
+def as_turns(value: Any) -> Any:
+    """The list of turns in a value: itself, JSON in a string, or columns of one list a field (as `datasets` has them).
+
+    Anything else is returned as it is; `Skipped` (its line is 0) if these are turns that cannot be read.
+    """
+    if isinstance(value, str) and _LIST_OF_OBJECTS.match(value):
+        try:
+            turns = json.loads(value)
+        except (ValueError, RecursionError):
+            looks_alike = re.search(r"[\"'](role|from)[\"']\s*:", value[:200])
+            return (
+                Skipped(0, Reason.BAD_CONVERSATION, "a string of turns that is not valid JSON")
+                if looks_alike
+                else value
+            )
+        is_turn = isinstance(turns, list) and isinstance(turns[0], dict) and turns[0].keys() & {"role", "from"}
+        return turns if is_turn else value
+    if isinstance(value, dict) and value.keys() & {"role", "from"} and all(isinstance(v, list) for v in value.values()):
+        if len({len(column) for column in value.values()}) > 1:
+            return Skipped(0, Reason.BAD_CONVERSATION, "its columns have different lengths")
+        return [dict(zip(value, row, strict=True)) for row in zip(*value.values(), strict=True)]
+    return value
+
+
 def conversation_document(
-    record: dict[str, Any], turns: list[Any], line: int, source: str, longest: int
+    record: dict[str, Any], turns: list[Any], line: int, source: str, fields: Fields
 ) -> Document | Skipped:
     """A document from a record whose text field holds a list of turns."""
     try:
-        messages = _with_recorded_ids(record, parse_messages(turns))
-        data = "".join(message.content for message in messages).encode()
+        messages = _with_recorded_ids(record, parse_messages(turns, fields.assistant_role))
+        data = "".join(text for message in messages for text in message.texts()).encode()
     except UnicodeEncodeError:
         return Skipped(line, Reason.INVALID_UTF8, "a lone surrogate")
     except BadRecord as error:
         return Skipped(line, Reason.BAD_CONVERSATION, str(error))
-    if len(data) > longest:
+    if len(data) > fields.longest:
         return Skipped(line, Reason.TOO_LONG, f"{len(data):,} bytes")
     if not data and all(message.ids is None for message in messages):
         return Skipped(line, Reason.EMPTY)
     return Document(line, source, "", data, tuple(messages))
 
 
-def _message(turn: Any) -> Message | None:
+def _message(turn: Any) -> Message:
     if not isinstance(turn, dict):
-        return None
+        raise BadRecord("has no role and text")
     role = turn.get("role", turn.get("from"))
     content = turn.get("content", turn.get("value"))
     if isinstance(content, list):  # parts: text and pictures
@@ -140,8 +184,35 @@ def _message(turn: Any) -> Message | None:
     if content is None:  # a turn that only calls a tool
         content = ""
     if not isinstance(role, str) or not isinstance(content, str):
-        return None
-    return Message(_ROLES.get(role, role), content)
+        raise BadRecord("has no role and text")
+    extras = {name: turn[name] for name in _EXTRAS if isinstance(turn.get(name), str)}
+    return Message(
+        _ROLES.get(role, role),
+        content,
+        reasoning=_reasoning(turn),
+        tool_calls=_tool_calls(turn.get("tool_calls")),
+        extras=extras or None,
+    )
+
+
+def _reasoning(turn: dict[str, Any]) -> str:
+    values = {name: turn[name] for name in REASONING_FIELDS if turn.get(name)}
+    for name, value in values.items():
+        if not isinstance(value, str):
+            raise BadRecord(f"has a {name} of type {type(value).__name__}, expected a string")
+    return next((value for value in values.values() if value.strip()), "")
+
+
+def _tool_calls(calls: Any) -> tuple[dict[str, Any], ...]:
+    if not calls:
+        return ()
+    if not isinstance(calls, list | tuple) or not all(isinstance(call, dict) for call in calls):
+        raise BadRecord("has tool_calls that are not a list of objects")
+    for call in calls:
+        function = call.get("function") or call
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise BadRecord("has a tool call without a name")
+    return tuple(calls)
 
 
 def _with_recorded_ids(record: dict[str, Any], messages: list[Message]) -> list[Message]:

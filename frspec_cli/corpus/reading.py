@@ -11,7 +11,7 @@ from frspec_cli.corpus.documents import Document, Fields, Reason, Skipped
 from frspec_cli.corpus.hub import read_hub
 from frspec_cli.corpus.records import bytes_document, parse_json, record_document, require_assistant
 from frspec_cli.corpus.shards import Shard
-from frspec_cli.corpus.streams import lines, piece_chunks, text_chunks
+from frspec_cli.corpus.streams import lines, piece_chunks, pieces, text_chunks
 from frspec_cli.corpus.tables import read_arrow, read_parquet
 from frspec_cli.errors import FrspecError, option
 
@@ -67,6 +67,9 @@ def _read_lines(shard: Shard, fields: Fields, digest: Any) -> Iterator[Document 
 
 def _read_text(shard: Shard, fields: Fields, digest: Any) -> Iterator[Document | Skipped]:
     """Every file is a document; its number in the bundle is its line."""
+    if fields.split_on:
+        yield from _read_split_text(shard, fields, digest)
+        return
     for number, path in enumerate(shard.paths, start=1):
         chunks: list[bytes] = []
         size = 0
@@ -80,6 +83,23 @@ def _read_text(shard: Shard, fields: Fields, digest: Any) -> Iterator[Document |
         data = b"".join(chunks).removeprefix(codecs.BOM_UTF8)
         document = require_assistant(bytes_document(data, number, shard.source, fields.longest), fields)
         yield document._replace(file=shard.file_name(path)) if isinstance(document, Skipped) else document
+
+
+def _read_split_text(shard: Shard, fields: Fields, digest: Any) -> Iterator[Document | Skipped]:
+    """What is between separators is a document; its number in the bundle is its line."""
+    separator, number = str(fields.split_on).encode(), 0
+    for path in shard.paths:
+        texts = pieces(text_chunks(shard, path, digest), separator, longest=fields.longest)
+        for index, data in enumerate(texts, start=1):
+            number += 1
+            place = f"{shard.file_name(path)}, text {index:,}"
+            if data is None:
+                yield Skipped(number, Reason.TOO_LONG, f"more than {fields.longest:,} bytes", place)
+                continue
+            data = data.removeprefix(codecs.BOM_UTF8) if index == 1 else data
+            document = bytes_document(b"" if data.isspace() else data, number, shard.source, fields.longest)
+            document = require_assistant(document, fields)
+            yield document._replace(file=place) if isinstance(document, Skipped) else document
 
 
 def _read_json(shard: Shard, fields: Fields, digest: Any) -> Iterator[Document | Skipped]:

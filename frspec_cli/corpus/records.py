@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from frspec_cli.corpus.conversations import conversation_document
+from frspec_cli.corpus.conversations import as_turns, conversation_document
 from frspec_cli.corpus.documents import (
     CONVERSATION_FIELDS,
     DEFAULT_SOURCE_FIELD,
@@ -17,6 +17,9 @@ from frspec_cli.corpus.documents import (
     Skipped,
 )
 from frspec_cli.corpus.shards import Shard
+from frspec_cli.errors import option
+
+_KNOWN_ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 
 
 def text_document(text: str, line: int, source: str, longest: int) -> Document | Skipped:
@@ -50,13 +53,15 @@ def record_document(record: Any, line: int, shard: Shard, fields: Fields) -> Doc
     if not isinstance(record, dict):
         return Skipped(line, Reason.MISSING, f"the record is a {type(record).__name__}")
     value, present = _text_value(record, fields)
+    if isinstance(value, Skipped):
+        return value._replace(line=line)
     if not present:
         return Skipped(line, Reason.MISSING, "its fields are " + (", ".join(map(str, list(record)[:8])) or "none"))
     if value is None:
         return Skipped(line, Reason.NULL)
     source = _source(record, shard, fields.source)
     if isinstance(value, list) and value and isinstance(value[0], dict):
-        document = conversation_document(record, value, line, source, fields.longest)
+        document = conversation_document(record, value, line, source, fields)
     elif isinstance(value, str):
         document = text_document(value, line, source, fields.longest)
     else:
@@ -70,12 +75,29 @@ def require_assistant(document: Document | Skipped, fields: Fields) -> Document 
         return document
     if any(message.role == "assistant" for message in document.messages or ()):
         return document
-    return Skipped(document.line, Reason.NO_CONVERSATION)
+    return Skipped(document.line, Reason.NO_CONVERSATION, _roles(document))
+
+
+def _roles(document: Document) -> str:
+    roles = list(dict.fromkeys(message.role for message in document.messages or ()))
+    if all(role in _KNOWN_ROLES for role in roles):
+        return ""
+    names = ", ".join(role[:40] for role in roles[:8])
+    return f"its roles are {names}; name the assistant's with {option('assistant_role')}"
 
 
 def _text_value(record: dict[str, Any], fields: Fields) -> tuple[Any, bool]:
+    """(the text or a list of turns, whether there is one); `Skipped` in its place if the turns cannot be read.
+
+    A conversation goes before a text beside it, which is the same in one piece.
+    """
     if fields.text is not None:
-        return _dotted(record, fields.text)
+        value, present = _dotted(record, fields.text)
+        return as_turns(value), present
+    conversations = [as_turns(record[name]) for name in CONVERSATION_FIELDS if name in record]
+    for value in conversations:
+        if isinstance(value, Skipped) or (isinstance(value, list) and value and isinstance(value[0], dict)):
+            return value, True
     order = (*CONVERSATION_FIELDS, "text") if fields.assistant_only else ("text", *CONVERSATION_FIELDS)
     return next(((record[name], True) for name in order if name in record), (None, False))
 

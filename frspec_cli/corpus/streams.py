@@ -205,6 +205,26 @@ def as_file(chunks: Iterable[bytes]) -> io.BufferedReader:
     return io.BufferedReader(_ChunkFile(chunks), 64 << 10)
 
 
+def pieces(chunks: Iterable[bytes], separator: bytes, *, longest: int) -> Iterator[bytes | None]:
+    """The texts between separators; None for one of more than `longest` bytes, which is never held whole.
+
+    A separator at the very end begins no further text.
+    """
+    held, too_long = bytearray(), False
+    for chunk in chunks:
+        start = max(0, len(held) - len(separator) + 1)
+        held += chunk
+        while (end := held.find(separator, start)) >= 0:
+            yield None if too_long or end > longest else bytes(held[:end])
+            del held[: end + len(separator)]
+            start, too_long = 0, False
+        if len(held) > longest + len(separator):
+            too_long = True
+            del held[: len(held) - len(separator)]
+    if held.strip() or too_long:
+        yield None if too_long or len(held) > longest else bytes(held)
+
+
 def lines(chunks: Iterable[bytes], *, longest: int) -> Iterator[bytes | None]:
     """Lines without their newline; None for a line of more than `longest` bytes, which is never held whole.
 

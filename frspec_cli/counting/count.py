@@ -17,6 +17,7 @@ from frspec_cli.corpus.shards import Shard
 from frspec_cli.counting.encoder_selection import check_encoder, recheck_samples, reference_of, select_fast_encoder
 from frspec_cli.counting.executors import Executor, InProcess, WorkerPool
 from frspec_cli.counting.ledger import Ledger, begun_with, make_plan
+from frspec_cli.counting.markers import marker_warning
 from frspec_cli.counting.options import CountOptions, RunOptions
 from frspec_cli.counting.run import CorpusRun, Counted
 from frspec_cli.counting.stability import stability
@@ -113,7 +114,7 @@ def _count(
         threads=len(mine) == 1 and (how.workers or available_cores()) > 1,
         say=callbacks.say,
     )
-    encoder = fast or ReferenceEncoder(load_tokenizer(tokenizer))
+    encoder = fast or ReferenceEncoder(load_tokenizer(tokenizer, options.template))
     counter = ShardCounter(CounterSpec(encoder.name, path, encoder.rows, options), encoder)
     plan = make_plan(tokenizer=path, encoder=encoder.name, options=options.recorded(), shards=mine)
     with Ledger.opened(folder, plan, mine, restart=how.restart) as ledger:
@@ -139,7 +140,11 @@ def _run(
             callbacks.say(f"{resumed} of {len(run.shards)} shards were counted before; resuming.")
         callbacks.begin(sum(run.shards[index].size for index in left))
         used = encoder.encoder
-        loaded = used.tokenizer if isinstance(used, ReferenceEncoder) else load_tokenizer(tokenizer)
+        loaded = (
+            used.tokenizer if isinstance(used, ReferenceEncoder) else load_tokenizer(tokenizer, run.options.template)
+        )
+        if not run.options.preformatted and (sentence := marker_warning(shards, run.options.fields, loaded)):
+            callbacks.warn(sentence)
         encoder_record = check_encoder(encoder, loaded, shards, run.options.fields)
         _ = loaded.fingerprint  # a cached property
         reference = reference_of(encoder, loaded)
@@ -187,12 +192,21 @@ def with_stability(table: FrequencyTable) -> FrequencyTable:
 
 def corpus_record(shards: list[dict[str, Any]]) -> dict[str, Any]:
     """The sums over a table's shards, with the shards."""
-    skipped: dict[str, int] = {}
-    for shard in shards:
-        for reason, count in shard["skipped"].items():
-            skipped[reason] = skipped.get(reason, 0) + count
+    skipped, turns = (_by_reason(shards, name) for name in ("skipped", "skipped_turns"))
     sums = {name: sum(shard[name] for shard in shards) for name in ("lines", "documents", "tokens", "bytes")}
-    return {**sums, "skipped": dict(sorted(skipped.items())), "shards": shards}
+    record: dict[str, Any] = {**sums, "skipped": skipped}
+    if turns:  # of conversations
+        partly = sum(shard.get("partly_skipped", 0) for shard in shards)
+        record |= {"skipped_turns": turns, "partly_skipped": partly}
+    return record | {"shards": shards}
+
+
+def _by_reason(shards: list[dict[str, Any]], name: str) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for shard in shards:
+        for reason, count in shard.get(name, {}).items():
+            counts[reason] = counts.get(reason, 0) + count
+    return dict(sorted(counts.items()))
 
 
 def _place(table: FrequencyTable, out: Path, ledger: Ledger) -> None:

@@ -89,7 +89,13 @@ def recheck_samples(part: ShardCounts, reference: DocumentEncoder) -> None:
 
 def reference_of(encoder: DocumentEncoder, tokenizer: LoadedTokenizer) -> DocumentEncoder:
     """The reference by the same rules for conversations."""
-    return DocumentEncoder(ReferenceEncoder(tokenizer), encoder.tokenizer, assistant_only=encoder.assistant_only)
+    return DocumentEncoder(
+        ReferenceEncoder(tokenizer),
+        encoder.tokenizer,
+        assistant_only=encoder.assistant_only,
+        template=encoder.template,
+        preformatted=encoder.preformatted,
+    )
 
 
 def _as_text(document: Document) -> str:

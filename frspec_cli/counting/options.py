@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import hashlib
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from frspec_cli.errors import UsageError, option
+from frspec_cli.tokens.template_options import TemplateOptions
 
 if TYPE_CHECKING:
     from frspec_cli.corpus.documents import Fields
 
-LEDGER_VERSION = 2
+LEDGER_VERSION = 3
 """Part of a ledger's key: raised whenever the same text would be counted or recorded differently."""
 ENGINES = ("local", "ray")
 
@@ -26,6 +28,10 @@ class CountOptions:
     document_frequency: also count the documents that hold each token.
     until_stable: stop once the coverage that the top `stable_k` is expected to lose is below it.
     skip_broken_files: leave damaged files out and list them.
+    assistant_role: a role, such as a model's name, that means the assistant.
+    split_on: the string between documents in a file of plain text, such as <|endoftext|>.
+    preformatted: texts hold the chat template's own tokens, which are counted as tokens, not as text.
+    template: what the user says about the chat template.
     """
 
     text_field: str | None = None
@@ -38,12 +44,21 @@ class CountOptions:
     until_stable: float | None = None
     stable_k: int = 32768
     skip_broken_files: bool = False
+    assistant_role: str | None = None
+    split_on: str | None = None
+    preformatted: bool = False
+    template: TemplateOptions = field(default_factory=TemplateOptions)
 
     def __post_init__(self) -> None:
         for name in ("limit_documents", "limit_tokens", "max_document_bytes", "stable_k"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{option(name)} must be at least 1, not {value}.")
+        if self.preformatted and self.assistant_only:
+            raise UsageError(
+                f"{option('preformatted')} counts whole texts: it does not go with {option('assistant_only')}.",
+                hint="Who said what is known of conversations only (fields messages or conversations).",
+            )
         if self.until_stable is not None and not 0 < self.until_stable < 1:
             raise UsageError(
                 f"{option('until_stable')} is a share of all tokens between 0 and 1, not {self.until_stable:g}."
@@ -54,7 +69,14 @@ class CountOptions:
         """Where records keep what is counted."""
         from frspec_cli.corpus.documents import Fields  # needs numpy, which the command line's help does without
 
-        return Fields(self.text_field, self.source_field, self.max_document_bytes, self.assistant_only)
+        return Fields(
+            text=self.text_field,
+            source=self.source_field,
+            longest=self.max_document_bytes,
+            assistant_only=self.assistant_only,
+            assistant_role=self.assistant_role,
+            split_on=self.split_on,
+        )
 
     def recorded(self) -> dict[str, Any]:
         """The options that were given, for a table's metadata and a ledger's key."""
@@ -62,6 +84,11 @@ class CountOptions:
         given = {name: value for name, value in asdict(self).items() if value != defaults[name]}
         if self.until_stable is not None:
             given["stable_k"] = self.stable_k
+        given.pop("template", None)
+        if self.template.source is not None:
+            given["chat_template"] = hashlib.sha256(self.template.source.encode()).hexdigest()
+        if self.template.arguments:
+            given["template_arg"] = dict(self.template.arguments)
         return given
 
 

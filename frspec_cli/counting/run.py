@@ -186,9 +186,12 @@ class CorpusRun:
 
 
 def bad_records(shard: dict[str, Any]) -> int:
-    """Skipped records that count as bad. Empty ones do not if they are files or lines of plain text."""
+    """Records that count as bad: those that are skipped, and conversations of which a turn is skipped.
+
+    Empty ones do not count if they are files or lines of plain text.
+    """
     harmless = shard["skipped"].get(Reason.EMPTY, 0) if shard["format"] in ("text", "lines") else 0
-    return sum(shard["skipped"].values()) - harmless
+    return sum(shard["skipped"].values()) + shard.get("partly_skipped", 0) - harmless
 
 
 def _step(tokens: int) -> int:
@@ -196,7 +199,10 @@ def _step(tokens: int) -> int:
 
 
 def _too_many_bad(counted: Counted, max_bad: float) -> str:
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(counted.skipped.items()))
+    counts = sorted(counted.skipped.items())
+    if partly := sum(shard.get("partly_skipped", 0) for shard in counted.shards):
+        counts.append(("with a skipped turn", partly))
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts)
     share = (
         f"{counted.bad:,} of {counted.lines:,} records ({counted.bad / counted.lines:.1%}) are bad ({reasons}), "
         f"more than {max_bad:.3g}"

@@ -73,6 +73,8 @@ class ShardCounter:
             encoder or build_encoder(spec.encoder, spec.tokenizer),
             spec.tokenizer,
             assistant_only=spec.options.assistant_only,
+            template=spec.options.template,
+            preformatted=spec.options.preformatted,
         )
 
     def count(self, task: ShardTask, progress: Advance = silent) -> ShardCounts:
@@ -107,6 +109,8 @@ class _ShardRun:
         self.accumulator = counter.accumulator()
         self.documents = self.tokens = self.bytes = 0
         self.skipped: list[Skipped] = []
+        self.skipped_turns: list[Skipped] = []
+        self.partly_skipped = 0
         self.samples: list[tuple[Document, np.ndarray]] = []
         self.sampled_bytes = 0
 
@@ -120,7 +124,7 @@ class _ShardRun:
         part.shards = [self._record()]
         part.examples = [
             (item.file or self.task.shard.label, 0 if item.file else item.line, item.reason, item.detail)
-            for item in _first_of_each_reason(self.skipped)
+            for item in _first_of_each_reason(sorted([*self.skipped, *self.skipped_turns], key=_line))
         ]
         part.samples = self.samples
         return part
@@ -130,7 +134,11 @@ class _ShardRun:
         record = _record(self.task.shard, "" if cut else self.digest.hexdigest())
         reasons = Counter(skipped.reason for skipped in self.skipped)
         record |= {"lines": self.documents + len(self.skipped), "documents": self.documents, "tokens": self.tokens}
-        return record | {"bytes": self.bytes, "skipped": dict(sorted(reasons.items()))}
+        record |= {"bytes": self.bytes, "skipped": dict(sorted(reasons.items()))}
+        if self.skipped_turns:
+            turns = Counter(skipped.reason for skipped in self.skipped_turns)
+            record |= {"skipped_turns": dict(sorted(turns.items())), "partly_skipped": self.partly_skipped}
+        return record
 
     def _has_its_tokens(self) -> bool:
         """Whether the limit on tokens is reached."""
@@ -151,7 +159,7 @@ class _ShardRun:
             if full or len(batch) == BATCH_DOCUMENTS or size >= BATCH_BYTES:
                 yield batch
                 batch, size = [], 0
-            if full:
+            if self.documents == limit:
                 return
         if batch:
             yield batch
@@ -159,6 +167,7 @@ class _ShardRun:
     def _count_batch(self, documents: list[Document]) -> None:
         """Counts documents, up to the limit on tokens."""
         batch = EncodedBatch.of(documents, self.counter.encoder)
+        documents = batch.documents
         kept = self._within_limit(batch.lengths)
         if kept is batch.lengths:
             for source, fold, ids, lengths in batch.groups():
@@ -171,9 +180,14 @@ class _ShardRun:
         self.documents += len(kept)
         self.bytes += size
         self.tokens += tokens
+        partly = [turns for index, turns in batch.skipped_turns.items() if index < len(kept)]
+        self.partly_skipped += len(partly)
+        self.skipped += [turns[0] for turns in batch.skipped]
+        self.skipped_turns += [turn for turns in (*batch.skipped, *partly) for turn in turns]
         if self._has_its_tokens():
             last_line = documents[len(kept) - 1].line
             self.skipped = [item for item in self.skipped if item.line < last_line]
+            self.skipped_turns = [turn for turn in self.skipped_turns if turn.line <= last_line]
         if self.counter.recheck:
             self._sample(batch, len(kept))
         self.progress(documents=len(kept), bytes=size, tokens=tokens, read=self.digest.passed())
@@ -231,6 +245,10 @@ def _unique_by_document(ids: np.ndarray, lengths: np.ndarray, rows: int) -> np.n
     """ids [n] of documents of the given lengths -> each document's distinct ids, one document after another."""
     document = np.repeat(np.arange(len(lengths), dtype=np.int64), lengths)
     return np.unique(document * rows + ids) % rows
+
+
+def _line(item: Skipped) -> int:
+    return item.line
 
 
 def _first_of_each_reason(skipped: list[Skipped]) -> list[Skipped]:

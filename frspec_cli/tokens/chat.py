@@ -1,62 +1,93 @@
 """Conversations to token ids: the messages' text, never the template's own words.
 
-Whole conversations count as their messages' contents, and after each finished assistant turn the token that ends it.
-With `assistant_only` the assistant turns are found by prefix differences: the ids of the conversation up to and including
-the turn, less those of the prompt before it. Recorded ids are used as they are.
+Whole conversations count as their messages' texts (reasoning, content, tool calls), and after each finished assistant turn
+the token that ends it. With `assistant_only` the assistant's turns are those of the chat template (see `rendering`): their
+ids are those of the rendering up to and including the turn, less those of what stands before it. Recorded ids are used as
+they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import tokenizers
 
-from frspec_cli.corpus.documents import Document, Message
-from frspec_cli.errors import FrspecError, option
+from frspec_cli.corpus.documents import Document, Message, Reason
+from frspec_cli.errors import FrspecError
 from frspec_cli.tokens.encoder import Encoded, Encoder, joined
-from frspec_cli.tokens.template import ChatTemplate, chat_template, end_of_turn
+from frspec_cli.tokens.rendering import Renderer, TurnSkipped
+from frspec_cli.tokens.template import chat_template, end_of_turn
+from frspec_cli.tokens.template_options import TemplateOptions
 from frspec_cli.tokens.tokenizer import LoadedTokenizer, load_tokenizer
+
+
+@dataclass
+class Turns:
+    """The assistant turns of one document.
+
+    counted: how many were encoded.
+    skipped: (reason, detail) of each that was not.
+    """
+
+    counted: int = 0
+    skipped: list[tuple[Reason, str]] = field(default_factory=list)
+
+    @property
+    def all_skipped(self) -> bool:
+        """Whether turns were skipped and none counted."""
+        return bool(self.skipped) and not self.counted
 
 
 class ChatEncoder:
     """Encodes documents of which some are conversations.
 
-    template: None if the tokenizer has none.
+    renderer: of the chat template; None if the tokenizer has none.
     turn_end: the id that ends a finished assistant turn, or None.
     assistant_only: encode what the assistant said and nothing else.
+    preformatted: recognise special tokens in documents that are text.
     """
 
     def __init__(
         self,
         tokenizer: LoadedTokenizer,
-        template: ChatTemplate | None,
+        renderer: Renderer | None,
         turn_end: int | None,
         *,
         assistant_only: bool = False,
+        preformatted: bool = False,
     ) -> None:
         self.tokenizer = tokenizer
-        self.template = template
+        self.renderer = renderer
         self.turn_end = turn_end
         self.assistant_only = assistant_only
+        self.preformatted = preformatted
 
     @cached_property
     def _with_special(self) -> tokenizers.Tokenizer:
-        """The reference encoder, special tokens recognised: for rendered templates only."""
-        return tokenizers.Tokenizer.from_file(str(self.tokenizer.path))
+        """The reference encoder, special tokens recognised: for rendered templates."""
+        backend = tokenizers.Tokenizer.from_file(str(self.tokenizer.path))
+        backend.no_truncation()
+        backend.no_padding()
+        return backend
 
-    def encode(self, documents: Sequence[Document], encoder: Encoder) -> Encoded:
-        """One array of ids for each document, in order."""
+    def encode(self, documents: Sequence[Document], encoder: Encoder) -> tuple[Encoded, list[Turns]]:
+        """One array of ids for each document, in order, and what became of its assistant turns."""
         texts: list[str] = []
-        plans = [self._plan(document, texts) for document in documents]
+        turns = [Turns() for _ in documents]
+        plans = [self._plan(document, texts, of) for document, of in zip(documents, turns, strict=True)]
         encoded = encoder.encode(texts, [text.encode() for text in texts])
         empty = np.zeros(0, np.int32)
         parts = [[encoded.of(item) if isinstance(item, int) else item for item in plan] for plan in plans]
-        return joined([np.concatenate([empty, *part]).astype(np.int32, copy=False) for part in parts])
+        return joined([np.concatenate([empty, *part]).astype(np.int32, copy=False) for part in parts]), turns
 
-    def _plan(self, document: Document, texts: list[str]) -> list[int | np.ndarray]:
-        """A document as a list of ids and of positions in `texts`, to which its texts are added."""
+    def _plan(self, document: Document, texts: list[str], turns: Turns) -> list[int | np.ndarray]:
+        """A document as a list of ids and of positions in `texts`, to which its texts are added.
+
+        turns: is told what becomes of the assistant's.
+        """
         plan: list[int | np.ndarray] = []
 
         def add(text: str) -> None:
@@ -64,26 +95,46 @@ class ChatEncoder:
             texts.append(text)
 
         if document.messages is None:
-            add(document.text)
+            if self.preformatted:
+                plan.append(np.array(self._ids(document.text), dtype=np.int32))
+            else:
+                add(document.text)
             return plan
         for index, message in enumerate(document.messages):
-            if message.ids is not None:
-                plan.append(self._checked(message.ids))
-            elif message.role != "assistant":
-                if not self.assistant_only:
-                    add(message.content)
-            elif self.assistant_only and self.template is not None:
-                plan.append(self._assistant_ids(document.messages, index))
-            else:
-                add(message.content)
-                plan.append(self._end(message))
+            if message.role != "assistant":
+                if message.ids is not None:
+                    plan.append(self.check_ids(message.ids))
+                elif not self.assistant_only:
+                    for text in message.texts():
+                        add(text)
+                continue
+            try:
+                if message.ids is not None:
+                    plan.append(self.check_ids(message.ids))
+                elif self.assistant_only and self.renderer is not None:
+                    plan.append(self._assistant_ids(self.renderer, document.messages, index))
+                else:
+                    for text in message.texts():
+                        add(text)
+                    plan.append(self._end(message))
+                turns.counted += 1
+            except TurnSkipped as skipped:
+                turns.skipped.append((skipped.reason, skipped.detail))
         return plan
 
     def _end(self, message: Message) -> np.ndarray:
         ends = message.finished and self.turn_end is not None
         return np.array([self.turn_end] if ends else [], dtype=np.int32)
 
-    def _checked(self, ids: np.ndarray) -> np.ndarray:
+    def answer_ids(self, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
+        """(ids of what stands before the last message, the assistant's; ids of it). Raises `TurnSkipped`."""
+        if self.renderer is None:
+            raise FrspecError(f"{self.tokenizer.reference} has no chat template.")
+        turn = self.renderer.turn(messages, len(messages) - 1)
+        return self._ids(turn.before), self._difference(turn.before, turn.said).tolist()
+
+    def check_ids(self, ids: np.ndarray) -> np.ndarray:
+        """The ids. Raises `FrspecError` if the tokenizer lacks one of them."""
         if len(ids) and ids.max() > self.tokenizer.highest_id:
             raise FrspecError(
                 f"recorded token id {ids.max()} is past the tokenizer's last one ({self.tokenizer.highest_id}).",
@@ -91,20 +142,10 @@ class ChatEncoder:
             )
         return ids
 
-    def _assistant_ids(self, messages: Sequence[Message], index: int) -> np.ndarray:
+    def _assistant_ids(self, renderer: Renderer, messages: Sequence[Message], index: int) -> np.ndarray:
         """int32 [n]: the ids of the assistant turn `index`, turn end included if it was finished."""
-        template = self.template
-        assert template is not None
-        turns = [{"role": message.role, "content": message.content} for message in messages]
-        prompt = template.render(turns[:index], generate=True)
-        answer = _added_turn(template.render(turns[: index + 1], generate=False), prompt, messages[index], template)
-        if index + 1 < len(messages) and any(turn.role == "assistant" for turn in messages[index + 1 :]):
-            later = template.render(turns[: index + 2], generate=False)
-            if not later.startswith(prompt + answer):
-                raise _rewrites()
-        if not messages[index].finished and template.turn_end:
-            answer = answer.removesuffix(template.turn_end[0])
-        return self._difference(prompt, answer)
+        turn = renderer.turn(messages, index)
+        return self._difference(turn.before, turn.said)
 
     def _difference(self, prompt: str, answer: str) -> np.ndarray:
         """ids(prompt + answer) less ids(prompt).
@@ -120,28 +161,14 @@ class ChatEncoder:
         return self._with_special.encode(text, add_special_tokens=False).ids
 
 
-def chat_encoder(tokenizer: str, *, assistant_only: bool) -> ChatEncoder:
-    """The chat encoder of a tokenizer.json (a path), with the template and turn end found beside it."""
-    loaded = load_tokenizer(tokenizer)
-    return ChatEncoder(loaded, chat_template(loaded), end_of_turn(loaded), assistant_only=assistant_only)
+def chat_encoder(
+    tokenizer: str, *, assistant_only: bool, template: TemplateOptions | None = None, preformatted: bool = False
+) -> ChatEncoder:
+    """The chat encoder of a tokenizer.json (a path), with the template and turn end found beside it.
 
-
-def _added_turn(rendered: str, prompt: str, message: Message, template: ChatTemplate) -> str:
-    """What the turn adds to the prompt, up to and including the token that ends it."""
-    if not rendered.startswith(prompt):
-        raise _rewrites()
-    added = rendered[len(prompt) :]
-    if template.turn_end is None:
-        return added
-    content = message.content.strip()
-    after = added.find(content) + len(content) if content in added else 0
-    end = added.find(template.turn_end[0], after)
-    return added[: end + len(template.turn_end[0])] if end >= 0 else added
-
-
-def _rewrites() -> FrspecError:
-    return FrspecError(
-        "the chat template rewrites earlier turns, so what the assistant said cannot be separated from its prompt.",
-        hint="Count single-turn conversations, recorded answers (response_token_ids), or without "
-        f"{option('assistant_only')}.",
-    )
+    template: what the user says about the chat template.
+    """
+    loaded = load_tokenizer(tokenizer, template)
+    found = chat_template(loaded)
+    renderer = None if found is None else Renderer(found)
+    return ChatEncoder(loaded, renderer, end_of_turn(loaded), assistant_only=assistant_only, preformatted=preformatted)

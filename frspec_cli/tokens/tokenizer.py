@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from operator import itemgetter
 from pathlib import Path
@@ -21,6 +21,7 @@ from frspec_cli.errors import FrspecError
 from frspec_cli.models.eos import eos_ids
 from frspec_cli.models.locate import locate_tokenizer
 from frspec_cli.tokens.definition import Definition, read_definition
+from frspec_cli.tokens.template_options import TemplateOptions
 
 if TYPE_CHECKING:
     import tokenizers
@@ -33,11 +34,13 @@ class LoadedTokenizer:
     reference: what the user named.
     path: the tokenizer.json.
     definition: what the file says about its tokens.
+    template: what the user says about the chat template.
     """
 
     reference: str
     path: Path
     definition: Definition
+    template: TemplateOptions = field(default_factory=TemplateOptions)
 
     @cached_property
     def backend(self) -> tokenizers.Tokenizer:
@@ -122,12 +125,12 @@ class LoadedTokenizer:
 
     @cached_property
     def chat_templates(self) -> tuple[str, ...]:
-        """Every chat template's source (Jinja); () for a base model."""
+        """Every chat template's source (Jinja), ready to be rendered; () for a base model."""
         file = self.path.with_name("chat_template.jinja")
         own = [file.read_text(encoding="utf-8")] if file.is_file() else []
         configured = self.beside("tokenizer_config.json").get("chat_template") or []
         entries = [{"template": configured}] if isinstance(configured, str) else configured
-        return tuple(own + [entry["template"] for entry in entries])
+        return self.template.apply([*own, *(entry["template"] for entry in entries)])
 
     @cached_property
     def eos_ids(self) -> tuple[int, ...]:
@@ -169,10 +172,13 @@ class LoadedTokenizer:
         }
 
 
-def load_tokenizer(name: str) -> LoadedTokenizer:
-    """Loads what `name` means (see `locate_tokenizer`). Raises `FrspecError` if the file is not a tokenizer."""
+def load_tokenizer(name: str, template: TemplateOptions | None = None) -> LoadedTokenizer:
+    """Loads what `name` means (see `locate_tokenizer`). Raises `FrspecError` if the file is not a tokenizer.
+
+    template: what the user says about the chat template.
+    """
     path = locate_tokenizer(name)
-    return LoadedTokenizer(reference=name, path=path, definition=read_definition(path))
+    return LoadedTokenizer(name, path, read_definition(path), template or TemplateOptions())
 
 
 def token_text(token: Any) -> str:

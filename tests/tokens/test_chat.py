@@ -33,7 +33,7 @@ def _ids(folder: Path, messages: list[Message], *, assistant_only: bool = False)
     tokenizer = load_tokenizer(str(folder))
     encoder = chat_encoder(str(tokenizer.path), assistant_only=assistant_only)
     document = Document(1, "here", "", b"", tuple(messages))
-    return encoder.encode([document], ReferenceEncoder(tokenizer)).ids.tolist()
+    return encoder.encode([document], ReferenceEncoder(tokenizer))[0].ids.tolist()
 
 
 def _messages(turns: list[tuple[str, str]] = TURNS) -> list[Message]:
@@ -80,16 +80,15 @@ def test_a_cut_answer_ends_no_turn(folder: Path, assistant_only: bool) -> None:
         assert ids == [*([] if assistant_only else _plain(folder, "hi")), *_plain(folder, "the"), *ends]
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused(tmp_path: Path) -> None:
+def test_a_template_that_rewrites_earlier_turns_counts_each_as_it_was_said(tmp_path: Path) -> None:
     folder = byte_level(tmp_path)
     rewriting = TEMPLATE.replace(
         "message['content']", "(message['content'] if loop.last or message['role'] == 'user' else '...')"
     )
     config = json.loads((folder / "tokenizer_config.json").read_text()) | {"chat_template": rewriting}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    with pytest.raises(FrspecError, match="the chat template rewrites earlier turns"):
-        _ids(folder, _messages(), assistant_only=True)
-    assert _ids(folder, _messages(TURNS[:2]), assistant_only=True) == [*_plain(folder, "the fox"), 0]
+    expected = [token for role, text in TURNS if role == "assistant" for token in [*_plain(folder, text), 0]]
+    assert _ids(folder, _messages(), assistant_only=True) == expected
 
 
 def test_without_a_template_contents_and_the_end_of_sequence_count(tmp_path: Path) -> None:
