@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from frspec_cli.answers.prompts import Prompt
+from frspec_cli.answers.prompts import Prompt, prompt_ids
+from frspec_cli.corpus.documents import Message
 from frspec_cli.decoding.sampling import Sampling
 from frspec_cli.decoding.walk import best
 from frspec_cli.models.finite import finite_rows, not_finite
@@ -30,12 +31,14 @@ class TokenizedPrompt:
     text: the user's words.
     ids: the token ids that the target is given.
     source: '' if unknown.
+    messages: the conversation, if the prompt is one.
     """
 
     id: str
     text: str
     ids: tuple[int, ...]
     source: str = ""
+    messages: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Completion:
 def tokenize(target: Target, prompts: Sequence[Prompt]) -> list[TokenizedPrompt]:
     """The prompts as the target reads them, whatever their lengths; their source is the prompt's category."""
     return [
-        TokenizedPrompt(prompt.id, prompt.text, tuple(target.prompt_ids(prompt.text)), prompt.category)
+        TokenizedPrompt(prompt.id, prompt.text, tuple(prompt_ids(target, prompt)), prompt.category, prompt.messages)
         for prompt in prompts
     ]
 

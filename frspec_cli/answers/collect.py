@@ -20,8 +20,8 @@ import torch
 from frspec_cli import storage
 from frspec_cli.answers.batched_decode import Completion, TokenizedPrompt, decode_batch, make_batches
 from frspec_cli.answers.options import CollectOptions
-from frspec_cli.answers.prompts import Prompt, read_prompts
-from frspec_cli.corpus.conversations import read_answer_records
+from frspec_cli.answers.prompts import Prompt, prompt_ids, read_prompts
+from frspec_cli.corpus.conversations import read_answer_records, to_turn
 from frspec_cli.decoding.text import decode
 from frspec_cli.errors import FrspecError, option
 from frspec_cli.models.identity import target_identity
@@ -65,7 +65,8 @@ def collect(
     Raises `FrspecError` if a stopped run was begun with other options (naming the first), or another process holds the lock.
     """
     callbacks, began = callbacks or Callbacks(), time.monotonic()
-    tokenized, left_out = encode_prompts(target, read_prompts(prompts, limit=options.limit, texts=True), options)
+    prompt_list = read_prompts(prompts, limit=options.limit, texts=True, all_turns=options.all_turns)
+    tokenized, left_out = encode_prompts(target, prompt_list, options)
     if left_out:
         callbacks.say(f"left out {left_out:,} prompts: with the answer they exceed {_room(target, options):,} tokens.")
     if not tokenized:
@@ -126,12 +127,12 @@ def encode_prompts(target: Target, prompts: list[Prompt], options: CollectOption
         )
     tokenized, left_out = [], 0
     for prompt in prompts:
-        ids, text = target.prompt_ids(prompt.text, raw=options.raw or prompt.plain), prompt.text
+        ids, text = prompt_ids(target, prompt, raw=options.raw), prompt.text
         if len(ids) > room and prompt.plain:
             ids = ids[:room]
             text = decode(target.processor, ids)
         if 0 < len(ids) <= room:
-            tokenized.append(TokenizedPrompt(prompt.id, text, tuple(ids), prompt.category))
+            tokenized.append(TokenizedPrompt(prompt.id, text, tuple(ids), prompt.category, prompt.messages))
         else:
             left_out += 1
     return tokenized, left_out
@@ -142,7 +143,7 @@ def to_record(target: Target, prompt: TokenizedPrompt, completion: Completion, o
     record: dict[str, Any] = {
         "id": prompt.id,
         "conversations": [
-            {"role": "user", "content": prompt.text},
+            *(map(to_turn, prompt.messages) if prompt.messages else [{"role": "user", "content": prompt.text}]),
             {"role": "assistant", "content": decode(target.processor, completion.ids)},
         ],
         "prompt_token_ids": list(prompt.ids),
@@ -186,7 +187,8 @@ def _inputs(target: Target, prompts: Sequence[TokenizedPrompt], options: Collect
     """What the answers depend on, by the names under which ledgers keep it."""
     digest = hashlib.sha256()
     for prompt in prompts:
-        digest.update(json.dumps([prompt.id, prompt.text, prompt.ids, prompt.source]).encode() + b"\n")
+        messages = [[to_turn(message) for message in prompt.messages]] if prompt.messages else []
+        digest.update(json.dumps([prompt.id, prompt.text, prompt.ids, prompt.source, *messages]).encode() + b"\n")
     sampling = options.sampling
     return {
         "version": _VERSION,

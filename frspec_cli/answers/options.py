@@ -18,6 +18,7 @@ class CollectOptions:
     raw: no chat template.
     limit: use the first N prompts; None for all.
     max_prompt_tokens: longer prompts are left out, plain texts cut; None for what fits into the context.
+    all_turns: of conversations, answer each turn of the assistant's in turn, not the last alone.
     """
 
     max_new_tokens: int = 128
@@ -26,6 +27,7 @@ class CollectOptions:
     raw: bool = False
     limit: int | None = None
     max_prompt_tokens: int | None = None
+    all_turns: bool = False
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "batch_size", "limit", "max_prompt_tokens"):

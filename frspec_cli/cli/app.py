@@ -31,6 +31,7 @@ COMMANDS = {  # in the order of the work: count, choose, draft, decode, measure
     "import-vocab": "Read a draft vocabulary of FR-Spec, SGLang, EAGLE-3, SpecForge, speculators or a plain list of ids.",
     "inspect": "Say what a file or folder is: any artifact of frspec or of other projects, recognised by what it holds.",
     "collect": "Let the target answer prompts: training data for a draft head, and the best corpus to count.",
+    "import-answers": "Turn answers that vLLM or SGLang recorded into training data for a draft head.",
     "train-draft": "Train an EAGLE draft head on a target's own answers.",
     "export-draft": "Write a published or trained head for EAGLE's code, SGLang or speculators.",
     "generate": "Generate text: plain, with EAGLE-2, or with FR-Spec. The method changes the speed, not the text.",

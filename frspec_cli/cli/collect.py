@@ -24,8 +24,8 @@ def command(
         Path,
         typer.Argument(
             metavar="PROMPTS",
-            help='JSONL (.jsonl, .gz, .zst) of {"prompt"}, Spec-Bench\'s {"turns"} (first turn), or {"text"} to be '
-            "continued as it is.",
+            help='JSONL (.jsonl, .gz, .zst) of {"prompt"}, Spec-Bench\'s {"turns"} (first turn), conversations '
+            '({"messages"} or {"conversations"}: the last turn is answered), or {"text"} to be continued as it is.',
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The answers: .jsonl or .jsonl.zst.")],
@@ -46,6 +46,9 @@ def command(
     batch_size: Annotated[
         int, typer.Option("--batch-size", min=1, help="Prompts answered at once.")
     ] = _DEFAULTS.batch_size,
+    all_turns: Annotated[
+        bool, typer.Option("--all-turns", help="Of conversations, answer every turn of the assistant's, not the last.")
+    ] = _DEFAULTS.all_turns,
     raw: options.Raw = _DEFAULTS.raw,
     restart: Annotated[bool, typer.Option("--restart", help="Start over: drop the answers of a stopped run.")] = False,
     device: options.Device = None,
@@ -65,6 +68,7 @@ def command(
         raw=raw,
         limit=limit,
         max_prompt_tokens=max_prompt_tokens,
+        all_turns=all_turns,
     )
     out = outputs.check(out, inputs=[prompts, model], replaces=outputs.ANSWERS, what="a file of answers")
     output = Output(as_json=as_json, quiet=quiet, out=out)

@@ -148,12 +148,13 @@ class _Run:
 
     def decode(self, prompts: Iterable[Prompt]) -> None:
         """Of each prompt the text as it comes and a line of statistics, or one JSON object."""
+        from frspec_cli.answers.prompts import prompt_ids
         from frspec_cli.decoding.generation import Generation
 
         for number, prompt in enumerate(prompts):
             if number and not self.output.as_json:
                 self.output.data("")
-            ids = self.pipeline.target.prompt_ids(prompt.text, raw=self.options.raw)
+            ids = prompt_ids(self.pipeline.target, prompt, raw=self.options.raw)
             generation = Generation(prompt_tokens=len(ids))
             for cycle in self.pipeline.stream(self.engine, ids, self.options):
                 generation.add(cycle)

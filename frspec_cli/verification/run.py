@@ -15,7 +15,7 @@ from typing import Any
 
 from frspec_cli import storage
 from frspec_cli.answers.batched_decode import TokenizedPrompt
-from frspec_cli.answers.prompts import Prompt
+from frspec_cli.answers.prompts import Prompt, prompt_ids
 from frspec_cli.answers.tasks import stratified_sample, tasks
 from frspec_cli.decoding.pipeline import Pipeline
 from frspec_cli.decoding.pipeline_identity import pipeline_identity
@@ -68,7 +68,7 @@ def select_prompts(
     longest = int(target.config.max_position_embeddings) - max_new_tokens
     labels = tasks([prompt.category for prompt in prompts])
     tokenized = [
-        TokenizedPrompt(prompt.id, prompt.text, tuple(target.prompt_ids(prompt.text)), label)
+        TokenizedPrompt(prompt.id, prompt.text, tuple(prompt_ids(target, prompt)), label)
         for prompt, label in zip(prompts, labels, strict=True)
     ]
     fitting = [prompt for prompt in tokenized if len(prompt.ids) <= longest]

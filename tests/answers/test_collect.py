@@ -14,7 +14,7 @@ from frspec_cli.answers.collect import collect
 from frspec_cli.answers.options import CollectOptions
 from frspec_cli.answers.records import read_answers
 from frspec_cli.decoding.sampling import Sampling
-from frspec_cli.errors import FrspecError
+from frspec_cli.errors import FrspecError, UsageError
 from frspec_cli.models.target import load_target
 from frspec_cli.progress import Callbacks
 from frspec_cli.resume import RunFolder, run_folder
@@ -237,3 +237,34 @@ def test_prompts_without_ids_of_their_own_get_noise_of_their_own(target, tmp_pat
     found = records(tmp_path / "a.jsonl")
     assert len({record["id"] for record in found}) == 3
     assert len({tuple(record["response_token_ids"]) for record in found}) == 3
+
+
+def test_conversations_are_answered_at_every_turn(target, tmp_path):
+    turns = [
+        {"role": "system", "content": "by night"},
+        {"role": "user", "content": "hen"},
+        {"role": "assistant", "content": "the fox"},
+        {"role": "user", "content": "and?"},
+    ]
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps({"messages": turns, "id": "a"}) + "\n")
+    last = collect(target, path, tmp_path / "last.jsonl", OPTIONS)
+    each = collect(target, path, tmp_path / "each.jsonl", replace(OPTIONS, all_turns=True))
+    assert (last.answers, each.answers) == (1, 2)
+    [only], both = records(tmp_path / "last.jsonl"), records(tmp_path / "each.jsonl")
+    assert [record["id"] for record in both] == ["a:1", "a:2"]
+    assert both[1] | {"id": "a"} == only
+    for record, end in zip(both, (2, 4), strict=True):
+        assert record["conversations"][:-1] == turns[:end]
+        prompt_ids = target.chat_ids(turns[:end])
+        assert record["prompt_token_ids"] == prompt_ids
+        assert record["response_token_ids"] == plain(target, prompt_ids, OPTIONS.max_new_tokens)
+    [answer] = read_answers(tmp_path / "last.jsonl", vocab_size=target.rows)
+    assert answer.prompt_length == len(only["prompt_token_ids"])
+
+
+def test_a_conversation_needs_a_template(target, tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps({"messages": [{"role": "user", "content": "hen"}]}) + "\n")
+    with pytest.raises(UsageError, match="prompt 1 is a conversation"):
+        collect(target, path, tmp_path / "a.jsonl", replace(OPTIONS, raw=True))

@@ -63,3 +63,39 @@ def test_an_id_is_a_string_or_a_number(tmp_path: Path) -> None:
     path = _write(tmp_path / "prompts.jsonl", {"prompt": "x", "id": ["a"]})
     with pytest.raises(FrspecError, match="line 1 is not a prompt: its id is a list"):
         read_prompts(path)
+
+
+SYSTEM, HENS, FOX = (
+    {"role": role, "content": text} for role, text in (("system", "short"), ("user", "hens?"), ("assistant", "the fox"))
+)
+
+
+def test_a_conversation_is_answered_at_its_last_turn_or_at_each(tmp_path: Path) -> None:
+    turns = [SYSTEM, HENS, FOX, HENS, FOX]
+    path = _write(tmp_path / "a.jsonl", {"messages": turns, "id": "a"}, {"conversations": [HENS]}, {"prompt": [HENS]})
+    last = read_prompts(path)
+    assert [(prompt.id, prompt.text, len(prompt.messages)) for prompt in last] == [
+        ("a", "hens?", 4),
+        ("2", "hens?", 1),
+        ("3", "hens?", 1),
+    ]
+    assert [(message.role, message.content) for message in last[0].messages][:2] == [
+        ("system", "short"),
+        ("user", "hens?"),
+    ]
+    each = read_prompts(path, all_turns=True)
+    assert [(prompt.id, len(prompt.messages)) for prompt in each] == [("a:1", 2), ("a:2", 4), ("2", 1), ("3", 1)]
+    assert [prompt.id for prompt in read_prompts(path, all_turns=True, limit=1)] == ["a:1"]
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"messages": [SYSTEM, FOX]}, "line 1 is not a prompt: no turn of the conversation is to be answered"),
+        ({"messages": [{"role": 3}]}, "line 1 is not a prompt: turn 1 has no role and text"),
+        ({"messages": {"role": ["user"], "content": []}}, "line 1 is not a prompt: its columns have different lengths"),
+    ],
+)
+def test_a_conversation_without_a_question_is_refused(tmp_path: Path, record: dict, message: str) -> None:
+    with pytest.raises(FrspecError, match=message):
+        read_prompts(_write(tmp_path / "a.jsonl", record))

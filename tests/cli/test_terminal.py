@@ -108,6 +108,7 @@ COMMANDS = {
     "import-vocab": "import-vocab {files}/ids.txt --tokenizer {model} -o {out}/s.parquet",
     "inspect": "inspect {run}/s.parquet",
     "collect": "collect {run}/prompts.jsonl --model {model} -n 4 --limit 2 -o {out}/a.jsonl {precision}",
+    "import-answers": "import-answers {files}/batch.jsonl --model {model} -o {out}/a.jsonl",
     "train-draft": "train-draft {run}/answers.jsonl --model {model} --epochs 1 --taps 1,2 -o {out}/head {precision}",
     "export-draft": "export-draft {files}/eagle3 --to speculators -o {out}/head",
     "generate": "generate fox --model {model} {head} -n 4 {precision}",
@@ -133,6 +134,8 @@ def files(folder: Path, tiny_folder: Path, tmp_path_factory: pytest.TempPathFact
     for source in (text, made / "ids.txt"):
         assert run_cli("count-freq", source, "-t", tiny_folder, "-o", source.with_suffix(".parquet"))[0] == 0
     write(made / "eagle3", eagle3())
+    choice = {"message": {"content": "hen", "role": "assistant"}, "finish_reason": "stop", "token_ids": [7, 0]}
+    (made / "batch.jsonl").write_text(json.dumps({"choices": [choice], "prompt_token_ids": [5]}) + "\n")
     return made
 
 
