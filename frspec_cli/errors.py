@@ -10,6 +10,7 @@ The library knows fields, not flags: a message names a parameter as `option("max
 from __future__ import annotations
 
 import re
+from typing import Any
 
 _OPEN, _CLOSE = "\ue000", "\ue001"  # private-use characters, which no message holds otherwise
 _OPTION = re.compile(f"{_OPEN}(\\w+){_CLOSE}")
@@ -42,6 +43,20 @@ class FrspecError(Exception):
         super().__init__(as_fields(message))
         self.message = message
         self.hint = hint
+
+
+class ArtifactError(FrspecError):
+    """A file that holds something other than what is written there: damaged, changed by hand, or foreign.
+
+    file: as the user knows it.
+    field: the place in it, such as `tokenizer.highest_id`.
+    expected, found: in words; neither ends a sentence.
+    """
+
+    def __init__(self, file: Any, field: str, expected: str, *, found: str, hint: str = "") -> None:
+        super().__init__(f"{file}: {field} is {found}; expected {expected}.", hint=hint)
+        self.file = str(file)
+        self.field = field
 
 
 class UsageError(FrspecError):

@@ -14,11 +14,20 @@ from frspec_cli.counting.parquet import open_parquet
 from frspec_cli.counting.table import FrequencyTable
 from frspec_cli.errors import FrspecError
 from frspec_cli.heads.config import detect_layout
+from frspec_cli.schema import Schema, check, read_object
 from frspec_cli.subsets.formats import read_foreign
 from frspec_cli.subsets.formats.content import container
 from frspec_cli.subsets.formats.folder import maps_in
 from frspec_cli.subsets.manifest import described_reading
 from frspec_cli.subsets.subset import VocabularySubset
+
+
+class _Result(Schema):
+    """A result of bench, replay or verify, as far as `describe` reads it."""
+
+    prompts: int | list[Any]
+    summary: dict[str, Any] | list[Any] | None = None
+    methods: dict[str, Any] | list[Any] | None = None
 
 
 def describe(path: Path | str) -> dict[str, Any]:
@@ -46,7 +55,7 @@ def _tensors(path: Path) -> dict[str, dict[str, Any]]:
     from frspec_cli.tensor_files import load_torch, safetensors_shapes
 
     packing = container(path)
-    if packing == "safetensors":
+    if packing == "safetensors" or path.suffix == ".safetensors":
         return safetensors_shapes(path)
     value = load_torch(path) if packing == "torch" else None
     if not isinstance(value, dict) or not all(hasattr(each, "shape") for each in value.values()):
@@ -89,14 +98,14 @@ def _json_object(path: Path, record: dict[str, Any]) -> dict[str, Any]:
     if "response_token_ids" in record:
         return _answers(path)
     if {"summary", "prompts"} <= record.keys() or {"methods", "prompts"} <= record.keys():
-        return _result(record)
+        return _result(path, record)
     if {"format", "sha256", "tokens_sha256"} <= record.keys():
         return {"kind": "export-manifest", **record}
     if {"model", "added_tokens"} <= record.keys() and isinstance(record["model"], dict):
         return {
             "kind": "tokenizer",
             "type": record["model"].get("type"),
-            "tokens": len(record["model"].get("vocab", [])),
+            "tokens": len(record["model"].get("vocab") or []),
         }
     if record.keys() & {"conversations", "messages", "prompt", "turns", "text"}:
         return {"kind": "records", "fields": sorted(record), "lines": count_lines(path)}
@@ -118,7 +127,8 @@ def _answers(path: Path) -> dict[str, Any]:
     }
 
 
-def _result(record: dict[str, Any]) -> dict[str, Any]:
+def _result(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+    check(_Result, record, path)
     methods = record.get("summary") or record.get("methods")
     prompts = record["prompts"] if isinstance(record["prompts"], int) else len(record["prompts"])
     kept = ("schema", "options", "environment", "identical")
@@ -129,11 +139,11 @@ def _result(record: dict[str, Any]) -> dict[str, Any]:
 def _folder(path: Path) -> dict[str, Any]:
     weights = [path / name for name in ("model.safetensors", "pytorch_model.bin") if (path / name).is_file()]
     if (path / "config.json").is_file() and weights:
-        return _model(storage.read_json(path / "config.json"), _tensors(weights[0]))
+        return _model(read_object(path / "config.json"), _tensors(weights[0]))
     if maps_in(path):
         return _foreign(path)
     if (path / "config.json").is_file():
-        return {"kind": "model", "architectures": storage.read_json(path / "config.json").get("architectures")}
+        return {"kind": "model", "architectures": read_object(path / "config.json").get("architectures")}
     if (path / "tokenizer.json").is_file():
         return {"kind": "tokenizer", "files": sorted(file.name for file in path.iterdir())}
     raise FrspecError(f"the folder {path} holds nothing that frspec knows.")

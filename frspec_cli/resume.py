@@ -72,7 +72,9 @@ class RunFolder:
             self.clear(keep)
             storage.write_json(path, dict(inputs))
             return False
-        before = storage.read_json(path)
+        from frspec_cli import schema  # pydantic is not loaded for `frspec --help`
+
+        before = schema.read_object(path, hint=f"{option('restart')} starts over.")
         if (name := first_difference(before, inputs)) is not None:
             was, now = (shown(values.get(name)) for values in (before, inputs))
             raise FrspecError(

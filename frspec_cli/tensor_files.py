@@ -15,6 +15,9 @@ from safetensors.torch import load_file, save
 
 from frspec_cli.errors import FrspecError
 
+_BROKEN = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError)
+"""What a damaged header raises: an unknown dtype, for one, is not a `SafetensorError`."""
+
 
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a .safetensors file. Raises `FrspecError` if it is missing or broken."""
@@ -22,7 +25,18 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         return load_file(path)
     except FileNotFoundError:
         raise FrspecError(f"there is no file {path}.") from None
-    except (SafetensorError, OSError) as error:
+    except _BROKEN as error:
+        raise FrspecError(f"{path} is not a readable safetensors file: {error}.") from None
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata in a .safetensors file's header, {} if there is none. Raises `FrspecError` if it is missing or broken."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except FileNotFoundError:
+        raise FrspecError(f"there is no file {path}.") from None
+    except _BROKEN as error:
         raise FrspecError(f"{path} is not a readable safetensors file: {error}.") from None
 
 
@@ -32,7 +46,7 @@ def safetensors_shapes(path: Path | str) -> dict[str, dict[str, Any]]:
         with safe_open(path, framework="np") as file:
             slices = {name: file.get_slice(name) for name in sorted(file.keys())}
             return {name: {"shape": each.get_shape(), "dtype": str(each.get_dtype())} for name, each in slices.items()}
-    except (SafetensorError, OSError) as error:
+    except _BROKEN as error:
         raise FrspecError(f"{path} is not a readable safetensors file: {error}.") from None
 
 
@@ -55,7 +69,7 @@ def load_torch(path: Path) -> Any:
         ) from None
     except FileNotFoundError:
         raise FrspecError(f"there is no file {path}.") from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
+    except (*_BROKEN, RuntimeError, EOFError, IndexError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FrspecError(f"{path} is not a file that torch can read: {reason}") from None
 

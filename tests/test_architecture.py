@@ -40,12 +40,12 @@ def test_a_summary_is_the_first_line_of_the_commands_own_help(name: str) -> None
 
 @pytest.mark.parametrize("command", ["", *_commands()])
 def test_help_loads_nothing_heavy(command: str) -> None:
-    """The process that prints help must not have imported torch, transformers or datasets."""
+    """The process that prints help must not have imported torch, transformers, datasets or the schemas."""
     script = (
         "import sys\nfrom frspec_cli.cli.app import main\n"
         f"sys.argv = {['frspec', *([command] if command else []), '--help']!r}\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
-        "heavy = {'torch', 'transformers', 'datasets', 'pyarrow', 'matplotlib'} & set(sys.modules)\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'pyarrow', 'matplotlib', 'frspec_cli.schema'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

@@ -13,13 +13,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from frspec_cli import storage
+from pydantic import model_validator
+
+from frspec_cli import schema, storage
 from frspec_cli.answers.batched_decode import TokenizedPrompt
 from frspec_cli.bench.options import BenchOptions
 from frspec_cli.decoding.pipeline import Pipeline
 from frspec_cli.decoding.pipeline_identity import pipeline_identity
 from frspec_cli.environment import environment
-from frspec_cli.errors import FrspecError
+from frspec_cli.errors import FrspecError, option
 from frspec_cli.progress import Callbacks
 from frspec_cli.resume import RunFolder, run_folder
 
@@ -27,6 +29,22 @@ SCHEMA = 1
 _VERSION = 1
 _FLAGS = {"ks": "--k", "compiled": "--compile"}  # where a record's name is not the option's
 _MACHINE = ("processor", "threads", "cuda")  # times of another machine cannot be mixed in
+_RESTART = f"{option('restart')} measures from the beginning."
+
+
+class _Measured(schema.Schema):
+    """The file of one prompt under one stage: its failure, or what was measured."""
+
+    failure: dict[str, str] | None = None
+    value: Any = None
+
+    @model_validator(mode="after")
+    def _either(self) -> _Measured:
+        if self.failure is not None and not self.failure.keys() >= {"id", "reason"}:
+            raise ValueError("a failure with an id and a reason")
+        if self.failure is None and "value" not in self.model_fields_set:
+            raise ValueError("a value or a failure")
+        return self
 
 
 class PromptRun:
@@ -74,11 +92,12 @@ class PromptRun:
             self.callbacks.finished(1)
         values = {}
         for index in indices:
-            record = storage.read_json(self._path(stage, index))
-            if "failure" in record:
-                self._failures[index] = record["failure"]
+            path = self._path(stage, index)
+            record = schema.check(_Measured, schema.read_json(path, hint=_RESTART), path, hint=_RESTART)
+            if record.failure is not None:
+                self._failures[index] = record.failure
             else:
-                values[index] = record["value"]
+                values[index] = record.value
         if not values:
             self.folder.remove()  # nothing is worth resuming
             first = self.failures[0]

@@ -32,10 +32,15 @@ def command(
             _show(output, name, each, 1)
 
 
+_DEEPEST = 12  # levels that are shown of a foreign file
+
+
 def _show(output: Output, name: str, value: Any, depth: int) -> None:
     indent, most = "  " * depth, 40
-    if isinstance(value, dict) and {"shape", "dtype"} == value.keys():
+    if isinstance(value, dict) and {"shape", "dtype"} == value.keys() and isinstance(value["shape"], list):
         output.data(f"{indent}{name}: {' x '.join(map(str, value['shape']))} {value['dtype']}")
+    elif isinstance(value, (dict, list)) and value and depth > _DEEPEST:
+        output.data(f"{indent}{name}: ...")
     elif isinstance(value, dict) and value:
         output.data(f"{indent}{name}:")
         for key, each in list(value.items())[:most]:

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field, model_validator
 
-from frspec_cli import storage
+from frspec_cli import schema, storage
 from frspec_cli.corpus.shards import Shard
 from frspec_cli.corpus.streams import content_digest
 from frspec_cli.counting.accumulator import ShardCounts
@@ -26,6 +29,18 @@ from frspec_cli.errors import FrspecError, option
 from frspec_cli.resume import RunFolder, first_difference, shown
 
 _PLAN = "plan.json"
+_DAMAGED = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+_ENTRY = re.compile("[0-9]{8}-[0-9]{8}")
 _DECIDES = {
     "tokenizer_config.json": "chat template, end-of-sequence token",
     "config.json": "end-of-sequence tokens, vocabulary rows",
@@ -33,6 +48,25 @@ _DECIDES = {
     "chat_template.jinja": "chat template",
 }
 """What the files beside a tokenizer.json decide in a table."""
+
+
+class _Version(schema.Schema):
+    version: int
+    encoder: str
+
+
+class _Plan(_Version):
+    tokenizer: str
+    beside: dict[str, str]
+    options: dict[str, Any]
+    shards: list[Annotated[tuple[str, int, int, str, int, Any], Field(strict=False)]]
+    stamps: list[str]
+
+    @model_validator(mode="after")
+    def _a_stamp_each(self) -> _Plan:
+        if len(self.stamps) != len(self.shards):
+            raise ValueError("a stamp for each shard")
+        return self
 
 
 def begun_with(folder: Path) -> str | None:
@@ -44,10 +78,12 @@ def begun_with(folder: Path) -> str | None:
 def _plan(path: Path) -> dict[str, Any] | None:
     """The plan in a file; None if there is none, or none that can be read (the machine lost power)."""
     try:
-        plan = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        plan = schema.parse_json(path.read_bytes(), path)
+        if schema.check(_Version, plan, path).version == LEDGER_VERSION:
+            schema.check(_Plan, plan, path)
+    except (OSError, FrspecError):
         return None
-    return plan if isinstance(plan, dict) else None
+    return plan
 
 
 def make_plan(*, tokenizer: str, encoder: str, options: dict[str, Any], shards: list[Shard]) -> dict[str, Any]:
@@ -131,7 +167,8 @@ class Ledger:
 
         Entries that a joined one covers are dropped, and so are those that cannot be read (the machine lost power).
         """
-        every = [tuple(map(int, path.stem.split("-"))) for path in self.folder.glob("*-*.npz")]
+        stems = [path.stem for path in self.folder.glob("*-*.npz") if _ENTRY.fullmatch(path.stem)]
+        every = [tuple(map(int, stem.split("-"))) for stem in stems]
         kept: list[tuple[int, int]] = []
         for first, last in sorted(every, key=lambda entry: (entry[0], -entry[1])):
             if (kept and last <= kept[-1][1]) or not self._readable(first, last):
@@ -144,7 +181,7 @@ class Ledger:
         if (first, last) not in self._intact:
             try:
                 _load(self._path(first, last))
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            except _DAMAGED:
                 return False
             self._intact.add((first, last))
         return True
@@ -167,7 +204,7 @@ class Ledger:
         """Puts `part`, the counts of all shards up to `last`, in the place of their single entries."""
         self.put(0, last, part)
         for path in self.folder.glob("*-*.npz"):
-            if int(path.stem.split("-")[1]) <= last and path != self._path(0, last):
+            if _ENTRY.fullmatch(path.stem) and int(path.stem.split("-")[1]) <= last and path != self._path(0, last):
                 path.unlink()
 
     def forget(self) -> None:

@@ -10,17 +10,21 @@ import numpy as np
 
 from frspec_cli.counting.count import corpus_record, with_stability
 from frspec_cli.counting.table import FrequencyTable
-from frspec_cli.errors import FrspecError, UsageError, option
+from frspec_cli.errors import ArtifactError, FrspecError, UsageError, option
 
 
 def merge(tables: Sequence[FrequencyTable], names: Sequence[str]) -> FrequencyTable:
     """The sum of the tables. Options and encoders that differ are kept as lists.
 
     names: what messages call the tables.
-    Raises `FrspecError` for tables of different tokenizers.
+    Raises `FrspecError` for tables of different tokenizers, and for one that does not say what it was counted from.
     """
     if len(tables) < 2:
         raise UsageError("merge needs at least two tables.")
+    for name, table in zip(names, tables, strict=True):
+        for field in ("shards", "encoder", "options"):
+            if table.metadata.get(field) is None:
+                raise ArtifactError(name, field, "a value", found="missing")
     _check_tokenizers(tables, names)
     shards = [shard for table in tables for shard in table.metadata["shards"]]
     shards.sort(key=lambda shard: (shard["path"], shard.get("start", 0)))
@@ -52,6 +56,9 @@ def _sum(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
 def _check_tokenizers(tables: Sequence[FrequencyTable], names: Sequence[str]) -> None:
     first = tables[0]
     for name, table in zip(names, tables, strict=True):
+        if table.fingerprint == first.fingerprint and table.rows != first.rows:
+            highest = f"{first.rows - 1}, as in {names[0]}, whose tokenizer is the same"
+            raise ArtifactError(name, "tokenizer.highest_id", highest, found=str(table.rows - 1))
         if table.fingerprint != first.fingerprint:
             ours, theirs = (t.metadata["tokenizer"]["reference"] for t in (first, table))
             raise FrspecError(
@@ -73,12 +80,12 @@ def counted_twice(tables: Sequence[FrequencyTable], names: Sequence[str]) -> lis
 
 
 def _merged_tokenizer(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    rows = {record["model_rows"] for record in records if record["model_rows"] is not None}
+    rows = {record["model_rows"] for record in records if record.get("model_rows") is not None}
     if len(rows) > 1:
         raise FrspecError(f"the tables were counted for models of different vocabulary rows: {sorted(rows)}.")
     forced: dict[str, str] = {}
     for record in records:
-        forced |= record["forced"]
+        forced |= record.get("forced") or {}
     reference = min(record["reference"] for record in records)
     ordered = {name: forced[name] for name in sorted(forced, key=int)}
     return {**records[0], "reference": reference, "model_rows": min(rows, default=None), "forced": ordered}
@@ -89,10 +96,13 @@ def _merged_encoder(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     distinct = _distinct(records)
     if len(distinct) == 1:
         return distinct[0]
-    first, probes = distinct[0], [record.get("probe", {}) for record in distinct]
-    if any(record["name"] != first["name"] or record["version"] != first["version"] for record in distinct):
+    first, probes = distinct[0], [record.get("probe") or {} for record in distinct]
+    if any(
+        "encoders" in record or record["name"] != first["name"] or record.get("version") != first.get("version")
+        for record in distinct
+    ):
         return {"name": "+".join(sorted({record["name"] for record in records})), "encoders": distinct}
-    return {**first, "probe": {name: sum(probe[name] for probe in probes) for name in first["probe"]}}
+    return {**first, "probe": {name: sum(probe.get(name, 0) for probe in probes) for name in probes[0]}}
 
 
 def _merged_options(records: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -10,9 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from frspec_cli import storage
-from frspec_cli.errors import FrspecError
+from frspec_cli.errors import ArtifactError, FrspecError
+from frspec_cli.schema import Schema, check, parse_json, shown
 
 SCHEMA_VERSION = 1
+_MOST_ROWS = 1 << 28  # 262,144 tokens in 10 folds of 100 sources
+_MOST_BYTES = 1 << 34  # of all columns, unpacked
+_FOREIGN = (OSError, pa.ArrowException, ValueError, KeyError, NotImplementedError)
+"""What pyarrow raises for broken files; some of it is a plain ValueError."""
 
 
 def write_parquet(path: Path | str, schema: pa.Schema, arrays: list[pa.Array], metadata: dict[str, Any]) -> None:
@@ -33,36 +38,89 @@ def open_parquet(path: Path | str) -> pq.ParquetFile:
             head = file.read(4)
         if head != b"PAR1":
             raise FrspecError(f"{path} is {'not a parquet file' if head else 'empty'}.")
-        return pq.ParquetFile(path)
+        file = pq.ParquetFile(path)
+        _ = file.schema_arrow  # it is built on first use, and may be broken, too
+        return file
+    except FrspecError:
+        raise
     except FileNotFoundError:
         raise FrspecError(f"there is no file {path}.") from None
     except IsADirectoryError:
         raise FrspecError(f"{path} is a folder, where a parquet file is needed.") from None
-    except (OSError, pa.ArrowException) as error:
+    except _FOREIGN as error:
         raise _unreadable(path, error) from None
 
 
-def read_parquet(path: Path | str, names: list[str], what: str, *, make: str) -> tuple[pa.Table, dict[str, Any]]:
-    """The columns and the metadata.
+def read_parquet(
+    path: Path | str, columns: pa.Schema, what: str, *, metadata: type[Schema], make: str
+) -> tuple[pa.Table, dict[str, Any]]:
+    """The columns and the metadata, both as they must be: nothing is read before types and sizes are checked.
 
-    names: the columns that the file must begin with.
+    columns: what the file must begin with.
     what: what messages call such a file.
+    metadata: the schema of its metadata.
     make: the command that makes one.
     Raises `FrspecError` if the file is missing, broken, something else, or of a later schema.
     """
     with open_parquet(path) as file:
         raw = (file.schema_arrow.metadata or {}).get(b"frspec")
-        if raw is None or file.schema_arrow.names[: len(names)] != names:
+        if raw is None or file.schema_arrow.names[: len(columns)] != columns.names:
             raise FrspecError(f"{path} is a parquet file but not a {what}.", hint=f"Make one with `{make}`.")
-        metadata = json.loads(raw)
-        if (schema := metadata.pop("schema")) > SCHEMA_VERSION:
-            raise FrspecError(f"{path} has schema {schema}, newer than this frspec reads ({SCHEMA_VERSION}).")
+        described = _described(raw, path)
+        if described.get("kind") == "soft":
+            raise FrspecError(
+                f"{path} holds soft counts, which this frspec no longer reads.", hint=f"Count with `{make}`."
+            )
+        check(metadata, described, path)
+        _check_columns(file, columns, path)
         try:
-            return file.read(), metadata
-        except (OSError, pa.ArrowException) as error:
+            table = file.read()
+            table.validate(full=True)
+        except _FOREIGN as error:
             raise _unreadable(path, error) from None
+    for name in columns.names:
+        if table[name].null_count:
+            raise ArtifactError(
+                path, f"the column {name}", "a value in every row", found=f"null in {table[name].null_count}"
+            )
+    return table, described
+
+
+def _described(raw: bytes, path: Path | str) -> dict[str, Any]:
+    """The metadata less `schema`, which is checked here."""
+    described = parse_json(raw, path)
+    if not isinstance(described, dict):
+        raise ArtifactError(path, "its metadata", "a JSON object", found=shown(described))
+    version = described.pop("schema", None)
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise ArtifactError(path, "schema", f"a version, now {SCHEMA_VERSION}", found=shown(version))
+    if version > SCHEMA_VERSION:
+        raise FrspecError(f"{path} has schema {version}, newer than this frspec reads ({SCHEMA_VERSION}).")
+    return described
+
+
+def _check_columns(file: pq.ParquetFile, columns: pa.Schema, path: Path | str) -> None:
+    """Raises `ArtifactError` unless types are those of `columns`, and rows and bytes within what a table can have."""
+    for expected in columns:
+        kind = file.schema_arrow.field(expected.name).type
+        if kind != expected.type and not (_labels(kind) and _labels(expected.type)):
+            raise ArtifactError(path, f"the column {expected.name}", f"{expected.type}", found=f"of the type {kind}")
+    rows = file.metadata.num_rows
+    size = sum(file.metadata.row_group(index).total_byte_size for index in range(file.metadata.num_row_groups))
+    if not 0 <= rows <= _MOST_ROWS or not 0 <= size <= _MOST_BYTES:
+        raise ArtifactError(
+            path,
+            "its size",
+            f"at most {_MOST_ROWS:,} rows and {_MOST_BYTES:,} bytes",
+            found=f"{rows:,} rows, {size:,} bytes",
+        )
+
+
+def _labels(kind: pa.DataType) -> bool:
+    """Whether it is the type of labels; parquet does not keep the size of their indices."""
+    return pa.types.is_dictionary(kind) and kind.value_type == pa.string()
 
 
 def _unreadable(path: Path | str, error: Exception) -> FrspecError:
-    reason = str(error).splitlines()[0].rstrip(".")
-    return FrspecError(f"{path} cannot be read as parquet: {reason}.")
+    lines = str(error).splitlines() or [type(error).__name__]
+    return FrspecError(f"{path} cannot be read as parquet: {lines[0].rstrip('.')}.")

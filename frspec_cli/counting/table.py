@@ -17,11 +17,14 @@ import numpy as np
 import pyarrow as pa
 
 from frspec_cli.counting.columns import column, strings, values
+from frspec_cli.counting.metadata import TableMetadata
 from frspec_cli.counting.parquet import read_parquet, write_parquet
-from frspec_cli.errors import FrspecError
+from frspec_cli.errors import ArtifactError, FrspecError
 
 FOLDS = 10
 _TOKENS_AT_ONCE = 1 << 10
+_MOST_COUNTED = 2.0**52  # in all of a batch of rows, so that no sum overflows
+_MOST_CELLS = 1 << 31  # 16 GiB; 800 sources of 262,144 tokens
 _ROWS_AT_ONCE = 1 << 18  # rows read are scattered while they are in the processor's cache
 _SCHEMA = pa.schema(
     [
@@ -109,11 +112,9 @@ class FrequencyTable:
         Raises `FrspecError` if the file is missing, broken, not a frequency table, or of a later schema.
         """
         make = "frspec count-freq SOURCE --tokenizer T --out counts.parquet"
-        table, metadata = read_parquet(path, _SCHEMA.names, "frequency table", make=make)
-        if metadata.get("kind") == "soft":
-            raise FrspecError(
-                f"{path} holds soft counts, which this frspec no longer reads.", hint=f"Count with `{make}`."
-            )
+        table, metadata = read_parquet(path, _SCHEMA, "frequency table", metadata=TableMetadata, make=make)
+        if _DOCUMENTS.name in table.column_names and table.schema.field(_DOCUMENTS.name).type != _DOCUMENTS.type:
+            raise ArtifactError(path, "the column documents", "int64", found="of another type")
         rows = int(metadata["tokenizer"]["highest_id"]) + 1
         documents = _dense(table, rows, path, "documents") if _DOCUMENTS.name in table.column_names else None
         return FrequencyTable(_dense(table, rows, path, "count"), metadata, documents)
@@ -149,12 +150,19 @@ def _dense(table: pa.Table, rows: int, path: Path | str, name: str) -> dict[str,
     """source -> int64 [FOLDS, rows] from the column `name` (`count` or `documents`)."""
     table = table.unify_dictionaries()
     labels = table["source"].chunk(0).dictionary.to_pylist() if len(table) else []
+    if None in labels or len(set(labels)) < len(labels):
+        raise ArtifactError(path, "the column source", "labels that differ", found="a dictionary that repeats some")
+    if (cells := len(labels) * FOLDS * rows) > _MOST_CELLS:
+        raise ArtifactError(path, "its table", f"at most {_MOST_CELLS:,} cells", found=f"one of {cells:,} cells")
     dense = np.zeros((len(labels), FOLDS, rows), dtype=np.int64)
     flat, total = dense.reshape(-1), 0
     for batch in table.to_batches(max_chunksize=_ROWS_AT_ONCE):
         token, fold, count = (values(batch[label]) for label in ("token_id", "fold", name))
         if token.min() < 0 or token.max() >= rows or fold.min() < 0 or fold.max() >= FOLDS:
             raise FrspecError(f"{path} holds a token id or a fold outside its range, so it is damaged.")
+        if count.min() < 0 or count.sum(dtype=np.float64) > _MOST_COUNTED:
+            wrong = int(count.min() if count.min() < 0 else count.max())
+            raise ArtifactError(path, f"the column {name}", "counts of 0 or more that can be added", found=f"{wrong:,}")
         # One flat index for all sources. In what `write` makes, a cell occurs once, so assigning is enough.
         cell = values(batch["source"].indices).astype(np.int64)
         cell *= FOLDS

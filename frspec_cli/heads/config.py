@@ -30,7 +30,8 @@ def layout_named(name: str) -> Layout:
 
 def detect_layout(raw: dict[str, Any], names: Iterable[str]) -> Layout | None:
     """The layout of a checkpoint, from its config.json (`raw`) and its tensors' names; None if it is not a draft head."""
-    if OWN_ARCHITECTURE in (raw.get("architectures") or ()):
+    architectures = raw.get("architectures")
+    if isinstance(architectures, list) and OWN_ARCHITECTURE in architectures:
         return "fused"
     ours = {tensor_name(name) for name in names}
     if "fc.weight" not in ours:
@@ -122,18 +123,18 @@ class HeadConfig:
 
 
 def own_config(raw: dict[str, Any], *, where: str) -> HeadConfig:
-    """The `HeadConfig` of a config.json in our own layout. Raises `FrspecError` naming the key that is missing."""
-    try:
-        extra = raw["frspec"]
-        return HeadConfig(
-            layout="fused",
-            **{name: raw[name] for name in _COPIED},
-            rope=dict(raw["rope_parameters"]),
-            taps=tuple(extra["taps"]),
-            embedding_scale=float(extra["embedding_scale"]),
-        )
-    except KeyError as error:
-        raise FrspecError(f"{where}: the config of a FrspecEagle head lacks the key {error}.") from None
+    """The `HeadConfig` of a config.json in our own layout. Raises `ArtifactError` for the first field that does not fit."""
+    from frspec_cli.heads.config_schema import OwnConfig  # pydantic is not loaded for `frspec --help`
+    from frspec_cli.schema import check
+
+    check(OwnConfig, raw, f"{where}/config.json")
+    return HeadConfig(
+        layout="fused",
+        **{name: raw[name] for name in _COPIED},
+        rope=dict(raw["rope_parameters"]),
+        taps=tuple(raw["frspec"]["taps"]),
+        embedding_scale=float(raw["frspec"]["embedding_scale"]),
+    )
 
 
 _COPIED = (

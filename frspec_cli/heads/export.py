@@ -18,6 +18,7 @@ from frspec_cli.heads.files import WEIGHTS, locate_head, read_config, read_tenso
 from frspec_cli.heads.layouts import ParsedHead, parse_head
 from frspec_cli.heads.options import ExportOptions, Peer
 from frspec_cli.heads.peers import check_peer, config_for, speculators_config, tensors_for
+from frspec_cli.models.config_schema import check_text_config
 from frspec_cli.models.locate import locate_model
 from frspec_cli.models.target import read_model_config
 from frspec_cli.subsets.load import load_subset
@@ -47,7 +48,9 @@ def export_draft(path: str | Path, out: Path, options: ExportOptions) -> Exporte
     target = None if options.model is None else locate_model(options.model)
     layers = None
     if options.model is not None and target is not None:
-        layers = int(read_model_config(options.model, target).get_text_config().num_hidden_layers)
+        config = read_model_config(options.model, target)
+        check_text_config(config, target / "config.json")
+        layers = int(config.get_text_config().num_hidden_layers)
     warnings: list[str] = []
     subset = None
     if options.vocab is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from frspec_cli import storage
+from frspec_cli import schema
 from frspec_cli.errors import FrspecError
 from frspec_cli.heads.config import detect_layout
 from frspec_cli.models.locate import HUB_ID, download_snapshot
@@ -51,10 +51,7 @@ def holds_only_head(folder: Path) -> bool:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The head's config.json. Raises `FrspecError` if there is none, or if it is not a JSON object."""
-    raw = storage.read_json(folder / "config.json")
-    if not isinstance(raw, dict):
-        raise FrspecError(f"{folder / 'config.json'} is not a JSON object.")
-    return raw
+    return schema.read_object(folder / "config.json")
 
 
 def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -82,8 +79,7 @@ def read_bin(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _read_shards(index: Path, read: Any) -> dict[str, torch.Tensor]:
-    value = storage.read_json(index)
-    weight_map = value.get("weight_map") if isinstance(value, dict) else None
+    weight_map = schema.read_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise FrspecError(f"{index} holds no weight_map.")
     tensors: dict[str, torch.Tensor] = {}

@@ -7,16 +7,20 @@ shows (heads, RoPE, epsilon, taps). A name that no layout has is an error later,
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from frspec_cli.errors import FrspecError
+from frspec_cli.errors import ArtifactError, FrspecError
 from frspec_cli.heads.config import LAYER, HeadConfig, Layout, detect_layout, own_config, tensor_name
+from frspec_cli.heads.config_schema import MOST_LAYERS, ForeignConfig, Rope
+from frspec_cli.schema import check
 from frspec_cli.subsets.formats.d2t import target_ids
 
 Tensors = dict[str, torch.Tensor]
+_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _ATTENTION = LAYER + "self_attn."
 
 
@@ -60,12 +64,24 @@ def parse_head(raw: dict[str, Any], tensors: Tensors, *, layers: int | None, whe
     if kind is None:
         raise FrspecError(f"{where} is not a draft head of a layout that frspec knows: it lacks the tensor fc.weight.")
     if kind == "fused":
-        return ParsedHead(own_config(raw, where=where), tensors)
+        own = own_config(raw, where=where)
+        _check_own_sizes(own, tensors, where)
+        _check_functions(own, where)
+        return ParsedHead(own, tensors)
     nested = raw.get("transformer_layer_config")
     flat = {**nested, **raw} if isinstance(nested, dict) else raw
+    check(ForeignConfig, flat, f"{where}/config.json")
     renamed = {tensor_name(name): tensor for name, tensor in tensors.items()}
+    for name, expected in (
+        ("embed_tokens.weight", ["rows", "size"]),
+        ("lm_head.weight", ["rows", "size"]),
+        ("t2d", ["rows"]),
+    ):
+        if name in renamed and renamed[name].ndim != len(expected):
+            raise _wrong_shape(name, renamed[name], expected, where)
     frequencies = renamed.pop(_ATTENTION + "rotary_emb.inv_freq", None)
     config = _config(kind, flat, renamed, layers=layers, where=where)
+    _check_functions(config, where)
     if frequencies is not None:
         _check_frequencies(config, frequencies, where=where)
     embedding, lm_head = renamed.pop("embed_tokens.weight", None), renamed.pop("lm_head.weight", None)
@@ -99,9 +115,53 @@ def draft_ids(
         return None
     if tuple(d2t.shape) != (rows,):
         raise _wrong_shape("d2t", d2t, [rows], where)
+    for name, tensor, kinds in (("d2t", d2t, _WHOLE), ("t2d", t2d, (*_WHOLE, torch.bool))):
+        if tensor is not None and tensor.dtype not in kinds:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            expected = "whole numbers" if name == "d2t" else "true or false"
+            raise ArtifactError(where, f"the tensor {name}", expected, found=f"of the dtype {kind}")
     mask = None if t2d is None else t2d.bool().numpy()
-    ids = torch.from_numpy(target_ids(d2t.to(torch.int64).numpy(), mask, name=where, rows=vocab_size))
-    return None if rows == vocab_size and not d2t.any() else ids
+    offsets = d2t.to(torch.int64)
+    ids = torch.from_numpy(target_ids(offsets.numpy(), mask, name=where, rows=vocab_size))
+    return None if rows == vocab_size and not offsets.any() else ids
+
+
+def _check_own_sizes(config: HeadConfig, tensors: Tensors, where: str) -> None:
+    """Raises `FrspecError` unless the sizes of our layout's config are the tensors', before a head of that size is made."""
+    heads, keys, size = config.num_attention_heads, config.num_key_value_heads, config.hidden_size
+    expected = {
+        _ATTENTION + "q_proj.weight": (heads * config.head_dim, size),
+        _ATTENTION + "k_proj.weight": (keys * config.head_dim, size),
+        LAYER + "mlp.gate_proj.weight": (config.intermediate_size, size),
+        "fuse_proj.weight": (size, (1 + len(config.taps)) * size),
+    }
+    for name, shape in expected.items():
+        if name not in tensors:
+            raise FrspecError(f"{where} lacks the tensor {name} of shape {list(shape)}.")
+        if tuple(tensors[name].shape) != shape:
+            raise _wrong_shape(name, tensors[name], list(shape), where)
+
+
+def _check_functions(config: HeadConfig, where: str) -> None:
+    """Raises `ArtifactError` if transformers knows no such activation, or if RoPE's parameters give no frequencies."""
+    from transformers.activations import ACT2FN
+
+    from frspec_cli.heads.layer import inverse_frequencies
+
+    file = f"{where}/config.json"
+    if config.hidden_act not in ACT2FN:
+        raise ArtifactError(file, "hidden_act", "an activation of transformers", found=repr(config.hidden_act))
+    try:
+        frequencies, scaling = inverse_frequencies(config)
+        fits = (
+            frequencies.shape == (config.head_dim // 2,) and bool(frequencies.isfinite().all()) and scaling < math.inf
+        )
+        reason = "frequencies that are infinite or of another number"
+    except Exception as error:  # transformers' functions raise whatever their arithmetic does
+        fits, reason = False, f"{type(error).__name__}: {error}".splitlines()[0]
+    if not fits:
+        found = f"{config.rope.get('rope_type')!r} with other parameters ({reason})"
+        raise ArtifactError(file, "its RoPE", "a type and parameters that transformers knows", found=found)
 
 
 def _config(kind: Layout, raw: dict[str, Any], tensors: Tensors, *, layers: int | None, where: str) -> HeadConfig:
@@ -120,7 +180,7 @@ def _config(kind: Layout, raw: dict[str, Any], tensors: Tensors, *, layers: int 
         vocab_size=_vocab_size(raw, tensors, where),
         draft_vocab_size=len(tensors["lm_head.weight"]) if kind == "eagle3" and "lm_head.weight" in tensors else None,
         rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
-        rope=_rope(raw),
+        rope=_rope(raw, where=where),
         max_position_embeddings=int(raw.get("max_position_embeddings", 2048)),
         hidden_act=str(raw.get("hidden_act", "silu")),
         fc_bias="fc.bias" in tensors,
@@ -147,8 +207,8 @@ def _attention_sizes(raw: dict[str, Any], tensors: Tensors, where: str) -> dict[
     """Heads from config.json (no tensor shows them), key heads and their size from the projections."""
     queries, keys = (_shape(tensors, f"{_ATTENTION}{name}_proj.weight", where)[0] for name in "qk")
     heads = _required(raw, "num_attention_heads", where)
-    head_dim = int(raw.get("head_dim") or queries // heads)
-    if queries != heads * head_dim or keys % head_dim:
+    head_dim = int(raw.get("head_dim") or queries // heads or 1)
+    if not keys or queries != heads * head_dim or keys % head_dim:
         raise FrspecError(
             f"{where}: q_proj has {queries} rows and k_proj {keys}, expected {heads} heads of {head_dim} and a whole number "
             "of key heads."
@@ -161,6 +221,8 @@ def _fc_taps(
 ) -> tuple[int, ...]:
     """The recorded taps, () for EAGLE-1/2 or if none are recorded; the input size of `fc.weight` must fit them."""
     hidden, read = _shape(tensors, "fc.weight", where)
+    if not hidden:
+        raise _wrong_shape("fc.weight", tensors["fc.weight"], ["above 0", "above 0"], where)
     taps: tuple[int, ...] = ()
     if kind == "eagle3":
         taps = _taps(raw, count=read // hidden, layers=layers, speculators=speculators, where=where)
@@ -183,13 +245,14 @@ def _required(raw: dict[str, Any], key: str, where: str) -> int:
     return raw[key]
 
 
-def _rope(raw: dict[str, Any]) -> dict[str, Any]:
+def _rope(raw: dict[str, Any], *, where: str) -> dict[str, Any]:
     """transformers' `rope_parameters`. Without rope_theta the base is 10,000, as in the published EAGLE-3 heads."""
     scaling = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
     kind = scaling.pop("rope_type", None) or scaling.pop("type", None) or "default"
     scaling.pop("type", None)
-    theta = float(scaling.pop("rope_theta", None) or raw.get("rope_theta") or 10000.0)
-    return {"rope_theta": theta, "rope_type": kind, **scaling}
+    theta = scaling.pop("rope_theta", None) or raw.get("rope_theta") or 10000.0
+    check(Rope, {"rope_theta": theta, "rope_type": kind}, f"{where}/config.json")
+    return {"rope_theta": float(theta), "rope_type": kind, **scaling}
 
 
 def _taps(raw: dict[str, Any], *, count: int, layers: int | None, speculators: bool, where: str) -> tuple[int, ...]:
@@ -204,7 +267,11 @@ def _taps(raw: dict[str, Any], *, count: int, layers: int | None, speculators: b
     recorded = own if own is not None else nested.get("eagle_aux_hidden_state_layer_ids")
     if recorded is None:
         return ()
-    if len(recorded) != count or not all(isinstance(index, int) and index >= 0 for index in recorded):
+    if (
+        not isinstance(recorded, list)
+        or len(recorded) != count
+        or not all(isinstance(index, int) and 0 <= index <= MOST_LAYERS for index in recorded)
+    ):
         raise FrspecError(f"{where}: its config taps the layers {recorded}, but fc.weight reads {count} of them.")
     outputs = not speculators and own is None
     if layers is not None and tuple(recorded) == default_taps(layers):

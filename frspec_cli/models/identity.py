@@ -8,8 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from frspec_cli import storage
+from frspec_cli import schema
 from frspec_cli.models.target import Target
+from frspec_cli.tensor_files import safetensors_shapes
+
+
+class _WeightIndex(schema.Schema):
+    weight_map: dict[str, str]
+
 
 _BLOCKS, _BLOCK_BYTES = 64, 256
 """What is hashed of a large tensor: blocks spread evenly from its first byte to its last. Fine-tuning changes whole tensors."""
@@ -49,7 +55,8 @@ def _weights(folder: Path) -> str:
     for path in _weight_files(folder):
         with open(path, "rb") as file:
             size = int.from_bytes(file.read(8), "little")
-            header: dict[str, Any] = json.loads(file.read(size))
+            safetensors_shapes(path)  # checks the header
+            header: dict[str, Any] = schema.parse_json(file.read(size), path)
             header.pop("__metadata__", None)
             for name, entry in header.items():
                 digest = hashlib.sha256(f"{entry['dtype']} {entry['shape']}".encode())
@@ -74,7 +81,8 @@ def _weight_files(folder: Path) -> list[Path]:
     if single.is_file():
         return [single]
     if index.is_file():
-        return [folder / name for name in sorted(set(storage.read_json(index)["weight_map"].values()))]
+        weights = schema.check(_WeightIndex, schema.read_object(index), index)
+        return [folder / name for name in sorted(set(weights.weight_map.values()))]
     return []
 
 
@@ -95,7 +103,8 @@ def _settings(folder: Path) -> str:
         for path in folder.glob(pattern):
             content = path.read_bytes()
             if path.name in _CONFIGS:  # what another version of transformers writes beside the same settings
-                values = {name: value for name, value in json.loads(content).items() if name not in _NOT_BEHAVIOUR}
+                settings = schema.read_object(path).items()
+                values = {name: value for name, value in settings if name not in _NOT_BEHAVIOUR}
                 content = json.dumps(values, sort_keys=True).encode()
             contents[path.relative_to(folder).as_posix()] = hashlib.sha256(content).hexdigest()
     return _short(json.dumps(contents, sort_keys=True).encode())

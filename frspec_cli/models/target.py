@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frspec_cli.errors import FrspecError, UsageError, option
+from frspec_cli.models.config_schema import check_text_config
 from frspec_cli.models.eos import eos_ids
 from frspec_cli.models.lm_head import LmHead, lm_head_of
 from frspec_cli.models.locate import locate_model
+from frspec_cli.schema import read_object
 
 if TYPE_CHECKING:
     import torch
@@ -124,6 +126,7 @@ def load_target(
     folder = locate_model(name)
     config = read_model_config(name, folder)
     _refuse_family(name, config)
+    check_text_config(config, folder / "config.json")
     model, processor = _read_model(name, folder, config, dtype=dtype, attention=attention)
     model.requires_grad_(False).eval()
     try:
@@ -154,18 +157,21 @@ def _read_model(name: str, folder: Path, config: Any, *, dtype: str, attention: 
             **experts,
         )
         return model, AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise FrspecError(f"{name} could not be loaded: {_first_line(error)}.") from error
+    except FrspecError:
+        raise
+    except Exception as error:  # as in `read_model_config`
+        raise FrspecError(f"{name} could not be loaded: {_reason(error)}.") from error
 
 
 def read_model_config(name: str, folder: Path) -> Any:
     """The config of the model `name` in `folder`. Raises `FrspecError` if transformers cannot use it."""
     from transformers import AutoConfig
 
+    read_object(folder / "config.json")
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise FrspecError(f"{name} has a config.json that transformers cannot use: {_first_line(error)}.") from error
+    except Exception as error:  # its checks raise whatever they come across: KeyError, ZeroDivisionError, their own
+        raise FrspecError(f"{name} has a config.json that transformers cannot use: {_reason(error)}.") from error
 
 
 def _refuse_family(name: str, config: Any) -> None:
@@ -177,7 +183,7 @@ def _refuse_family(name: str, config: Any) -> None:
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     if others:
         reason = f"has {others[0]} layers: frspec decodes only models whose layers are full or sliding attention"
-    elif getattr(text, "is_encoder_decoder", False) or model_class is None:
+    elif getattr(text, "is_encoder_decoder", False) or model_class is None or _is_encoder(text):
         reason = f"is of the family {text.model_type}, which is not a decoder-only language model"
     elif getattr(model_class, "_is_stateful", False):
         reason = f"is of the family {text.model_type}, which has recurrent layers: frspec decodes only attention"
@@ -188,8 +194,22 @@ def _refuse_family(name: str, config: Any) -> None:
     raise FrspecError(f"{name} {reason}.", hint="Its tokens can still be counted, and subsets built and exported.")
 
 
+def _is_encoder(text: Any) -> bool:
+    """Whether a family that may be either is an encoder here (BERT). GPT-NeoX has the field too, without a meaning."""
+    return getattr(text, "is_decoder", True) is False and not text.model_type.startswith("gpt_neox")
+
+
 def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0].rstrip(".")
+
+
+def _reason(error: Exception) -> str:
+    """Another library's error as part of a sentence: its first lines, and its name if they may not say enough."""
+    said = " ".join(line.strip() for line in str(error).strip().splitlines()[:2])
+    said = said if len(said) <= 300 else f"{said[:300]}..."
+    if isinstance(error, (OSError, ValueError)) and said:
+        return _first_line(error)
+    return f"{type(error).__name__}: {said}".rstrip(": .")
 
 
 def resolve_device(device: str | None) -> torch.device:

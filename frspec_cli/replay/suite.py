@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pydantic import StrictBool
 
-from frspec_cli import storage
+from frspec_cli import schema, storage
 from frspec_cli.answers.batched_decode import Completion, TokenizedPrompt, decode_batch, make_batches, tokenize
 from frspec_cli.answers.prompts import read_prompts
 from frspec_cli.answers.records import Answer, fingerprint, read_answers, split
 from frspec_cli.decoding.sampling import Sampling
-from frspec_cli.errors import FrspecError, UsageError, option
+from frspec_cli.errors import ArtifactError, FrspecError, UsageError, option
 from frspec_cli.models.target import Target
 from frspec_cli.progress import Callbacks
 from frspec_cli.replay.options import PROMPT_NEW_TOKENS, ReplayOptions
@@ -90,13 +91,23 @@ def answer_suite(
                 ignore_eos=options.ignore_eos,
             )
             storage.write_json(path, [[list(each.ids), each.stopped] for each in completions])
-        for index, prompt, (ids, stopped) in zip(members, batch, storage.read_json(path), strict=True):
+        for index, prompt, (ids, stopped) in zip(members, batch, _completions(path, len(batch)), strict=True):
             answers[index] = _answer(prompt, Completion(tuple(ids), stopped))
         callbacks.finished(len(batch))
     replayable = [answers[index] for index in sorted(answers) if answers[index].queries > 0]
     if not replayable:
         raise FrspecError("the target answers every prompt with a single token: nothing is drafted there.")
     return replayable
+
+
+def _completions(path: Path, count: int) -> list[tuple[list[int], bool]]:
+    """Ids, and whether an end token stopped them, of each answer in a part of the run's folder."""
+    hint = f"{option('restart')} starts over."
+    kind = list[tuple[list[schema.TokenId], StrictBool]]
+    completions = schema.check_type(kind, schema.read_json(path, hint=hint), path, hint=hint)
+    if len(completions) != count:
+        raise ArtifactError(path, "its content", f"{count} answers", found=f"{len(completions)} answers", hint=hint)
+    return completions
 
 
 def _recorded(path: Path, target: Target, options: ReplayOptions) -> ReplaySuite:

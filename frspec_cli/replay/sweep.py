@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from frspec_cli import storage
+from frspec_cli import schema, storage
 from frspec_cli.answers.records import Answer
 from frspec_cli.answers.states import States, target_states
 from frspec_cli.decoding.drafters import EagleDrafter
@@ -19,6 +19,7 @@ from frspec_cli.decoding.options import Method, refuse_unused
 from frspec_cli.decoding.pipeline import Pipeline, load_pipeline
 from frspec_cli.decoding.pipeline_identity import pipeline_identity
 from frspec_cli.environment import environment
+from frspec_cli.errors import ArtifactError, option
 from frspec_cli.models.target import Target
 from frspec_cli.progress import Callbacks
 from frspec_cli.replay.cycles import Replayed
@@ -155,12 +156,29 @@ def _replay_all(
         path = folder.path(f"cycles-{number:06d}.json")
         if not path.is_file():
             storage.write_json(path, _replay_group(target, arms, [answers[index] for index in group], new_tokens))
-        cycles.update(zip(group, storage.read_json(path), strict=True))
+        cycles.update(zip(group, _recorded_group(path, len(group), [arm.name for arm in arms]), strict=True))
         callbacks.finished(len(group))
     return [
         {arm.name: ReplayedAnswer(arm.name, answer, Replayed(**cycles[index][arm.name])) for arm in arms}
         for index, answer in enumerate(answers)
     ]
+
+
+def _recorded_group(path: Path, count: int, arms: Sequence[str]) -> list[dict[str, Any]]:
+    """What `_replay_group` gave, from a part of the run's folder."""
+    hint = f"{option('restart')} starts over."
+    records = schema.check_type(list[dict[str, _Cycles]], schema.read_json(path, hint=hint), path, hint=hint)
+    if len(records) != count or any(set(record) != set(arms) for record in records):
+        raise ArtifactError(
+            path, "its content", f"{count} answers by {', '.join(arms)}", found="of other answers", hint=hint
+        )
+    return [{name: cycles.model_dump() for name, cycles in record.items()} for record in records]
+
+
+class _Cycles(schema.Schema):
+    roots: list[schema.Count]
+    accepted: list[schema.Count]
+    misses: list[str]
 
 
 def _replay_group(

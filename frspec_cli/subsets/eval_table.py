@@ -29,7 +29,7 @@ def is_table(path: str) -> bool:
 
     try:
         schema = pq.read_schema(path)
-    except (OSError, pa.ArrowException):
+    except (OSError, pa.ArrowException, ValueError):
         return False
     return b"frspec" in (schema.metadata or {}) and "fold" in schema.names
 

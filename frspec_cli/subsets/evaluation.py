@@ -91,7 +91,7 @@ def evaluate(
     recipe = replace(
         Recipe.from_json(origin["recipe"]),
         forced="none",
-        force_ids=tuple(int(index) for index in subset.metadata["tokenizer"]["forced"]),
+        force_ids=tuple(int(index) for index in subset.metadata["tokenizer"].get("forced") or {}),
         vocabulary_rows=subset.metadata["vocabulary_rows"],
     )
     renamed = [replace(by_sha256[sha256], name=recorded) for sha256, recorded in names.items()]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from frspec_cli import __version__, storage
+from frspec_cli import __version__, schema, storage
 from frspec_cli.errors import FrspecError
 from frspec_cli.subsets.formats import ForeignList
 from frspec_cli.subsets.subset import VocabularySubset
@@ -20,6 +20,19 @@ from frspec_cli.subsets.tokenizer_check import tokens_bytes
 from frspec_cli.tokens.tokenizer import LoadedTokenizer
 
 _SUFFIX = ".manifest.json"
+
+
+class _Tokenizer(schema.Schema):
+    reference: str | None = None
+    fingerprint: str | None = None
+
+
+class _Manifest(schema.Schema):
+    """The fields of a manifest that are read back."""
+
+    sha256: str | None = None
+    tokens_sha256: str | None = None
+    tokenizer: _Tokenizer = _Tokenizer()
 
 
 def manifest_path(out: Path | str) -> Path:
@@ -71,19 +84,19 @@ def check_manifest(entries: ForeignList, tokenizer: LoadedTokenizer) -> list[str
     path = _manifest_of(Path(entries.name))
     if path is None:
         return []
-    manifest = storage.read_json(path)
-    if manifest.get("sha256") != storage.sha256_ids(entries.ids):
+    manifest = schema.check(_Manifest, schema.read_object(path), path, hint="Remove the manifest, or export again.")
+    if manifest.sha256 != storage.sha256_ids(entries.ids):
         raise FrspecError(
             f"{entries.name} does not hold the ids that its manifest {path.name} describes.",
             hint="It was changed or exchanged after the export: export it again, or remove the manifest.",
         )
-    recorded = manifest.get("tokenizer", {})
-    if recorded.get("fingerprint") == tokenizer.fingerprint:
+    recorded = manifest.tokenizer
+    if recorded.fingerprint == tokenizer.fingerprint:
         return []
-    both = f"{recorded.get('reference')} and {tokenizer.reference}"
+    both = f"{recorded.reference} and {tokenizer.reference}"
     ids = sorted(set(entries.ids.tolist()))
     tokens = dict(zip(ids, tokens_bytes(tokenizer, ids), strict=True))
-    if manifest.get("tokens_sha256") != _tokens_sha256(tokens):
+    if manifest.tokens_sha256 != _tokens_sha256(tokens):
         raise FrspecError(f"{entries.name} was exported for another tokenizer: {both} differ in its ids.")
     return [f"the tokenizers {both} differ, but all its ids mean the same bytes in both."]
 

@@ -65,6 +65,10 @@ def gather(tables: Sequence[NamedTable], weights: Mapping[str, float] | None = N
     """
     check_same_tokenizer(tables)
     pairs = [(entry.name, source) for entry in tables for source in entry.table.sources]
+    if not pairs:
+        raise FrspecError(
+            f"{' and '.join(entry.name for entry in tables)} holds no counts: there is nothing to choose from."
+        )
     if not weights:
         if len(tables) == 1:  # as it is: a large table is not copied
             return Evidence({source: tables[0].table.counts[source] for source in tables[0].table.sources})

@@ -17,7 +17,8 @@ import pyarrow as pa
 from frspec_cli import storage
 from frspec_cli.counting.columns import binaries, column, numbers, strings, values
 from frspec_cli.counting.parquet import read_parquet, write_parquet
-from frspec_cli.errors import FrspecError, option
+from frspec_cli.errors import ArtifactError, FrspecError, option
+from frspec_cli.subsets.metadata import SubsetMetadata
 
 REASONS = ("forced", "budget", "frequency")
 _SCHEMA = pa.schema(
@@ -118,19 +119,41 @@ class VocabularySubset:
     def read(path: Path | str) -> VocabularySubset:
         """Reads a subset. Raises `FrspecError` if the file is missing, broken, damaged, or not a subset."""
         make = "frspec build-vocab counts.parquet --k 32768 --out subset.parquet"
-        table, metadata = read_parquet(path, _SCHEMA.names, "vocabulary subset", make=make)
+        table, metadata = read_parquet(path, _SCHEMA, "vocabulary subset", metadata=SubsetMetadata, make=make)
+        _check_rows(table, metadata, path)
         ids = numbers(table, "token_id")
         if storage.sha256_ids(ids) != metadata["sha256"]:
             raise FrspecError(f"{path} is damaged: its ids do not have the recorded sha256.")
-        reasons = _reasons(table["reason"])
+        reasons = _reasons(table["reason"], path)
         return VocabularySubset(ids, table["token"].to_pylist(), numbers(table, "count"), reasons, metadata)
 
 
-def _reasons(encoded: pa.ChunkedArray) -> np.ndarray:
+def _check_rows(table: pa.Table, metadata: dict[str, Any], path: Path | str) -> None:
+    """Raises `ArtifactError` unless the rows are k different ids of the vocabulary, by rank."""
+    k, rows = metadata.get("k", len(table)), metadata["vocabulary_rows"]
+    if not 0 < len(table) == k:
+        raise ArtifactError(path, "its number of rows", f"{k or 'at least one'}", found=f"{len(table)}")
+    ids, ranks, counts = (numbers(table, name) for name in ("token_id", "rank", "count"))
+    if (ranks != np.arange(k)).any():
+        raise ArtifactError(path, "the column rank", "0, 1, 2 and so on", found="another order")
+    if ids.min() < 0 or ids.max() >= rows:
+        wrong = ids.min() if ids.min() < 0 else ids.max()
+        raise ArtifactError(path, "the column token_id", f"ids from 0 to {rows - 1}", found=f"{wrong} in one row")
+    if len(np.unique(ids)) < k:
+        repeated = int(np.flatnonzero(np.bincount(ids) > 1)[0])
+        raise ArtifactError(path, "the column token_id", "each id once", found=f"{repeated} in more than one row")
+    if counts.min() < 0:
+        raise ArtifactError(path, "the column count", "counts of 0 or more", found=f"{counts.min()} in one row")
+
+
+def _reasons(encoded: pa.ChunkedArray, path: Path | str) -> np.ndarray:
     """int8 [k], indices of REASONS, whatever order the file's own dictionary has."""
     chunks = []
     for chunk in encoded.chunks:
-        own = np.array([REASONS.index(reason) for reason in chunk.dictionary.to_pylist()], dtype=np.int8)
+        labels = chunk.dictionary.to_pylist()
+        if unknown := [label for label in labels if label not in REASONS]:
+            raise ArtifactError(path, "the column reason", f"one of {', '.join(REASONS)}", found=repr(unknown[0]))
+        own = np.array([REASONS.index(label) for label in labels], dtype=np.int8)
         chunks.append(own[values(chunk.indices)])
     return np.concatenate(chunks)
 

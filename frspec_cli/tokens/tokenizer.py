@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from frspec_cli import storage
-from frspec_cli.errors import FrspecError
+from frspec_cli.errors import ArtifactError, FrspecError
 from frspec_cli.models.eos import eos_ids
 from frspec_cli.models.locate import locate_tokenizer
+from frspec_cli.schema import MOST_ROWS, read_object, shown
 from frspec_cli.tokens.definition import Definition, read_definition
 from frspec_cli.tokens.template_options import TemplateOptions
 
@@ -121,7 +121,7 @@ class LoadedTokenizer:
     def beside(self, name: str) -> dict[str, Any]:
         """The JSON object in a file beside the tokenizer.json; {} if there is no such file."""
         file = self.path.with_name(name)
-        return storage.read_json(file) if file.is_file() else {}
+        return read_object(file) if file.is_file() else {}
 
     @cached_property
     def chat_templates(self) -> tuple[str, ...]:
@@ -158,7 +158,12 @@ class LoadedTokenizer:
     def model_rows(self) -> int | None:
         """Rows of the model's embedding, from a config.json beside the tokenizer; None if there is none."""
         config = self.beside("config.json")
-        return config.get("vocab_size", config.get("text_config", {}).get("vocab_size"))
+        text = config.get("text_config")
+        rows = config.get("vocab_size", text.get("vocab_size") if isinstance(text, dict) else None)
+        if rows is not None and not (isinstance(rows, int) and 1 <= rows <= MOST_ROWS):
+            file = self.path.with_name("config.json")
+            raise ArtifactError(file, "vocab_size", f"a number from 1 to {MOST_ROWS}", found=shown(rows))
+        return rows
 
     def record(self) -> dict[str, Any]:
         """What the metadata of tables and subsets says about the tokenizer."""

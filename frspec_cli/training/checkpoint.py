@@ -8,19 +8,33 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from safetensors import safe_open
+from pydantic import Field
 
-from frspec_cli import storage
+from frspec_cli import schema, storage
+from frspec_cli.errors import ArtifactError, FrspecError, option
 from frspec_cli.resume import TRAINING, RunFolder, run_folder
-from frspec_cli.tensor_files import read_safetensors, write_safetensors
+from frspec_cli.tensor_files import read_metadata, read_safetensors, write_safetensors
 from frspec_cli.training.trainer import Trainer
 
 FEATURES = "features"
 _RECORD = "run.json"
 _WEIGHT = "weight."
+_STATES = (_WEIGHT.removesuffix("."), "step", "exp_avg", "exp_avg_sq", "momentum_buffer")
+"""What a checkpoint holds of each weight: itself, and what AdamW or Muon keep of it."""
+
+
+class _Progress(schema.Schema):
+    """A checkpoint's metadata, which safetensors keeps as text."""
+
+    step: Annotated[str, Field(pattern="^[0-9]{1,12}$")]
+    best: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(e-?[0-9]{1,3})?$")]
+
+
+class _Metrics(schema.Schema):
+    step: schema.Count
 
 
 class SavedRun:
@@ -43,15 +57,40 @@ class SavedRun:
         """Puts `trainer` into the checkpoint's state; returns the best acceptance length so far, 0 without a checkpoint."""
         if not self.checkpoint.is_file():
             return 0.0
-        with safe_open(self.checkpoint, "pt") as file:
-            metadata = file.metadata()
-        tensors = read_safetensors(self.checkpoint)
-        trainer.step = int(metadata["step"])
+        restart = f"{option('restart')} starts the training over."
+        try:
+            metadata, tensors = read_metadata(self.checkpoint), read_safetensors(self.checkpoint)
+        except FrspecError as error:
+            raise FrspecError(error.message, hint=restart) from None
+        recorded = schema.check(_Progress, metadata, self.checkpoint, hint=restart)
+        self._check(tensors, trainer, hint=restart)
+        trainer.step = int(recorded.step)
         with torch.no_grad():
             for name, weight in trainer.weights.items():
                 weight.copy_(tensors.pop(f"{_WEIGHT}{name}"))
         trainer.optimizer.load(tensors)
-        return float(metadata["best"])
+        return float(recorded.best)
+
+    def _check(self, tensors: dict[str, torch.Tensor], trainer: Trainer, *, hint: str) -> None:
+        """Raises `ArtifactError` unless every weight is there, and nothing but weights and the optimizer's state of them."""
+        weights = trainer.weights
+        for name in weights:
+            if f"{_WEIGHT}{name}" not in tensors:
+                raise ArtifactError(
+                    self.checkpoint, f"the tensor {_WEIGHT}{name}", "a weight", found="missing", hint=hint
+                )
+        for name, tensor in tensors.items():
+            what, _, key = name.partition(".")
+            if key not in weights or what not in _STATES:
+                raise ArtifactError(
+                    self.checkpoint, f"the tensor {name}", "a weight or its state", found="neither", hint=hint
+                )
+            expected = [] if what == "step" else list(weights[key].shape)
+            if list(tensor.shape) != expected or not tensor.is_floating_point():
+                found = f"of the shape {list(tensor.shape)} and {tensor.dtype}"
+                raise ArtifactError(
+                    self.checkpoint, f"the tensor {name}", f"{expected} of floats", found=found, hint=hint
+                )
 
     def log(self, record: dict[str, Any]) -> None:
         """Adds a line to metrics.jsonl."""
@@ -60,9 +99,15 @@ class SavedRun:
 
     def cut_metrics(self, step: int) -> None:
         """Drops the metrics of steps after `step`, which no checkpoint holds."""
-        lines = self.metrics.read_text(encoding="utf-8").splitlines() if self.metrics.is_file() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-        storage.write_text(self.metrics, "".join(line + "\n" for line in kept))
+        lines = self.metrics.read_bytes().splitlines() if self.metrics.is_file() else []
+        kept = [
+            line for number, line in enumerate(lines, 1) if line.endswith(b"}") and self._step_of(line, number) <= step
+        ]
+        storage.write_bytes(self.metrics, b"".join(line + b"\n" for line in kept))
+
+    def _step_of(self, line: bytes, number: int) -> int:
+        where, hint = f"{self.metrics}, line {number}", f"Remove the file, or start over with {option('restart')}."
+        return schema.check(_Metrics, schema.parse_json(line, where, hint=hint), where, hint=hint).step
 
 
 @contextmanager

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from frspec_cli import storage
 from frspec_cli.answers.records import Answer, fingerprint
 from frspec_cli.answers.states import States, target_states
+from frspec_cli.errors import ArtifactError, FrspecError
 from frspec_cli.models.lm_head import lm_head_of
+from frspec_cli.tensor_files import read_safetensors
 
 FEATURES_VERSION = 1
 SHARD_ANSWERS = 32
@@ -77,11 +79,28 @@ class FeatureStore:
             if not path.is_file():
                 with storage.atomic_path(path) as temporary:
                     save_file(self._compute(number), temporary)
-            self._loaded[number] = load_file(path)
+            self._loaded[number] = self._read(path, number)
             while len(self._loaded) > self._keep:
                 self._loaded.popitem(last=False)
         self._loaded.move_to_end(number)
         return self._loaded[number]
+
+    def _read(self, path: Path, number: int) -> dict[str, torch.Tensor]:
+        """The tensors of a shard. Raises `FrspecError` if the file is damaged, or is not the shard that its name says."""
+        hint = "Remove it: it is computed again."
+        try:
+            tensors = read_safetensors(path)
+        except FrspecError as error:
+            raise FrspecError(error.message, hint=hint) from None
+        for index in self._members(number):
+            for part, dimensions in (("last", 2), ("taps", 3), ("teacher_ids", 2), ("teacher_probabilities", 2)):
+                tensor = tensors.get(f"{index}.{part}")
+                if tensor is None or tensor.ndim != dimensions:
+                    found = "missing" if tensor is None else f"of the shape {list(tensor.shape)}"
+                    raise ArtifactError(
+                        path, f"the tensor {index}.{part}", f"{dimensions} dimensions", found=found, hint=hint
+                    )
+        return tensors
 
     def _members(self, number: int) -> range:
         return range(number * SHARD_ANSWERS, min((number + 1) * SHARD_ANSWERS, len(self.answers)))

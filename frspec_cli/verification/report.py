@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field
+
+from frspec_cli import schema
+from frspec_cli.errors import option
 
 SAMPLING = "seeded sampling"
 """The name of the check that the report shows apart."""
@@ -59,9 +65,31 @@ class Outcome:
         return all(difference.explained for difference in self.differences)
 
     @staticmethod
-    def read(record: dict[str, Any]) -> Outcome:
-        """The outcome that `asdict` made a record of."""
-        return Outcome(**(record | {"differences": tuple(Difference(**each) for each in record["differences"])}))
+    def read(record: Any, *, file: Path | str = "a recorded outcome") -> Outcome:
+        """The outcome that `asdict` made a record of. Raises `ArtifactError` if `file` holds anything else."""
+        checked = schema.check(_OutcomeRecord, record, file, hint=f"{option('restart')} verifies from the beginning.")
+        differences = tuple(Difference(**each.model_dump()) for each in checked.differences)
+        return Outcome(**(checked.model_dump() | {"differences": differences}))
+
+
+class _DifferenceRecord(schema.Schema):
+    model_config = ConfigDict(allow_inf_nan=True)
+
+    position: schema.Count
+    margin: float | None
+    ulps: float | None
+    explained: bool | None
+
+
+class _OutcomeRecord(schema.Schema):
+    check: str
+    prompt: str
+    task: str
+    prompt_tokens: schema.Count
+    new_tokens: schema.Count
+    cycles: schema.Count
+    accepted: schema.Count
+    differences: Annotated[tuple[_DifferenceRecord, ...], Field(strict=False)]
 
 
 def report(checks: Mapping[str, Sequence[Outcome]]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from frspec_cli.errors import FrspecError, option
 from frspec_cli.models.target import Target
 from frspec_cli.progress import Callbacks
 from frspec_cli.resume import RunFolder, run_folder
+from frspec_cli.schema import read_json
 from frspec_cli.verification.options import VerifyOptions
 from frspec_cli.verification.report import Outcome, report
 from frspec_cli.verification.rules import Check, Verifier, plan_checks
@@ -181,7 +182,7 @@ class _Ledger:
         self._outcomes: dict[str, Outcome] = {}
         if folder is not None:
             for path in folder.folder.glob("*-*.json"):
-                self._outcomes[path.name] = Outcome.read(storage.read_json(path))
+                self._outcomes[path.name] = Outcome.read(read_json(path), file=path)
 
     def holds(self, check: Check, index: int) -> bool:
         return self._name(check, index) in self._outcomes

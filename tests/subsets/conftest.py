@@ -79,7 +79,8 @@ def make_table() -> Callable[..., FrequencyTable]:
             "forced": {str(index): kind for index, kind in tokenizer.forced_candidates.items()},
         }
         tokens = sum(int(dense.sum()) for dense in counts.values())
-        rest = {"documents": 10, "tokens": tokens, "bytes": 0, "skipped": {}, "shards": [], "encoder": "reference"}
+        encoder = {"name": "reference", "version": "1"}
+        rest = {"documents": 10, "tokens": tokens, "bytes": 0, "skipped": {}, "shards": [], "encoder": encoder}
         return FrequencyTable(counts, {"tokenizer": described, "options": {}, **rest, **metadata})
 
     return make

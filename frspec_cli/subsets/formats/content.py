@@ -7,16 +7,18 @@ The container is told by the first bytes, never by the name. Nothing here runs c
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from frspec_cli.errors import FrspecError
+from frspec_cli.errors import ArtifactError, FrspecError
 
 Container = Literal["numpy", "torch", "safetensors", "gguf", "parquet", "json", "text", "raw"]
 INSPECT = "See what it is with `frspec inspect`."
+_NUMPY_DTYPES = ("BOOL", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64", "F16", "F32", "F64")
 _LARGEST_TEXT = 200_000_000  # bytes; ten million ids as text
 _LARGEST_RAW_ID = 2**21  # no vocabulary comes near, and digits in UTF-16 are above it
 
@@ -93,10 +95,25 @@ def open_content(path: Path | str) -> Content:
 def load_numpy(path: Path) -> np.ndarray:
     """The array of a .npy file. Raises `FrspecError` if it holds pickled objects or is broken."""
     try:
+        _check_length(path)
         return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        reason = "it holds pickled objects" if "allow_pickle" in str(error) else str(error).splitlines()[0]
+    except (ValueError, EOFError, OSError, SyntaxError, TypeError, OverflowError) as error:
+        said = str(error) or type(error).__name__
+        reason = "it holds pickled objects" if "allow_pickle" in said else said.splitlines()[0]
         raise FrspecError(f"{path} is refused: {reason}.") from None
+
+
+def _check_length(path: Path) -> None:
+    """Raises `FrspecError` if a .npy file's header asks for more memory than the file has bytes."""
+    headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    with open(path, "rb") as file:
+        version = np.lib.format.read_magic(file)
+        if version not in headers:
+            raise ValueError(f"its format version is {version}")
+        shape, _, dtype = headers[version](file)
+        rest = path.stat().st_size - file.tell()
+    if not dtype.hasobject and math.prod(shape) * dtype.itemsize > rest:
+        raise ArtifactError(path, "its shape", f"at most the {rest} bytes of the file", found=str(shape))
 
 
 def _torch(path: Path) -> Any:
@@ -106,7 +123,11 @@ def _torch(path: Path) -> Any:
 
     def array(tensor: torch.Tensor) -> np.ndarray:
         # numpy has no bfloat16
-        return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
+        try:
+            return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
+        except (TypeError, RuntimeError):
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ArtifactError(path, "a tensor", "numbers that numpy has", found=f"of the dtype {kind}") from None
 
     value = load_torch(path)
     if isinstance(value, torch.Tensor):
@@ -126,9 +147,13 @@ def _safetensors(path: Path) -> dict[str, np.ndarray | None]:
     try:
         with safe_open(path, framework="np") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
-            flat = {name for name, each in slices.items() if len(each.get_shape()) == 1 and each.get_dtype() != "BF16"}
+            flat = {
+                name
+                for name, each in slices.items()
+                if len(each.get_shape()) == 1 and each.get_dtype() in _NUMPY_DTYPES
+            }
             return {name: file.get_tensor(name) if name in flat else None for name in slices}
-    except SafetensorError as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FrspecError(f"{path} is not a safetensors file: {error}.") from None
 
 
@@ -165,8 +190,9 @@ def _raw(path: Path) -> np.ndarray | None:
 def _json(path: Path) -> Any:
     try:
         return json.loads(_text(path))
-    except ValueError as error:
-        raise FrspecError(f"{path} is not valid JSON: {error}.") from None
+    except (ValueError, RecursionError) as error:
+        reason = error if isinstance(error, ValueError) else "it is nested too deeply"
+        raise FrspecError(f"{path} is not valid JSON: {reason}.") from None
 
 
 def _text(path: Path) -> str:
