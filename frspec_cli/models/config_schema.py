@@ -28,5 +28,8 @@ class TextConfig(Schema):
 def check_text_config(config: Any, file: Path) -> None:
     """Raises `ArtifactError` unless the sizes that transformers read from `file` are those of a model."""
     text = config.get_text_config()
-    values = {name: getattr(text, name, None) for name in TextConfig.model_fields}
+    varying = (
+        getattr(text, "per_layer_attributes", None) or ()
+    )  # transformers refuses to read these for the whole model
+    values = {name: None if name in varying else getattr(text, name, None) for name in TextConfig.model_fields}
     check(TextConfig, {name: None if isinstance(value, list) else value for name, value in values.items()}, file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -151,7 +152,10 @@ def test_kill_9_loses_one_prompt_at_most(cli, four_prompts, tiny_folder, tmp_pat
     out = tmp_path / "result.json"
     arguments = ["bench", "--suite", four_prompts, "--out", out, "--model", tiny_folder, *TINY]
     run = subprocess.run(
-        [sys.executable, "-c", KILLED_AT_THE_THIRD, *map(str, arguments)], capture_output=True, check=False
+        [sys.executable, "-c", KILLED_AT_THE_THIRD, *map(str, arguments)],
+        capture_output=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},  # as in this process: a run resumes with as many threads only
     )
     assert (run.returncode, out.exists()) == (-signal.SIGKILL, False), run.stderr
     before = {path.name: path.read_bytes() for path in (tmp_path / "result.json.ledger").glob("prompt-*.json")}
