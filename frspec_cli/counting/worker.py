@@ -124,7 +124,7 @@ class _ShardRun:
         part.shards = [self._record()]
         part.examples = [
             (item.file or self.task.shard.label, 0 if item.file else item.line, item.reason, item.detail)
-            for item in _first_of_each_reason(sorted([*self.skipped, *self.skipped_turns], key=_line))
+            for item in _first_of_each_reason(sorted({*self.skipped, *self.skipped_turns}, key=_place))
         ]
         part.samples = self.samples
         return part
@@ -247,8 +247,8 @@ def _unique_by_document(ids: np.ndarray, lengths: np.ndarray, rows: int) -> np.n
     return np.unique(document * rows + ids) % rows
 
 
-def _line(item: Skipped) -> int:
-    return item.line
+def _place(item: Skipped) -> tuple[int, str]:
+    return item.line, item.detail
 
 
 def _first_of_each_reason(skipped: list[Skipped]) -> list[Skipped]:

@@ -40,6 +40,7 @@ def test_a_refused_conversation_is_skipped_with_its_line(tmp_path: Path, gemma: 
     assert (metadata["lines"], metadata["documents"], metadata["skipped"]) == (202, 200, {REFUSED: 2})
     assert (metadata["skipped_turns"], metadata["partly_skipped"]) == ({REFUSED: 2}, 0)
     assert result.examples[0] == ("chat.jsonl", 101, REFUSED, "turn 3: roles must alternate")
+    assert [example[1] for example in result.examples] == [101, 202]  # each once
     assert as_counter(result.table) == as_counter(alone.table)
     assert "skipped_turns" not in alone.table.metadata
 
