@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from frspec_cli.answers.batched_decode import TokenizedPrompt
-from frspec_cli.answers.tasks import stratified_sample, tasks
 from frspec_cli.decoding import engine
 from frspec_cli.decoding.pipeline import Pipeline
 from frspec_cli.decoding.walk import Walk, walk
@@ -238,28 +237,3 @@ def test_a_report_counts_by_task_and_lists_every_difference() -> None:
     assert result["checks"][0]["acceptance_length"] == 1.9
     assert report({"greedy, re-scored": outcomes[:2]})["passed"]
     assert [Outcome.read(dataclasses.asdict(outcome)) for outcome in outcomes] == outcomes
-
-
-SPEC_BENCH = ["writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities"]
-
-
-def test_mt_bench_is_one_task_where_all_of_it_is_there() -> None:
-    categories = [*SPEC_BENCH, "qa", "rag"]
-    assert tasks(categories) == ["mt_bench"] * 8 + ["qa", "rag"]
-    assert tasks(["math", "coding", "qa"]) == ["math", "coding", "qa"]
-
-
-@pytest.mark.parametrize("count", [1, 5, 6, 24, 48, 96, 479, 480, 500])
-def test_a_choice_is_spread_over_the_tasks_and_within_them(count: int) -> None:
-    labels = tasks([name for name in SPEC_BENCH for _ in range(10)] + [name for name in "pqrst" for _ in range(80)])
-    chosen = stratified_sample(labels, count)
-    shares = [sum(labels[index] == label for index in chosen) for label in dict.fromkeys(labels)]
-    assert len(chosen) == len(set(chosen)) == min(count, 480)
-    assert max(shares) - min(shares) <= 1
-    if count == 48:  # eight of MT-bench: one of each of its categories
-        assert [index // 10 for index in chosen if index < 80] == list(range(8))
-
-
-def test_a_small_task_leaves_its_share_to_the_others() -> None:
-    assert stratified_sample(["a", "b", "b", "b", "b", "b"], 5) == [0, 1, 2, 3, 4]
-    assert stratified_sample(["", "", "", ""], 2) == [0, 2]
