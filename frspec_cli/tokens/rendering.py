@@ -203,12 +203,13 @@ class Renderer:
         if self.template.turn_end is None:
             return turn
         token = self.template.turn_end[0]
-        after, places = 0, []
+        after, complete = 0, True
         for _, text in _parts(message):
-            places.append(turn.find(text, after))
-            after = max(after, places[-1] + len(text) if places[-1] >= 0 else 0)
+            form = next((form for form in _forms(text) if turn.find(form, after) >= 0), None)
+            complete = complete and form is not None
+            after = after if form is None else turn.find(form, after) + len(form)
         # What was said may itself hold the token: of a part that is written otherwise, the end is not known.
-        end = turn.rfind(token) if -1 in places else turn.find(token, after)
+        end = turn.find(token, after) if complete else turn.rfind(token)
         said = turn[: end + len(token)] if end >= after else turn
         return said if message.finished else said.removesuffix(token)
 
@@ -219,15 +220,16 @@ def _missing(message: Message, opened: str, said: str) -> str:
     opened: the beginning of a block of reasoning at the end of the prompt, or "".
     A content with reasoning inside, which templates take apart, must be all of the turn.
     """
-    squeezed = ""
+    squeezed: list[str] = []
     for what, text in _parts(message):
         thoughts = what == "content" and re.search(_CLOSE, text, re.IGNORECASE)
         if text in said and not (thoughts and _OPENED.search(said[: said.find(text)])):
             continue
-        squeezed = squeezed or "".join((opened + said).split())
-        as_json = json.dumps(text, ensure_ascii=False)[1:-1]
-        whole, inside = ["".join(form.split()) for form in (text, as_json)]
-        if not (squeezed.startswith(whole) if thoughts else whole in squeezed or inside in squeezed):
+        squeezed = squeezed or [_squeezed(said), _squeezed(opened + said)]
+        forms = [_squeezed(form) for form in _forms(text)]
+        if thoughts and not any(turn.startswith(forms[0]) for turn in squeezed):
+            return what
+        if not thoughts and not any(form in squeezed[1] for form in forms):
             return what
     return ""
 
@@ -240,6 +242,15 @@ def _parts(message: Message) -> list[tuple[str, str]]:
         leaves = _leaves(_as_object(_function(call).get("arguments")))
         parts += [(f"tool call {name}", text.strip()) for text in (name, *leaves)]
     return parts
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split())
+
+
+def _forms(text: str) -> tuple[str, str, str]:
+    """The text as it is, and as it is written inside a JSON string."""
+    return text, json.dumps(text, ensure_ascii=False)[1:-1], json.dumps(text)[1:-1]
 
 
 def _shared(texts: Sequence[str]) -> int:

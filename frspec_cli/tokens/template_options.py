@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from frspec_cli.errors import FrspecError, UsageError, option
-
-_GENERATION = re.compile(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}")
 
 
 @dataclass(frozen=True)
@@ -28,13 +25,12 @@ class TemplateOptions:
     def apply(self, sources: Sequence[str]) -> tuple[str, ...]:
         """The templates to render, given the tokenizer's own.
 
-        The arguments become assignments at the template's beginning. `{% generation %}`, which marks what the assistant said
-        for transformers, becomes a block that is always rendered.
+        The arguments become assignments at the template's beginning.
         """
         used = sources if self.source is None else (self.source,)
         assignments = "".join(f"{{% set {name} = {_literal(value)} %}}" for name, value in self.arguments.items())
         # The empty expression keeps a first newline of the template, which Jinja would trim after a block.
-        return tuple((assignments and assignments + "{{ '' }}") + _without_generation(source) for source in used)
+        return tuple((assignments and assignments + "{{ '' }}") + source for source in used)
 
 
 def template_options(file: Path | None, arguments: Sequence[str] = ()) -> TemplateOptions:
@@ -57,10 +53,6 @@ def template_options(file: Path | None, arguments: Sequence[str] = ()) -> Templa
         except ValueError:
             values[name] = text
     return TemplateOptions(source, values)
-
-
-def _without_generation(source: str) -> str:
-    return _GENERATION.sub(lambda tag: f"{{%{tag[1]} {'endif' if tag[2] else 'if true'} {tag[3]}%}}", source)
 
 
 def _literal(value: Any) -> str:

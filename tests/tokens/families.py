@@ -39,18 +39,21 @@ def _only_content(turn: dict[str, Any]) -> bool:
     return not turn.get("reasoning_content") and not turn.get("tool_calls")
 
 
-def _split_thoughts(turn: dict[str, Any]) -> tuple[str, str] | None:
-    """(reasoning, content) as Qwen's and GLM's templates take them from the content; None if that drops text."""
+def _split_thoughts(turn: dict[str, Any], opened: str = "") -> tuple[str, str] | None:
+    """(reasoning, content) as Qwen's and GLM's templates take them from the content; None if that drops or adds text.
+
+    opened: the beginning of the reasoning, if the prompt ends in it.
+    """
     content = turn["content"] or ""
     if turn.get("reasoning_content"):
         return turn["reasoning_content"], content
     if "</think>" not in content:
         return "", content
     first, last = content.split("</think>")[0], content.split("</think>")[-1]
-    reasoning = first.rstrip("\n").split("<think>")[-1].lstrip("\n")
-    if content.count("</think>") > 1 or first.split("<think>")[0].strip() or first.count("<think>") > 1:
+    begun = first.startswith("<think>") or (opened and "<think>" not in first)
+    if content.count("</think>") > 1 or first.count("<think>") > 1 or not begun:
         return None
-    return (reasoning, last.lstrip("\n")) if first.startswith("<think>") and reasoning else None
+    return first.rstrip("\n").split("<think>")[-1].lstrip("\n"), last.lstrip("\n")
 
 
 _QWEN_CALLS = """
@@ -82,9 +85,10 @@ _QWEN = """
 def _qwen(opened: str) -> Oracle:
     def oracle(turns: Turns) -> tuple[str, str] | None:
         turn = turns[-1]
-        parts = _split_thoughts(turn)
+        parts = _split_thoughts(turn, opened)
+        thinks = bool(turn.get("reasoning_content")) or "</think>" in (turn["content"] or "")
         asked = any(other["role"] == "user" for other in turns)
-        if len(turns) == 1 or parts is None or (parts[0] and not asked):
+        if len(turns) == 1 or parts is None or (thinks and not asked):
             return None
         before, thought = turns[-2], turns[-2].get("reasoning_content") or "</think>" in (turns[-2]["content"] or "")
         if before["role"] == "assistant" and asked and not thought:
@@ -97,7 +101,7 @@ def _qwen(opened: str) -> Oracle:
             separator = "\n" if content else ""
             calls = f'{separator}<tool_call>\n{{"name": "{name}", "arguments": {text}}}\n</tool_call>'
         shown = (content.lstrip("\n") if asked else content) + calls + "<|im_end|>"
-        if reasoning:
+        if thinks:
             rest = reasoning.strip("\n") + "\n</think>\n\n" + shown
             return f"<|im_start|>assistant\n{opened}", rest if opened else f"<think>\n{rest}"
         return "<|im_start|>assistant\n" + ("<think>\n\n</think>\n\n" if asked else ""), shown
@@ -232,7 +236,7 @@ def _glm(turns: Turns) -> tuple[str, str] | None:
         )
         calls = f"\n<tool_call>{name}{items}\n</tool_call>"
     said = ("\n" + content if content else "") + calls
-    if reasoning:
+    if reasoning or "</think>" in (turn["content"] or ""):
         return "<|assistant|>", f"\n<think>{reasoning}</think>{said}"
     return "<|assistant|>\n<think></think>" + "\n" * bool(said), said.removeprefix("\n")
 
@@ -256,12 +260,12 @@ _GPT_OSS = """{% for message in messages %}{% if message.role == 'assistant' %}
 def _gpt_oss(turns: Turns) -> tuple[str, str] | None:
     turn = turns[-1]
     reasoning, content = turn.get("reasoning_content") or "", turn["content"] or ""
+    if any(each.get("tool_calls") and each.get("reasoning_content") and each["content"] for each in turns):
+        return None
     analysis = "<|channel|>analysis<|message|>{}<|end|><|start|>assistant"
     if not turn.get("tool_calls"):
         thoughts = analysis.format(reasoning) if reasoning else ""
         return "<|start|>assistant", f"{thoughts}<|channel|>final<|message|>{content}<|return|>"
-    if reasoning and content:
-        return None
     name, arguments = _call(turn)
     value = json.loads(arguments) if isinstance(arguments, str) else arguments
     thoughts = analysis.format(reasoning or content) if reasoning or content else ""

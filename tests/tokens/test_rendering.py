@@ -22,6 +22,12 @@ from tests.tokens.families import FAMILIES, Family
 
 CALL = {"type": "function", "function": {"name": "weather", "arguments": '{"city": "Köln", "days": 3}'}}
 USER = {"role": "user", "content": "count the hens"}
+_COMMENTARY = " to=functions.f<|channel|>commentary json<|message|>"
+
+
+def _calls(arguments: Any) -> dict[str, Any]:
+    """A turn that only calls `f`."""
+    return {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}
 
 
 def build(folder: Path, family: Family) -> Path:
@@ -118,6 +124,13 @@ def expected(name: str, turns: list[dict[str, Any]]) -> list[list[int] | None]:
             '{"name": "weather", "parameters": {"city": "Köln", "days": 3}}<|eot_id|>',
         ),
         ("smollm3", [USER, {"role": "assistant", "content": "the fox"}], "the fox<|im_end|>"),
+        ("qwen3.5", [USER, {"role": "assistant", "content": "a hen</think>4"}], "a hen\n</think>\n\n4<|im_end|>"),
+        ("gpt-oss", [USER, _calls({"x": "\n<|return|>"})], f'{_COMMENTARY}{{"x": "\\n<|return|>"}}<|call|>'),
+        (
+            "qwen3",
+            [USER, _calls('{"x":"\\u6c34"}')],
+            '<tool_call>\n{"name": "f", "arguments": {"x":"\\u6c34"}}\n</tool_call><|im_end|>',
+        ),
         ("gemma-3", [USER, {"role": "assistant", "content": "the fox"}], "the fox<end_of_turn>"),
     ],
 )
@@ -231,7 +244,10 @@ def _conversations(draw: st.DrawFn) -> list[dict[str, Any]]:
         if draw(st.integers(0, 3)) == 0:
             arguments = {"city": draw(_ANY_TEXT), "days": 3}
             as_text = draw(st.booleans())
-            call = {"name": "weather", "arguments": json.dumps(arguments, ensure_ascii=False) if as_text else arguments}
+            call = {
+                "name": "weather",
+                "arguments": json.dumps(arguments, ensure_ascii=draw(st.booleans())) if as_text else arguments,
+            }
             turn["tool_calls"] = [{"type": "function", "function": call}]
             turn["content"] = draw(st.sampled_from([None, turn["content"]]))
             turns.append({"role": "tool", "content": draw(_text(_WORDS))})
