@@ -11,6 +11,7 @@ import numpy as np
 from frspec_cli.counting.count import corpus_record, with_stability
 from frspec_cli.counting.table import FrequencyTable
 from frspec_cli.errors import ArtifactError, FrspecError, UsageError, option
+from frspec_cli.tokens.split_rules import differing_parts
 
 
 def merge(tables: Sequence[FrequencyTable], names: Sequence[str]) -> FrequencyTable:
@@ -65,6 +66,18 @@ def _check_tokenizers(tables: Sequence[FrequencyTable], names: Sequence[str]) ->
                 f"{names[0]} and {name} were counted with different tokenizers: {ours} ({first.fingerprint[:12]}) and "
                 f"{theirs} ({table.fingerprint[:12]})."
             )
+        check_split_rules(first, table, names=(names[0], name))
+
+
+def check_split_rules(first: FrequencyTable, second: FrequencyTable, *, names: tuple[str, str]) -> None:
+    """Raises `FrspecError` if the tokenizers that counted have one vocabulary but split text differently."""
+    records = [table.metadata["tokenizer"] for table in (first, second)]
+    if parts := differing_parts(*records):
+        raise FrspecError(
+            f"{names[0]} and {names[1]} were counted with tokenizers of one vocabulary that split text differently: "
+            f"{' and '.join(record['reference'] for record in records)} differ in {', '.join(parts)}.",
+            hint="Count both with one tokenizer.",
+        )
 
 
 def counted_twice(tables: Sequence[FrequencyTable], names: Sequence[str]) -> list[str]:
@@ -88,7 +101,10 @@ def _merged_tokenizer(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         forced |= record.get("forced") or {}
     reference = min(record["reference"] for record in records)
     ordered = {name: forced[name] for name in sorted(forced, key=int)}
-    return {**records[0], "reference": reference, "model_rows": min(rows, default=None), "forced": ordered}
+    merged = {**records[0], "reference": reference, "model_rows": min(rows, default=None), "forced": ordered}
+    if not all(record.get("split_rules") for record in records):
+        merged.pop("split_rules", None)  # of an earlier version's table they are not known
+    return merged
 
 
 def _merged_encoder(records: Sequence[dict[str, Any]]) -> dict[str, Any]:

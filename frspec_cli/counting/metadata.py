@@ -12,10 +12,14 @@ _Id = Annotated[str, Field(pattern="^[0-9]{1,8}$")]
 
 
 class TokenizerRecord(Schema):
-    """The tokenizer whose ids a file holds. forced: id -> why it is kept whatever its count."""
+    """The tokenizer whose ids a file holds. forced: id -> why it is kept whatever its count.
+
+    split_rules: as `tokens.split_rules` gives them; files of earlier versions have none.
+    """
 
     reference: str
     fingerprint: Annotated[str, Field(min_length=1)]
+    split_rules: dict[str, str] | None = None
     size: Count | None = None
     highest_id: TokenId | None = None
     model_rows: Rows | None = None

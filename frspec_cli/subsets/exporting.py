@@ -101,6 +101,6 @@ def _rows_warning(subset: VocabularySubset) -> str:
     if subset.metadata.get("vocabulary_rows_from", "tokenizer") != "tokenizer":
         return ""
     return (
-        f"t2d has {subset.metadata['vocabulary_rows']} entries, the tokenizer's, because no model is known; engines refuse "
-        f"it if the model has more rows. Name the model's with {option('vocab_rows')}."
+        f"t2d has {subset.metadata['vocabulary_rows']} entries, the tokenizer's, because the model's rows are not known; "
+        f"engines refuse it if the model has more. Say how many with {option('vocab_rows')}."
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from frspec_cli import storage
+from frspec_cli.counting.merge import check_split_rules
 from frspec_cli.counting.table import FOLDS, FrequencyTable, sum_by_fold
 from frspec_cli.errors import FrspecError, option
 
@@ -94,6 +95,7 @@ def check_same_tokenizer(tables: Sequence[NamedTable]) -> None:
                 f"({_tokenizer(first)} and {_tokenizer(other)}).",
                 hint="Count both with one tokenizer.",
             )
+        check_split_rules(first.table, other.table, names=(first.name, other.name))
         if names.count(other.name) > 1:
             raise FrspecError(f"two of the tables are named {other.name}; rename one of the files.")
 

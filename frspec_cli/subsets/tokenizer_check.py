@@ -14,6 +14,7 @@ import numpy as np
 from frspec_cli.counting.table import FrequencyTable
 from frspec_cli.errors import FrspecError
 from frspec_cli.subsets.subset import VocabularySubset, show_token
+from frspec_cli.tokens.split_rules import differing_parts
 from frspec_cli.tokens.tokenizer import LoadedTokenizer, load_tokenizer
 
 
@@ -23,11 +24,17 @@ def check_subset(
     """Raises `FrspecError` unless every id of the subset means the same bytes in `tokenizer`.
 
     name: what messages call the subset.
-    warn: called with a sentence if the fingerprints differ and the bytes do not.
+    warn: called with a sentence if the tokenizers differ and the bytes do not.
     """
+    record = subset.metadata["tokenizer"]
+    both = _both(record, tokenizer)
     if subset.fingerprint == tokenizer.fingerprint:
+        if parts := differing_parts(record, tokenizer.identity):
+            warn(
+                f"{name}: its ids mean the same tokens here, but they were ranked with another tokenizer: {both} split text "
+                f"differently (in {', '.join(parts)})."
+            )
         return
-    both = _both(subset.metadata["tokenizer"], tokenizer)
     index = _first_difference(zip(subset.token_ids.tolist(), subset.tokens, strict=True), tokenizer)
     if index is not None:
         ours = show_token(subset.tokens[int(np.flatnonzero(subset.token_ids == index)[0])])
@@ -41,14 +48,15 @@ def check_subset(
 
 
 def check_table(table: FrequencyTable, tokenizer: LoadedTokenizer, *, name: str, warn: Callable[[str], None]) -> None:
-    """Raises `FrspecError` unless every counted id means the same bytes in `tokenizer`.
+    """Raises `FrspecError` unless every counted id means the same bytes in `tokenizer`, which splits text alike.
 
     A table holds ids and no bytes, so the tokenizer that counted must be available to compare them.
     """
     record = table.metadata["tokenizer"]
-    if table.fingerprint == tokenizer.fingerprint:
-        return
     both = _both(record, tokenizer)
+    if table.fingerprint == tokenizer.fingerprint:
+        _check_split_rules(record, tokenizer, name)
+        return
     theirs = recorded_tokenizer(record)
     if theirs is None:
         raise FrspecError(
@@ -63,6 +71,7 @@ def check_table(table: FrequencyTable, tokenizer: LoadedTokenizer, *, name: str,
             f"{show_token(theirs.token_bytes(index))} there.",
             hint="Count again with this one.",
         )
+    _check_split_rules(record, tokenizer, name)
     warn(f"{name}: the tokenizers {both} differ, but all {len(counted)} counted ids mean the same bytes in both.")
 
 
@@ -103,6 +112,15 @@ def eos_ids(record: Mapping[str, Any]) -> list[int] | None:
 def tokens_bytes(tokenizer: LoadedTokenizer, ids: Iterable[int]) -> list[bytes]:
     """The bytes of each id; none for the rows that a model may have past its tokenizer's last token."""
     return [b"" if index > tokenizer.highest_id else tokenizer.token_bytes(index) for index in ids]
+
+
+def _check_split_rules(record: Mapping[str, Any], tokenizer: LoadedTokenizer, name: str) -> None:
+    if parts := differing_parts(record, tokenizer.identity):
+        raise FrspecError(
+            f"{name} was counted with a tokenizer that splits text differently: {_both(record, tokenizer)} differ in "
+            f"{', '.join(parts)}.",
+            hint="Count the text again with this one.",
+        )
 
 
 def _first_difference(tokens: Iterable[tuple[int, bytes]], tokenizer: LoadedTokenizer) -> int | None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from frspec_cli.errors import FrspecError
+from frspec_cli.tokens.split_rules import split_rules
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,13 @@ class Definition:
     vocabulary: id -> token string in the order of ids, added tokens included; None if only the tokenizers library can tell.
     added: id -> added token, in the order of ids.
     byte_level: whether a character of a token stands for a byte.
+    split_rules: part -> hash of what decides how text is split, apart from the vocabulary.
     """
 
     vocabulary: dict[int, str] | None
     added: dict[int, str]
     byte_level: bool
+    split_rules: dict[str, str] = field(default_factory=dict)
 
 
 def read_json(path: Path | str) -> Any:
@@ -45,13 +48,15 @@ def read_definition(path: Path) -> Definition:
         vocab, entries = parsed["model"]["vocab"], parsed.get("added_tokens") or []
         added = {token["id"]: token["content"] for token in entries}
         byte_level = b'"ByteLevel"' in orjson.dumps(parsed.get("decoder"))
+        with _no_collection():
+            rules = split_rules(parsed)
     except OSError as error:
         raise FrspecError(f"{path} cannot be read: {error.strerror or error}.") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise FrspecError(
             f"{path} is not a tokenizer.json.", hint="Name a model, or a folder or file written by save_pretrained."
         ) from None
-    return Definition(_by_id(vocab, entries), dict(sorted(added.items())), byte_level)
+    return Definition(_by_id(vocab, entries), dict(sorted(added.items())), byte_level, rules)
 
 
 def _by_id(vocab: Any, added: list[dict[str, Any]]) -> dict[int, str] | None:

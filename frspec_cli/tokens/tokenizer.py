@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from frspec_cli.errors import ArtifactError, FrspecError
+from frspec_cli.errors import FrspecError
 from frspec_cli.models.eos import eos_ids
 from frspec_cli.models.locate import locate_tokenizer
-from frspec_cli.schema import MOST_ROWS, read_object, shown
+from frspec_cli.models.rows import model_rows
+from frspec_cli.schema import read_object
 from frspec_cli.tokens.definition import Definition, read_definition
 from frspec_cli.tokens.template_options import TemplateOptions
 
@@ -156,20 +157,22 @@ class LoadedTokenizer:
 
     @cached_property
     def model_rows(self) -> int | None:
-        """Rows of the model's embedding, from a config.json beside the tokenizer; None if there is none."""
-        config = self.beside("config.json")
-        text = config.get("text_config")
-        rows = config.get("vocab_size", text.get("vocab_size") if isinstance(text, dict) else None)
-        if rows is not None and not (isinstance(rows, int) and 1 <= rows <= MOST_ROWS):
-            file = self.path.with_name("config.json")
-            raise ArtifactError(file, "vocab_size", f"a number from 1 to {MOST_ROWS}", found=shown(rows))
-        return rows
+        """Rows of the model's embedding, from the files beside the tokenizer; None if there is no model."""
+        return model_rows(self.path.parent)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What metadata says to tell it from others: its name, and hashes of its vocabulary and of how it splits text."""
+        return {
+            "reference": self.reference,
+            "fingerprint": self.fingerprint,
+            "split_rules": self.definition.split_rules,
+        }
 
     def record(self) -> dict[str, Any]:
         """What the metadata of tables and subsets says about the tokenizer."""
         return {
-            "reference": self.reference,
-            "fingerprint": self.fingerprint,
+            **self.identity,
             "size": self.size,
             "highest_id": self.highest_id,
             "model_rows": self.model_rows,

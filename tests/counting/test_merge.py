@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -47,6 +48,29 @@ def test_tables_of_two_tokenizers_are_refused(tmp_path: Path, tokenizer: Path, s
     second = _table(tmp_path, sentencepiece, "b", 2)
     with pytest.raises(FrspecError, match=r"a and b were counted with different tokenizers"):
         merge([first, second], ["a", "b"])
+
+
+def _with_single_letters(tokenizer: Path, folder: Path) -> Path:
+    """The same tokens under the same ids; words fall into single letters."""
+    folder.mkdir()
+    parsed = json.loads((tokenizer / "tokenizer.json").read_text())
+    letters = {"type": "Split", "pattern": {"Regex": r"\p{L}"}, "behavior": "Isolated", "invert": False}
+    parsed["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [letters, parsed["pre_tokenizer"]]}
+    (folder / "tokenizer.json").write_text(json.dumps(parsed))
+    return folder
+
+
+def test_tables_of_one_vocabulary_that_is_split_differently_are_refused(tmp_path: Path, tokenizer: Path) -> None:
+    other = _with_single_letters(tokenizer, tmp_path / "letters")
+    first, second = _table(tmp_path, tokenizer, "a", 1), _table(tmp_path, other, "b", 1)
+    assert first.fingerprint == second.fingerprint
+    assert first.metadata["tokens"] < second.metadata["tokens"]  # of one text
+    with pytest.raises(FrspecError, match=r"a and b .* split text differently: .* differ in pre_tokenizer\.") as caught:
+        merge([first, second], ["a", "b"])
+    assert str(other) in caught.value.message
+    del second.metadata["tokenizer"]["split_rules"]  # as in a table of an earlier version
+    merged = [merge(pair, ["a", "b"]) for pair in ([first, second], [second, first])]
+    assert ["split_rules" in each.metadata["tokenizer"] for each in merged] == [False, False]
 
 
 def test_a_shard_in_two_tables_is_said(tmp_path: Path, tokenizer: Path) -> None:

@@ -57,6 +57,17 @@ def sentencepiece(tmp_path_factory: pytest.TempPathFactory) -> LoadedTokenizer:
     return _save(backend, tmp_path_factory.mktemp("sentencepiece"), eos="</s>")
 
 
+@pytest.fixture(scope="session")
+def other_rules(byte_level: LoadedTokenizer, tmp_path_factory: pytest.TempPathFactory) -> LoadedTokenizer:
+    """The byte-level tokenizer with another pre-tokenizer and the same vocabulary."""
+    parsed = json.loads(byte_level.path.read_text())
+    parsed["pre_tokenizer"]["add_prefix_space"] = True
+    folder = tmp_path_factory.mktemp("other_rules")
+    (folder / "tokenizer.json").write_text(json.dumps(parsed))
+    (folder / "tokenizer_config.json").write_text((byte_level.path.parent / "tokenizer_config.json").read_text())
+    return load_tokenizer(str(folder))
+
+
 @pytest.fixture
 def make_table() -> Callable[..., FrequencyTable]:
     """make_table(tokenizer, {source: {id: count} or int64 [FOLDS, rows]}, model_rows=None): spread over the folds."""
@@ -70,14 +81,7 @@ def make_table() -> Callable[..., FrequencyTable]:
                 for token_id, count in given.items():
                     dense[:, token_id] = [count // FOLDS + (fold < count % FOLDS) for fold in range(FOLDS)]
             counts[source] = dense
-        described = {
-            "reference": tokenizer.reference,
-            "fingerprint": tokenizer.fingerprint,
-            "size": tokenizer.size,
-            "highest_id": tokenizer.highest_id,
-            "model_rows": model_rows,
-            "forced": {str(index): kind for index, kind in tokenizer.forced_candidates.items()},
-        }
+        described = tokenizer.record() | {"model_rows": model_rows}
         tokens = sum(int(dense.sum()) for dense in counts.values())
         encoder = {"name": "reference", "version": "1"}
         rest = {"documents": 10, "tokens": tokens, "bytes": 0, "skipped": {}, "shards": [], "encoder": encoder}

@@ -11,6 +11,7 @@ from frspec_cli.subsets.build import Builder, load_builder
 from frspec_cli.subsets.mix import MIX_UNITS, NamedTable, gather
 from frspec_cli.subsets.recipe import Recipe
 from frspec_cli.subsets.subset import VocabularySubset
+from frspec_cli.subsets.tokenizer_check import check_subset
 
 
 def entry(table, name: str = "counts") -> NamedTable:
@@ -98,6 +99,34 @@ def test_tables_of_two_tokenizers_do_not_mix(byte_level, sentencepiece, make_tab
         gather([entry(one, "one"), entry(two, "two")])
     with pytest.raises(FrspecError, match="another tokenizer"):
         Builder([entry(one)], sentencepiece, Recipe())
+
+
+def test_tables_of_one_vocabulary_that_is_split_differently_do_not_mix(byte_level, other_rules, make_table) -> None:
+    one, two = (make_table(tokenizer, {"web": {65: 5}}) for tokenizer in (byte_level, other_rules))
+    assert one.fingerprint == two.fingerprint
+    with pytest.raises(
+        FrspecError, match=r"one and two were counted .* split text differently: .* differ in pre_tokenizer"
+    ):
+        gather([entry(one, "one"), entry(two, "two")])
+    with pytest.raises(FrspecError, match=r"one was counted .* splits text differently: .* differ in pre_tokenizer\.$"):
+        Builder([entry(one, "one")], other_rules, Recipe())
+    old = make_table(other_rules, {"web": {65: 5}})
+    del old.metadata["tokenizer"]["split_rules"]
+    warnings: list[str] = []
+    Builder([entry(old)], byte_level, Recipe(), warn=warnings.append)  # an earlier version's table is still read
+    assert warnings == []
+
+
+def test_a_subset_travels_where_its_bytes_agree(byte_level, other_rules, make_table) -> None:
+    subset = Builder([entry(make_table(byte_level, {"web": {65: 5}}))], byte_level, Recipe(forced="none")).subset(1)
+    assert subset.metadata["tokenizer"]["split_rules"] == byte_level.definition.split_rules
+    warnings: list[str] = []
+    check_subset(subset, byte_level, name="s", warn=warnings.append)
+    assert warnings == []
+    check_subset(subset, other_rules, name="s", warn=warnings.append)
+    assert len(warnings) == 1
+    assert "ranked with another tokenizer" in warnings[0]
+    assert "(in pre_tokenizer)" in warnings[0]
 
 
 def test_held_out_coverage_ranks_by_the_other_nine_folds(byte_level, make_table) -> None:

@@ -380,7 +380,7 @@ def test_the_manifest_knows_the_tokenizer(byte_level, sentencepiece, tmp_path) -
 def test_t2d_of_a_tokenizers_length_is_warned_about(byte_level, tmp_path) -> None:
     subset = subset_of([7, 3, 250], byte_level)
     subset.metadata["vocabulary_rows_from"] = "tokenizer"
-    assert "Name the model's with --vocab-rows" in as_flags(export_subset(subset, "eagle3", tmp_path / "x").warnings[0])
+    assert "the model's rows are not known" in as_flags(export_subset(subset, "eagle3", tmp_path / "x").warnings[0])
     export = export_subset(subset, "eagle3", tmp_path / "x", vocab_rows=512)
     assert export.warnings == ()
     assert torch.load(tmp_path / "x", weights_only=True)["t2d"].shape == (512,)
