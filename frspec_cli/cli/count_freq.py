@@ -33,8 +33,8 @@ def command(
         list[str],
         typer.Argument(
             metavar="SOURCE...",
-            help="Files, folders, globs or URLs (.txt .md .jsonl .json .parquet .arrow, plain, .gz or .zst; a file named "
-            "with any other suffix is plain text), or datasets on the hub (owner/name).",
+            help="Files, folders, globs or URLs (.txt .md .jsonl .ndjson .json .csv .tsv .parquet .arrow, plain, .gz .zst "
+            ".bz2 .xz; a file named with any other suffix is plain text), or datasets on the hub (owner/name).",
         ),
     ],
     tokenizer: Annotated[
@@ -44,7 +44,8 @@ def command(
     text_field: Annotated[
         str | None,
         typer.Option(
-            help="Field (dotted) of the text. Default: text, else conversations or messages.", rich_help_panel=_INPUT
+            help="Field (dotted) or column of the text. Default: text, else conversations or messages.",
+            rich_help_panel=_INPUT,
         ),
     ] = _COUNT.text_field,
     source_field: Annotated[

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def show_skipped(output: Output, table: FrequencyTable, examples: list[tuple[str, int, str, str]]) -> None:
     """Says what was skipped, why and where."""
-    from frspec_cli.counting.run import in_words
+    from frspec_cli.counting.run import in_words, too_long_advice
 
     skipped = table.metadata["skipped"]
     if total := sum(skipped.values()):
@@ -24,6 +24,8 @@ def show_skipped(output: Output, table: FrequencyTable, examples: list[tuple[str
         output.say(f"of {partly:,} more records some assistant turns were skipped; turns skipped in all: {turns}.")
     for example in sorted(examples, key=lambda example: example[2] == "empty")[:8]:
         output.say(f"  {in_words(example)}")
+    if advice := too_long_advice(table.metadata["shards"]):
+        output.say(advice)
     for shard in table.metadata["shards"]:
         if "broken" in shard:
             output.warn(f"left out: {shard['broken']}")

@@ -17,6 +17,8 @@ class Reason(StrEnum):
     """Why a record is skipped: the words under which it is counted in a table's metadata."""
 
     BROKEN_JSON = "broken JSON"
+    BROKEN_CSV = "broken CSV"
+    RAGGED = "another number of fields"
     MISSING = "missing field"
     NULL = "null"
     NOT_A_STRING = "not a string"

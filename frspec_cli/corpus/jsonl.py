@@ -13,12 +13,12 @@ from typing import IO, Any
 
 import orjson
 
+from frspec_cli.corpus.shards import COMPRESSIONS
 from frspec_cli.corpus.streams import BrokenFile, as_file, decompress, lines, raw_chunks
 from frspec_cli.errors import FrspecError
 
 LONGEST_LINE = 64 << 20
-_SUFFIXES = {".gz": "gz", ".zst": "zst"}
-_MAGIC = {b"\x1f\x8b": "gz", b"\x28\xb5\x2f\xfd": "zst"}
+_MAGIC = {b"\x1f\x8b": "gz", b"\x28\xb5\x2f\xfd": "zst", b"BZh": "bz2", b"\xfd7zXZ\0": "xz"}
 
 
 def read_jsonl(path: Path | str) -> Iterator[tuple[int, Any]]:
@@ -77,7 +77,7 @@ def _opened(path: Path) -> Iterator[Iterator[bytes]]:
         raise FrspecError(f"{path} is a folder, not a file.")
     try:
         with open(path, "rb") as file:
-            compression = _SUFFIXES.get(path.suffix) or _compression(file)
+            compression = COMPRESSIONS.get(path.suffix) or _compression(file)
             yield decompress(raw_chunks(file, None), compression, str(path))
     except FileNotFoundError:
         raise FrspecError(f"there is no file {path}.") from None
@@ -86,6 +86,6 @@ def _opened(path: Path) -> Iterator[Iterator[bytes]]:
 
 
 def _compression(file: IO[bytes]) -> str:
-    head = file.read(4)
+    head = file.read(6)
     file.seek(0)
     return next((name for magic, name in _MAGIC.items() if head.startswith(magic)), "")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from frspec_cli.corpus import json_list
+from frspec_cli.corpus.delimited import read_delimited
 from frspec_cli.corpus.documents import Document, Fields, Reason, Skipped
 from frspec_cli.corpus.hub import read_hub
 from frspec_cli.corpus.records import bytes_document, parse_json, record_document, require_assistant
@@ -124,6 +125,8 @@ READERS: dict[str, Reader] = {
     "lines": _read_lines,
     "text": _read_text,
     "json": _read_json,
+    "csv": read_delimited,
+    "tsv": read_delimited,
     "parquet": read_parquet,
     "arrow": read_arrow,
     "hub": read_hub,

@@ -18,6 +18,8 @@ MAX_DEFAULT_SOURCES = 32
 """More data set names than this, taken from the files' names, are too many to be labels: the common folder's name is used."""
 
 LINE_FORMATS = ("jsonl", "lines")
+COMPRESSIONS = {".gz": "gz", ".zst": "zst", ".bz2": "bz2", ".xz": "xz"}
+"""Suffix -> a shard's compression."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Shard:
     label: the path relative to the folder common to the whole corpus, or the URL; shards are ordered by it.
     paths: what is opened, local paths or URLs; more than one only for bundled text files.
     format: a key of `reading.READERS`.
-    compression: "", "gz" or "zst".
+    compression: "" or a value of `COMPRESSIONS`.
     start, stop: byte range (line formats), stop None means to the end; of a hub dataset the shard's number and how many.
     size: bytes on disk.
     stamp: changes when the file does (modification time, etag), "" if unknown.

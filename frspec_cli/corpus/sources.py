@@ -11,14 +11,56 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from frspec_cli.corpus.options import Selection
-from frspec_cli.corpus.shards import MAX_DEFAULT_SOURCES, Shard, arrange
+from frspec_cli.corpus.shards import COMPRESSIONS, MAX_DEFAULT_SOURCES, Shard, arrange
 from frspec_cli.errors import FrspecError, option
 from frspec_cli.models.locate import HUB_ID
 
-FORMATS = {".txt": "text", ".md": "text", ".jsonl": "jsonl", ".json": "json", ".parquet": "parquet", ".arrow": "arrow"}
-COMPRESSIONS = {".gz": "gz", ".zst": "zst"}
+FORMATS = {
+    ".txt": "text",
+    ".md": "text",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+}
 _NUMBERING = re.compile(r"([-_.]?\d+)(-of-\d+)?$")
 _WILDCARD = re.compile(r"[*?\[]")
+
+
+UNKNOWN, HIDDEN, LINKED, NO_FILE = "of a suffix that frspec does not know", "hidden", "linked folders", "not files"
+_MOST_NAMES = 5
+
+
+class _PassedOver:
+    """What a folder holds and is not read, by reason."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+        self._names: dict[str, list[str]] = {}
+
+    def add(self, name: str, reason: str) -> None:
+        """One file or folder, its path relative to the source."""
+        self._names.setdefault(reason, []).append(name)
+
+    def in_words(self) -> str:
+        """A clause for each reason; "" if nothing was passed over."""
+        return "".join(f"; {len(names):,} {reason} ({_listed(names)})" for reason, names in sorted(self._names.items()))
+
+    def tell(self, source: str) -> None:
+        """Says what was passed over in `source`, and forgets it."""
+        if self._names:
+            hint = f" {option('glob')} '*' reads any file as plain text." if UNKNOWN in self._names else ""
+            self.say(f"passed over in {source}: {self.in_words()[2:]}.{hint}")
+        self._names = {}
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Some names, and how many more there are."""
+    more = f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(names[:_MOST_NAMES]) + more
 
 
 @dataclass(frozen=True)
@@ -40,8 +82,12 @@ class _FileEntry:
 def find_shards(
     sources: Sequence[str], selection: Selection | None = None, *, say: Callable[[str], None] = lambda text: None
 ) -> list[Shard]:
-    """The shards that `sources` mean, sorted. Raises `FrspecError` for a source that does not exist or holds no text."""
+    """The shards that `sources` mean, sorted. Raises `FrspecError` for a source that does not exist or holds no text.
+
+    say: gets a sentence for each folder in which files are passed over, and one for named files that are read as plain text.
+    """
     selection = selection or Selection()
+    passed = _PassedOver(say)
     entries: list[_FileEntry] = []
     hub: list[Shard] = []
     for source in sources:
@@ -51,14 +97,18 @@ def find_shards(
             say(f"looking up the dataset {source.removeprefix('hub:')}")
             hub += hub_shards(source, split=selection.split, config=selection.config)
             continue
-        matches = list(_discover(source, selection))
+        matches = list(_discover(source, selection, passed))
         if not matches:
             raise FrspecError(
-                f"{source} holds no file that frspec reads ({' '.join(FORMATS)}, plain, .gz or .zst).",
+                f"{source} holds no file that frspec reads ({' '.join(FORMATS)}, plain, {' '.join(COMPRESSIONS)})"
+                f"{passed.in_words()}.",
                 hint=f"Name the files, or give {option('glob')} '**/*.py': files of any other suffix that are named or "
                 "match count as plain text.",
             )
+        passed.tell(source)
         entries += matches
+    if selection.glob is None:
+        _tell_plain_text(entries, say)
     if (repeated := len(entries) - len({entry.url for entry in entries})) > 0:
         say(f"{repeated} files were named more than once; each is counted once.")
     common = _common_folder([entry.url for entry in entries if "://" not in entry.url])
@@ -72,13 +122,23 @@ def _is_hub(source: str) -> bool:
     return bool(HUB_ID.fullmatch(source)) and not Path(source).exists() and not _split_suffix(source)[0]
 
 
-def _discover(source: str, selection: Selection) -> Iterator[_FileEntry]:
+def _tell_plain_text(entries: Sequence[_FileEntry], say: Callable[[str], None]) -> None:
+    """Says which files are taken for plain text though their suffix does not say so."""
+    other = sorted({os.path.basename(entry.url) for entry in entries if not _split_suffix(entry.url)[0]})
+    if other:
+        say(
+            f"read as plain text, since frspec knows no other way for {'its suffix' if len(other) == 1 else 'their suffixes'}: "
+            f"{_listed(other)}."
+        )
+
+
+def _discover(source: str, selection: Selection, passed: _PassedOver) -> Iterator[_FileEntry]:
     """The files of one source. Files in a folder must have a known format; files that are named or match may be any."""
     if "://" in source:
-        return _discover_url(source, selection)
+        return _discover_url(source, selection, passed)
     path = Path(source).expanduser()
     if path.is_dir():
-        return _discover_folder(path, selection.glob)
+        return _discover_folder(path, selection.glob, passed)
     if path.is_file():
         return iter([_local_entry(path, dataset_name(path.name))])
     if _WILDCARD.search(source):
@@ -86,17 +146,33 @@ def _discover(source: str, selection: Selection) -> Iterator[_FileEntry]:
     raise FrspecError(f"there is no file or folder {source}.", hint="Datasets on the hub are named owner/name.")
 
 
-def _discover_folder(folder: Path, pattern: str | None) -> Iterator[_FileEntry]:
+def _discover_folder(folder: Path, pattern: str | None, passed: _PassedOver) -> Iterator[_FileEntry]:
     name = folder.absolute().resolve().name
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(inner for inner in folders if not inner.startswith("."))
+    for parent, folders, files in os.walk(folder, onerror=_unreadable_folder):
+        visible = sorted(inner for inner in folders if not inner.startswith("."))
+        for inner in sorted(set(folders) - set(visible)):
+            passed.add(Path(parent, inner).relative_to(folder).as_posix() + "/", HIDDEN)
+        for inner in visible:
+            if Path(parent, inner).is_symlink():
+                passed.add(Path(parent, inner).relative_to(folder).as_posix() + "/", LINKED)
+        folders[:] = visible
         for file in sorted(files):
             path = Path(parent, file)
             relative = path.relative_to(folder).as_posix()
-            if file.startswith(".") or not path.is_file():
-                continue
-            if _matches(relative, pattern) if pattern else _split_suffix(file)[0]:
+            if pattern and not _matches(relative, pattern):
+                continue  # not what was asked for
+            if file.startswith("."):
+                passed.add(relative, HIDDEN)
+            elif not path.is_file():
+                passed.add(relative, NO_FILE)
+            elif pattern or _split_suffix(file)[0]:
                 yield _local_entry(path, name)
+            else:
+                passed.add(relative, UNKNOWN)
+
+
+def _unreadable_folder(error: OSError) -> None:
+    raise FrspecError(f"the folder {error.filename} cannot be read: {error.strerror}.") from None
 
 
 def _matches(relative: str, pattern: str) -> bool:
@@ -125,7 +201,7 @@ def _local_entry(path: Path, source: str) -> _FileEntry:
     return _FileEntry(os.path.abspath(path), state.st_size, str(state.st_mtime_ns), source)
 
 
-def _discover_url(source: str, selection: Selection) -> Iterator[_FileEntry]:
+def _discover_url(source: str, selection: Selection, passed: _PassedOver) -> Iterator[_FileEntry]:
     from fsspec.core import url_to_fs
 
     try:
@@ -133,7 +209,7 @@ def _discover_url(source: str, selection: Selection) -> Iterator[_FileEntry]:
         if _WILDCARD.search(source):
             files = fs.glob(path)
         elif fs.isdir(path):
-            files = _files_in_url(fs, path, selection.glob)
+            files = _files_in_url(fs, path, selection.glob, passed)
         elif fs.exists(path):
             files = [path]
         else:
@@ -144,12 +220,19 @@ def _discover_url(source: str, selection: Selection) -> Iterator[_FileEntry]:
         raise FrspecError(f"{source} cannot be listed: {str(error).splitlines()[0]}.") from error
 
 
-def _files_in_url(fs: Any, folder: str, pattern: str | None) -> list[str]:
-    relative = {file: file.removeprefix(folder).lstrip("/") for file in fs.find(folder)}
-    visible = [file for file, name in relative.items() if not name.startswith(".") and "/." not in name]
-    if pattern:
-        return [file for file in visible if _matches(relative[file], pattern)]
-    return [file for file in visible if _split_suffix(file)[0]]
+def _files_in_url(fs: Any, folder: str, pattern: str | None, passed: _PassedOver) -> list[str]:
+    found = []
+    for file in sorted(fs.find(folder)):
+        relative = file.removeprefix(folder).lstrip("/")
+        if pattern and not _matches(relative, pattern):
+            continue
+        if relative.startswith(".") or "/." in relative:
+            passed.add(relative, HIDDEN)
+        elif pattern or _split_suffix(file)[0]:
+            found.append(file)
+        else:
+            passed.add(relative, UNKNOWN)
+    return found
 
 
 def _remote_entry(fs: Any, file: str, source: str) -> _FileEntry:

@@ -5,10 +5,12 @@ A container that ends early or is damaged raises `BrokenFile`, which names the f
 
 from __future__ import annotations
 
+import bz2
 import hashlib
 import io
+import lzma
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any
 
 import zstandard
@@ -19,10 +21,12 @@ from frspec_cli.errors import FrspecError, option
 CHUNK_BYTES = 1 << 20
 ZSTD_INPUT_BYTES = 16 << 10
 """Compressed bytes decoded at once: a zstd block of a few bytes may stand for 128 KB, and there is no output limit."""
+XZ_MEMORY = 1 << 30
+"""Bytes that unpacking .xz may take; `xz -9` asks for 65 MB."""
 
 
 class BrokenFile(FrspecError):
-    """A container (gzip, zstd, parquet, arrow, a JSON list) that cannot be read to its end."""
+    """A container (a compressed file, parquet, arrow, a JSON list) that cannot be read to its end."""
 
     def __init__(self, name: str, problem: str, byte: int) -> None:
         super().__init__(
@@ -111,8 +115,8 @@ def _rest_of_line(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def decompress(chunks: Iterable[bytes], compression: str, name: str) -> Iterator[bytes]:
-    """The text of chunks compressed as "gz" or "zst", or "" for not at all. Raises `BrokenFile`, naming `name`."""
-    return {"": _plain, "gz": _gunzip, "zst": _unzstd}[compression](chunks, name)
+    """The text of chunks compressed as a value of `COMPRESSIONS`, or "" for not at all. Raises `BrokenFile`, naming `name`."""
+    return {"": _plain, "gz": _gunzip, "zst": _unzstd, "bz2": _unbz2, "xz": _unxz}[compression](chunks, name)
 
 
 def _plain(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
@@ -172,6 +176,42 @@ def _unzstd(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
         raise BrokenFile(name, f"damaged zstd data ({_reason(error)})", position) from None
     if frame is not None or position == 0:
         raise BrokenFile(name, "the zstd data ends too early", position)
+
+
+def _unbz2(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
+    return _streams(chunks, name, "bzip2", bz2.BZ2Decompressor)
+
+
+def _unxz(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
+    return _streams(chunks, name, "xz", lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY))
+
+
+def _streams(chunks: Iterable[bytes], name: str, kind: str, begin: Callable[[], Any]) -> Iterator[bytes]:
+    """Every stream of a bzip2 or xz file; output in pieces of at most `CHUNK_BYTES`, whatever the ratio.
+
+    By hand, since the file objects of `bz2` and `lzma` do not say where a file is damaged.
+    """
+    position, begun = 0, False
+    stream: Any = None
+    try:
+        for chunk in chunks:
+            position += len(chunk)
+            while chunk or (stream is not None and not stream.needs_input):
+                if stream is None:
+                    chunk = chunk.lstrip(b"\0") if begun else chunk  # streams are padded with zero bytes
+                    if not chunk:
+                        break
+                    stream, begun = begin(), True
+                piece = stream.decompress(chunk, CHUNK_BYTES)
+                chunk = b""
+                if piece:
+                    yield piece
+                if stream.eof:
+                    chunk, stream = stream.unused_data, None
+    except (OSError, lzma.LZMAError) as error:
+        raise BrokenFile(name, f"damaged {kind} data ({str(error).rstrip('.')})", position) from None
+    if stream is not None or position == 0:
+        raise BrokenFile(name, f"the {kind} data ends too early", position)
 
 
 def _reason(error: Exception) -> str:

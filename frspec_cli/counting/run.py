@@ -180,7 +180,7 @@ class CorpusRun:
     def _judge(self, *, final: bool) -> None:
         lines, bad = self.counted.lines, self.counted.bad
         if (final or lines >= EARLY_BAD_LINES) and bad > self.max_bad * lines:
-            if _is_wrong_field(self.counted):
+            if _is_wrong_field(self.counted) or not self.counted.documents:
                 self.ledger.forget()  # nothing in it is worth resuming
             raise FrspecError(_too_many_bad(self.counted, self.max_bad), hint=_bad_hint(self.counted))
 
@@ -224,4 +224,15 @@ def _is_wrong_field(counted: Counted) -> bool:
 def _bad_hint(counted: Counted) -> str:
     if _is_wrong_field(counted):
         return f"Name the field that holds the text with {option('text_field')}."
-    return f"Allow a larger share with {option('max_bad')}; what is counted already is kept."
+    allow = f"Allow a larger share with {option('max_bad')}; what is counted already is kept."
+    return too_long_advice(counted.shards) or allow
+
+
+def too_long_advice(shards: list[dict[str, Any]]) -> str:
+    """What to do about files of plain text that are too long to be one document; "" if there is none."""
+    if not any(shard["format"] == "text" and shard["skipped"].get(Reason.TOO_LONG) for shard in shards):
+        return ""
+    return (
+        f"A file of plain text is one document: {option('lines')} makes each of its lines one, {option('split_on')} STRING "
+        f"what is between separators, and {option('max_document_bytes')} allows longer ones."
+    )

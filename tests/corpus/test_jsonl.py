@@ -16,7 +16,7 @@ RECORDS = [{"n": 1}, ["\u00fc"], {"n": 3}]
 LINES = b"\xef\xbb\xbf" + "\n\n".join(json.dumps(record, ensure_ascii=False) for record in RECORDS).encode()
 
 
-@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst", ".bz2", ".xz"])
 @pytest.mark.parametrize("renamed", [False, True])
 def test_plain_and_compressed_files_hold_the_same_records(tmp_path: Path, suffix: str, renamed: bool) -> None:
     path = write(tmp_path / f"a.jsonl{suffix}", LINES)
@@ -42,7 +42,7 @@ def test_a_bad_line_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         list(read_jsonl(write(tmp_path / "b.jsonl", b"1\n" + b"2" * 21)))
 
 
-@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+@pytest.mark.parametrize("suffix", [".gz", ".zst", ".bz2", ".xz"])
 @pytest.mark.parametrize("read", [first_json, count_lines, lambda path: list(read_jsonl(path))])
 def test_a_truncated_file_is_named_with_its_byte(tmp_path: Path, suffix: str, read) -> None:
     path = write(tmp_path / f"a.jsonl{suffix}", LINES * 3)

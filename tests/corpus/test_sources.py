@@ -12,7 +12,7 @@ from frspec_cli.corpus.options import Selection
 from frspec_cli.corpus.reading import read_shard
 from frspec_cli.corpus.sources import dataset_name, find_shards
 from frspec_cli.corpus.streams import BrokenFile
-from frspec_cli.errors import FrspecError
+from frspec_cli.errors import FrspecError, as_flags
 from tests.counting.corpora import write
 
 
@@ -45,7 +45,7 @@ def test_a_file_named_twice_counts_once_and_is_reported(corpus: Path) -> None:
     said: list[str] = []
     shards = find_shards([str(corpus), str(corpus / "a/notes.txt")], say=said.append)
     assert len(shards) == 3
-    assert said == ["1 files were named more than once; each is counted once."]
+    assert said[1:] == ["1 files were named more than once; each is counted once."]
 
 
 def test_named_files_of_any_suffix_are_plain_text(corpus: Path) -> None:
@@ -75,6 +75,46 @@ def test_a_missing_or_empty_source_is_refused(tmp_path: Path) -> None:
         find_shards([str(tmp_path / "empty")])
     with pytest.raises(FrspecError, match=r"file://.*nothing"):
         find_shards([f"file://{tmp_path}/nothing.txt"])
+
+
+def test_formats_are_known_by_their_suffix_compressed_or_not(tmp_path: Path) -> None:
+    names = ["a.ndjson", "b.csv", "c.tsv.gz", "d.jsonl.bz2", "e.txt.xz", "f.NDJSON.ZST"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"x")
+    shards = find_shards([str(tmp_path)])
+    assert [(shard.label, shard.format, shard.compression) for shard in shards] == [
+        ("a.ndjson", "jsonl", ""),
+        ("b.csv", "csv", ""),
+        ("c.tsv.gz", "tsv", "gz"),
+        ("d.jsonl.bz2", "jsonl", "bz2"),
+        ("e.txt.xz", "text", "xz"),
+        ("f.NDJSON.ZST", "jsonl", "zst"),
+    ]
+
+
+def test_what_a_folder_holds_and_is_not_read_is_said(corpus: Path, tmp_path: Path) -> None:
+    (corpus / "a/.hidden").write_text("x")
+    (corpus / "a/gone").symlink_to(tmp_path / "nothing")
+    (corpus / "linked").symlink_to(tmp_path)
+    said: list[str] = []
+    assert len(find_shards([str(corpus)], say=said.append)) == 3
+    assert as_flags(said[0]) == (
+        f"passed over in {corpus}: 2 hidden (.git/, a/.hidden); 1 linked folders (linked/); 1 not files (a/gone); "
+        "1 of a suffix that frspec does not know (a/code.py). --glob '*' reads any file as plain text."
+    )
+    said.clear()
+    find_shards([str(corpus)], Selection(glob="**/*.py"), say=said.append)
+    assert said == ["passed over in " + str(corpus) + ": 1 hidden (.git/); 1 linked folders (linked/)."]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/x.doc").write_text("x")
+    with pytest.raises(FrspecError, match=r"holds no file that frspec reads \(.*\); 1 of a suffix .* \(x\.doc\)\."):
+        find_shards([str(tmp_path / "other")])
+
+
+def test_a_named_file_that_is_taken_for_plain_text_is_said(corpus: Path) -> None:
+    said: list[str] = []
+    find_shards([str(corpus / "a/code.py"), str(corpus / "a/notes.txt")], say=said.append)
+    assert said == ["read as plain text, since frspec knows no other way for its suffix: code.py."]
 
 
 def test_a_files_label_has_no_shard_number() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import hashlib
+import lzma
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,11 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from frspec_cli.corpus import streams
 from frspec_cli.corpus.shards import Shard
 from frspec_cli.corpus.streams import BrokenFile, content_digest, lines, piece_chunks, text_chunks
 
+COMPRESSORS = [("gz", gzip.compress), ("zst", zstandard.compress), ("bz2", bz2.compress), ("xz", lzma.compress)]
 TEXT = b"".join(b"line %d of the file\n" % number for number in range(40_000))
 
 
@@ -60,14 +64,14 @@ def test_byte_ranges_share_the_lines_out(
     assert pieces == expected
 
 
-@pytest.mark.parametrize(("compression", "compress"), [("gz", gzip.compress), ("zst", zstandard.compress)])
+@pytest.mark.parametrize(("compression", "compress"), COMPRESSORS)
 def test_several_members_are_read_as_one(tmp_path: Path, compression: str, compress) -> None:
     path = tmp_path / f"file.{compression}"
     path.write_bytes(compress(TEXT) + compress(b"") + compress(b"more\n"))
     assert _read(path, compression) == TEXT + b"more\n"
 
 
-@pytest.mark.parametrize(("compression", "compress"), [("gz", gzip.compress), ("zst", zstandard.compress)])
+@pytest.mark.parametrize(("compression", "compress"), COMPRESSORS)
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.999])
 def test_a_truncated_container_names_file_and_byte(tmp_path: Path, compression: str, compress, share: float) -> None:
     whole = compress(TEXT)
@@ -79,7 +83,7 @@ def test_a_truncated_container_names_file_and_byte(tmp_path: Path, compression: 
         _read(path, compression)
 
 
-@pytest.mark.parametrize(("compression", "compress"), [("gz", gzip.compress), ("zst", zstandard.compress)])
+@pytest.mark.parametrize(("compression", "compress"), COMPRESSORS)
 def test_a_damaged_container_is_broken(tmp_path: Path, compression: str, compress) -> None:
     whole = bytearray(compress(TEXT))
     whole[3:40] = b"\xff" * 37
@@ -89,13 +93,23 @@ def test_a_damaged_container_is_broken(tmp_path: Path, compression: str, compres
         _read(path, compression)
 
 
-def test_a_bomb_is_read_in_small_pieces(tmp_path: Path) -> None:
-    path = tmp_path / "bomb.gz"
-    path.write_bytes(gzip.compress(b"\n" * (64 << 20)))
-    assert max(len(chunk) for chunk in text_chunks(_shard(path, "gz"), str(path), hashlib.sha256())) <= 1 << 20
+@pytest.mark.parametrize(("compression", "compress"), [COMPRESSORS[0], *COMPRESSORS[2:]])
+def test_a_bomb_is_read_in_small_pieces(tmp_path: Path, compression: str, compress) -> None:
+    path = tmp_path / f"bomb.{compression}"
+    path.write_bytes(compress(b"\n" * (8 << 20)))
+    assert max(len(chunk) for chunk in text_chunks(_shard(path, compression), str(path), hashlib.sha256())) <= 1 << 20
 
 
-def test_padding_after_a_gzip_member_is_not_damage(tmp_path: Path) -> None:
-    path = tmp_path / "padded.gz"
-    path.write_bytes(gzip.compress(b"text\n") + b"\0" * 512)
-    assert _read(path, "gz") == b"text\n"
+def test_an_xz_file_that_asks_for_too_much_memory_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "XZ_MEMORY", 1 << 20)
+    path = tmp_path / "large.xz"
+    path.write_bytes(lzma.compress(b"text", preset=6))
+    with pytest.raises(BrokenFile, match="Memory usage limit"):
+        _read(path, "xz")
+
+
+@pytest.mark.parametrize(("compression", "compress"), [COMPRESSORS[0], *COMPRESSORS[2:]])
+def test_padding_after_a_member_is_not_damage(tmp_path: Path, compression: str, compress) -> None:
+    path = tmp_path / "padded"
+    path.write_bytes(compress(b"text\n") + b"\0" * 512)
+    assert _read(path, compression) == b"text\n"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -111,7 +113,12 @@ def write_jsonl(path: Path, records: Sequence[Any]) -> Path:
 def write(path: Path, data: bytes) -> Path:
     """Bytes into a file, compressed by its suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    compress = {".gz": lambda raw: gzip.compress(raw, mtime=0), ".zst": zstandard.ZstdCompressor().compress}
+    compress = {
+        ".gz": lambda raw: gzip.compress(raw, mtime=0),
+        ".zst": zstandard.ZstdCompressor().compress,
+        ".bz2": bz2.compress,
+        ".xz": lzma.compress,
+    }
     path.write_bytes(compress.get(path.suffix, bytes)(data))
     return path
 

@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 
 from frspec_cli.corpus import shards as cutting
+from frspec_cli.corpus.options import Selection
 from frspec_cli.corpus.streams import BrokenFile
 from frspec_cli.counting import executors, run, worker
 from frspec_cli.counting.accumulator import CountAccumulator
 from frspec_cli.counting.options import CountOptions
-from frspec_cli.errors import FrspecError
+from frspec_cli.errors import FrspecError, as_flags
 from frspec_cli.progress import Callbacks
 from frspec_cli.resume import run_folder
 from frspec_cli.tokens.encoder import ReferenceEncoder
@@ -325,6 +326,21 @@ def test_too_many_bad_records_end_the_run(tmp_path: Path, tokenizer: Path) -> No
     assert "for instance a.jsonl, line 51: missing field (its fields are body)" in caught.value.message
     assert "max_bad" in caught.value.hint
     assert count([path], tokenizer, tmp_path / "out.parquet", max_bad=0.05).lines == 52
+
+
+def test_a_text_file_that_is_too_long_comes_with_advice_that_helps(tmp_path: Path, tokenizer: Path) -> None:
+    (tmp_path / "huge.txt").write_text("the fox runs\n" * 100)
+    options = CountOptions(max_document_bytes=1000)
+    with pytest.raises(FrspecError, match=r"huge\.txt: too long \(1,300 bytes\)") as caught:
+        count([tmp_path / "huge.txt"], tokenizer, tmp_path / "out.parquet", options=options)
+    assert as_flags(caught.value.hint) == (
+        "A file of plain text is one document: --lines makes each of its lines one, --split-on STRING what is between "
+        "separators, and --max-document-bytes allows longer ones."
+    )
+    by_lines = count(
+        [tmp_path / "huge.txt"], tokenizer, tmp_path / "out.parquet", options=options, selection=Selection(lines=True)
+    )
+    assert by_lines.table.metadata["documents"] == 100
 
 
 def test_lines_are_those_of_the_file_also_when_it_is_split(
