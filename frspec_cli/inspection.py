@@ -14,6 +14,7 @@ from frspec_cli.counting.parquet import open_parquet
 from frspec_cli.counting.table import FrequencyTable
 from frspec_cli.errors import FrspecError
 from frspec_cli.heads.config import detect_layout
+from frspec_cli.heads.kinds import RUNS, other_kind
 from frspec_cli.schema import Schema, check, read_object
 from frspec_cli.subsets.formats import read_foreign
 from frspec_cli.subsets.formats.content import container
@@ -139,7 +140,7 @@ def _result(path: Path, record: dict[str, Any]) -> dict[str, Any]:
 def _folder(path: Path) -> dict[str, Any]:
     weights = [path / name for name in ("model.safetensors", "pytorch_model.bin") if (path / name).is_file()]
     if (path / "config.json").is_file() and weights:
-        return _model(read_object(path / "config.json"), _tensors(weights[0]))
+        return _model(path, read_object(path / "config.json"), _tensors(weights[0]))
     if maps_in(path):
         return _foreign(path)
     if (path / "config.json").is_file():
@@ -149,7 +150,7 @@ def _folder(path: Path) -> dict[str, Any]:
     raise FrspecError(f"the folder {path} holds nothing that frspec knows.")
 
 
-def _model(config: dict[str, Any], tensors: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _model(folder: Path, config: dict[str, Any], tensors: dict[str, dict[str, Any]]) -> dict[str, Any]:
     kept = ("hidden_size", "vocab_size", "draft_vocab_size", "num_hidden_layers", "speculators_model_type", "frspec")
     known = {
         "architectures": config.get("architectures"),
@@ -157,9 +158,33 @@ def _model(config: dict[str, Any], tensors: dict[str, dict[str, Any]]) -> dict[s
         "parameters": sum(math.prod(each["shape"]) for each in tensors.values()),
     }
     layout = detect_layout(config, tensors)
+    other = other_kind(config, tensors)
+    if layout is None and other is not None:
+        return {"kind": "model", **known, "tensors": len(tensors), "drafter": f"holds {other}"}
+    if layout != "fused" and other is not None:
+        return {"kind": "draft-head", "layout": None, "problem": f"this is {other}; {RUNS}.", **known, "tensors": tensors}
     if layout is None:
         return {"kind": "model", **known, "tensors": len(tensors)}
-    return {"kind": "draft-head", "layout": layout, "own_vocabulary": _has_map(tensors), **known, "tensors": tensors}
+    return {
+        "kind": "draft-head",
+        "layout": layout,
+        "own_vocabulary": _has_map(tensors),
+        **_reading(folder, config),
+        **known,
+        "tensors": tensors,
+    }
+
+
+def _reading(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """How the head is read, under `reading`; or under `problem` why it cannot be."""
+    from frspec_cli.heads.files import read_outlines
+    from frspec_cli.heads.layouts import parse_head
+
+    try:
+        head = parse_head(config, read_outlines(folder), layers=None, where=str(folder))
+    except FrspecError as error:  # what it is can be shown all the same
+        return {"problem": error.message}
+    return {"reading": head.reading()}
 
 
 def _foreign(path: Path) -> dict[str, Any]:

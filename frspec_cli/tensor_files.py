@@ -40,6 +40,23 @@ def read_metadata(path: Path) -> dict[str, str]:
         raise FrspecError(f"{path} is not a readable safetensors file: {error}.") from None
 
 
+def read_outline(path: Path, *, whole: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    """The tensors of a .safetensors file, on the meta device (shapes and no memory) but for names that end in one of `whole`.
+
+    Raises `FrspecError` if it is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {
+                name: file.get_tensor(name)
+                if name.endswith(whole)
+                else torch.empty(file.get_slice(name).get_shape(), device="meta")
+                for name in sorted(file.keys())
+            }
+    except (SafetensorError, OSError) as error:
+        raise FrspecError(f"{path} is not a readable safetensors file: {error}.") from None
+
+
 def safetensors_shapes(path: Path | str) -> dict[str, dict[str, Any]]:
     """name -> {"shape", "dtype"} of each tensor, from the file's header alone. Raises `FrspecError` if it is damaged."""
     try:

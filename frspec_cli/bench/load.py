@@ -11,6 +11,7 @@ from frspec_cli.decoding.compiling import compiler_for
 from frspec_cli.decoding.options import refuse_unused
 from frspec_cli.decoding.pipeline import Pipeline, load_pipeline
 from frspec_cli.errors import UsageError, option
+from frspec_cli.heads.options import yes_or_no
 from frspec_cli.models.shipped import DEFAULT_K
 from frspec_cli.models.target import load_target
 
@@ -21,6 +22,7 @@ def load_bench_pipeline(
     model: str,
     draft: str | None = None,
     vocab: str | None = None,
+    norm_output: str | None = None,
     device: str | None = None,
     dtype: str = "bfloat16",
     compiled: bool = False,
@@ -29,9 +31,11 @@ def load_bench_pipeline(
     """The target with the head and the subset that the methods read; a method that reads neither loads neither.
 
     draft: `random` is an untrained head, for a profile only.
+    norm_output: "yes" or "no", whatever the head's config says; None to read it there.
     Raises `UsageError` for a head or a subset that none of the methods reads.
     """
-    refuse_unused(options.methods, draft=draft, vocab=vocab)
+    refuse_unused(options.methods, draft=draft, vocab=vocab, norm_output=norm_output)
+    normed = yes_or_no(norm_output)
     untrained = draft == NAME
     if untrained and not isinstance(options, ProfileOptions):
         raise UsageError(
@@ -46,6 +50,7 @@ def load_bench_pipeline(
         draft=None if untrained else draft,
         vocab=vocab,
         k=max(options.ks, default=None),
+        norm_output=normed,
         compiler=compiler,
         warn=warn,
     )

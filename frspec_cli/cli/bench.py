@@ -29,6 +29,7 @@ def command(
     out: options.ResultFile,
     model: options.Model = options.DEFAULT_MODEL,
     draft: options.Draft = None,
+    norm_output: options.NormOutput = None,
     vocab: options.Vocab = None,
     methods: Annotated[
         str, typer.Option("--methods", help=f"Any of {', '.join((*METHODS, BASELINE))}, separated by commas.")
@@ -83,6 +84,7 @@ def command(
         model=model,
         draft=draft,
         vocab=None if vocab is None else str(vocab),
+        norm_output=norm_output,
         device=device,
         dtype=dtype,
         compiled=compiled,

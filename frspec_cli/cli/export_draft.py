@@ -23,8 +23,9 @@ def command(
     ] = None,
     k: options.K = None,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="The target: its name, layers and tokenizer.")
+        str | None, typer.Option("--model", "-m", help="The target: its name, layers, tokenizer and embedding.")
     ] = None,
+    norm_output: options.NormOutput = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -36,7 +37,7 @@ def command(
     from frspec_cli.heads.options import ExportOptions
 
     peer: Any = to  # checked by the options
-    export = ExportOptions(to=peer, vocab=vocab, k=k, model=model)
+    export = ExportOptions(to=peer, vocab=vocab, k=k, model=model, norm_output=norm_output)
 
     from frspec_cli.heads.export import export_draft
     from frspec_cli.heads.files import HEAD, holds_only_head
@@ -47,6 +48,8 @@ def command(
     for warning in written.warnings:
         output.warn(warning)
     rows = f", {written.k:,} draft tokens" if written.k else ""
+    if written.embedding_bytes is not None:
+        rows += f", with the target's embedding ({written.embedding_bytes / 1e6:,.1f} MB)"
     output.result(
         {"out": str(out), "format": to, "k": written.k, "sha256": written.sha256, "warnings": list(written.warnings)},
         f"wrote {out} for {to}{rows}",

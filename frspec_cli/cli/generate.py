@@ -15,6 +15,7 @@ from frspec_cli.cli.output import Output
 from frspec_cli.decoding.options import DEFAULTS, GenerateOptions, Method, TreeConfig, check_method
 from frspec_cli.decoding.sampling import Sampling
 from frspec_cli.errors import UsageError
+from frspec_cli.heads.options import yes_or_no
 
 if TYPE_CHECKING:
     from frspec_cli.answers.prompts import Prompt
@@ -31,6 +32,7 @@ def command(
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use the first N of --prompts.")] = None,
     model: options.Model = options.DEFAULT_MODEL,
     draft: options.Draft = None,
+    norm_output: options.NormOutput = None,
     vocab: options.Vocab = None,
     k: options.K = None,
     method: Annotated[
@@ -84,13 +86,23 @@ def command(
         raw=raw,
         ignore_eos=ignore_eos,
     )
-    files = {"draft": draft, "vocab": vocab, "k": k}
+    files = {"draft": draft, "vocab": vocab, "k": k, "norm_output": norm_output}
+    normed = yes_or_no(norm_output)
     if choice.method is not None:
         check_method(choice.method, **files)
     output = Output(as_json=as_json, quiet=quiet)
     items = _prompts(prompt, prompts, limit)
     pipeline = _load(
-        model, draft, vocab, k, choice.method, device=device, dtype=dtype, compiled=compiled, output=output
+        model,
+        draft,
+        vocab,
+        k,
+        choice.method,
+        norm_output=normed,
+        device=device,
+        dtype=dtype,
+        compiled=compiled,
+        output=output,
     )
     selected = choice.method or pipeline.default_method()
     if selected != "frspec" and choice.method is None:
@@ -119,6 +131,7 @@ def _load(
     k: int | None,
     method: str | None,
     *,
+    norm_output: bool | None,
     device: str | None,
     dtype: str,
     compiled: bool,
@@ -133,7 +146,9 @@ def _load(
     if method in ("ar", "lookup"):
         return Pipeline(target=target, compiler=compiler)
     subset = None if vocab is None else str(vocab)
-    return load_pipeline(target, draft=draft, vocab=subset, k=k, compiler=compiler, warn=output.warn)
+    return load_pipeline(
+        target, draft=draft, vocab=subset, k=k, norm_output=norm_output, compiler=compiler, warn=output.warn
+    )
 
 
 @dataclass(frozen=True)

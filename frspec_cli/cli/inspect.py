@@ -9,6 +9,7 @@ import typer
 
 from frspec_cli.cli import options
 from frspec_cli.cli.output import Output
+from frspec_cli.errors import as_flags
 
 
 def command(
@@ -64,5 +65,5 @@ def _plain(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, list):
-        return ", ".join(map(str, value)) or "-"
-    return str(value)
+        return as_flags(", ".join(map(str, value)) or "-")
+    return as_flags(str(value))

@@ -17,6 +17,14 @@ Model = Annotated[
 Draft = Annotated[
     str | None, typer.Option("--draft", help="Draft head: a folder or hub id. Default: what ships for the model.")
 ]
+NormOutput = Annotated[
+    str | None,
+    typer.Option(
+        "--norm-output",
+        metavar="YES|NO",
+        help="Whether an EAGLE-3 head's normed output is fed back (EAGLE-3.1). Default: what its config says.",
+    ),
+]
 Vocab = Annotated[Path | None, typer.Option("--vocab", help="Vocabulary subset. Default: what ships for the model.")]
 K = Annotated[int | None, typer.Option("--k", min=1, help="Use the subset's first K tokens.")]
 Ks = Annotated[list[int] | None, typer.Option("--k", min=1, help="Subset size for frspec; may be given several times.")]
@@ -78,6 +86,7 @@ __all__ = [
     "MaxNewTokens",
     "Model",
     "Nodes",
+    "NormOutput",
     "Quiet",
     "Raw",
     "Restart",

@@ -27,6 +27,7 @@ def command(
             help="Draft head: a folder or hub id, or random for an untrained one. Default: what ships for the model.",
         ),
     ] = None,
+    norm_output: options.NormOutput = None,
     vocab: options.Vocab = None,
     methods: Annotated[
         str, typer.Option("--methods", help=f"Any of {', '.join(METHODS)}, separated by commas.")
@@ -75,6 +76,7 @@ def command(
         model=model,
         draft=draft,
         vocab=None if vocab is None else str(vocab),
+        norm_output=norm_output,
         device=device,
         dtype=dtype,
         compiled=compiled,

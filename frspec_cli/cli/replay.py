@@ -10,6 +10,7 @@ import typer
 from frspec_cli import outputs
 from frspec_cli.cli import options
 from frspec_cli.cli.output import Output
+from frspec_cli.heads.options import yes_or_no
 from frspec_cli.replay.options import METHODS, PROMPT_NEW_TOKENS, ReplayOptions, parse_tree
 
 DEFAULTS = ReplayOptions()
@@ -35,6 +36,7 @@ def command(
             help="Draft head: a folder or hub id; may be given several times. Default: what ships for the model.",
         ),
     ] = None,
+    norm_output: options.NormOutput = None,
     vocab: Annotated[
         list[Path] | None,
         typer.Option(
@@ -94,6 +96,7 @@ def command(
         ignore_eos=not stop_at_eos,
         seed=seed,
     )
+    normed = yes_or_no(norm_output)
     from frspec_cli.models.target import load_target
     from frspec_cli.replay.suite import check_suite
     from frspec_cli.replay.sweep import load_pipelines, run_replay
@@ -107,6 +110,7 @@ def command(
         replay_options,
         drafts=draft or (),
         vocabs=[str(path) for path in vocab or ()],
+        norm_output=normed,
         warn=output.warn,
     )
     with output.callbacks("replaying") as callbacks:

@@ -11,7 +11,9 @@ import typer
 from frspec_cli import outputs
 from frspec_cli.cli import options
 from frspec_cli.cli.output import Output
+from frspec_cli.decoding.options import refuse_unused
 from frspec_cli.errors import UsageError, VerificationError
+from frspec_cli.heads.options import yes_or_no
 from frspec_cli.verification.options import METHODS, VerifyOptions
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ DEFAULTS = VerifyOptions()
 def command(
     model: options.Model = DEFAULTS.model,
     draft: options.Draft = None,
+    norm_output: options.NormOutput = None,
     vocab: options.Vocab = None,
     k: options.K = None,
     prompts: Annotated[
@@ -90,6 +93,8 @@ def command(
         device=device,
         compiled=compiled,
     )
+    refuse_unused([method], norm_output=norm_output)
+    normed = yes_or_no(norm_output)
     from frspec_cli.answers.prompts import Prompt, read_prompts
     from frspec_cli.bench.demo import PROMPTS
     from frspec_cli.verification.run import verify
@@ -100,13 +105,13 @@ def command(
     output = Output(as_json=as_json, quiet=quiet, out=out)
     built_in = [Prompt(text=text, id=str(number)) for number, text in enumerate(PROMPTS, start=1)]
     prompt_list = read_prompts(prompts) if prompts else built_in
-    load = _loader(verify_options, output)
+    load = _loader(verify_options, normed, output)
     with output.callbacks("verifying") as callbacks:
         result = verify(load, prompt_list, verify_options, out=out, restart=restart, callbacks=callbacks)
     _show(result, out, output)
 
 
-def _loader(verify_options: VerifyOptions, output: Output) -> Callable[[str], Pipeline]:
+def _loader(verify_options: VerifyOptions, norm_output: bool | None, output: Output) -> Callable[[str], Pipeline]:
     from frspec_cli.decoding.compiling import compiler_for
     from frspec_cli.decoding.pipeline import Pipeline, load_pipeline
     from frspec_cli.models.target import load_target
@@ -121,6 +126,7 @@ def _loader(verify_options: VerifyOptions, output: Output) -> Callable[[str], Pi
             draft=verify_options.draft,
             vocab=verify_options.vocab,
             k=verify_options.k,
+            norm_output=norm_output,
             compiler=compiler,
             warn=output.warn,
         )

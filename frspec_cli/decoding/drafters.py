@@ -127,6 +127,8 @@ class EagleDrafter:
         self.dtype = lm_head.weight.dtype
         self.caches: dict[int, DraftCache] = {}
         self.own_rows = torch.eye(self.tree.beam * (self.depth - 1), dtype=torch.bool, device=self.device)
+        self.row_levels = torch.arange(len(self.own_rows), device=self.device) // self.tree.beam + 1
+        self.window = head.config.window
         self.compiled = compiler is not None
         self.grow, self.block = self._grow, self._block
         if compiler is not None:
@@ -137,7 +139,7 @@ class EagleDrafter:
         """An empty cache for texts of up to `length` pairs."""
         config = self.head.config
         buffer = SlotBuffer.zeros(
-            layers=1,
+            layers=config.layers,
             kv_heads=config.num_key_value_heads,
             head_dim=config.head_dim,
             length=length + len(self.own_rows),
@@ -197,6 +199,8 @@ class EagleDrafter:
         features = self.head.fuse(last, taps)
         slots = start + torch.arange(tokens.shape[1], device=self.device)
         visible = (cache.slots[None, :] <= slots[:, None])[None]
+        if self.window is not None:
+            visible = visible & (slots[:, None] - cache.slots[None, :] < self.window)
         return self._run(cache, tokens, features, slots[None], slots, visible)
 
     def pool(self, cache: DraftCache, position: torch.Tensor, last: torch.Tensor) -> Pool:
@@ -206,19 +210,25 @@ class EagleDrafter:
         last: [R, 1, H], the draft's hidden states before the roots.
         """
         beam = self.tree.beam
-        committed = (cache.slots[: cache.length] < position[:, None])[:, None].expand(-1, beam, -1)
+        pairs = cache.slots[: cache.length]
+        committed = (pairs < position[:, None])[:, None].expand(-1, beam, -1)
         frontier = {"hidden": last, "seen": self.own_rows.new_zeros(len(position), 1, len(self.own_rows))}
 
         def step(tokens: torch.Tensor, came_from: torch.Tensor, level: int) -> torch.Tensor:
             rows = slice((level - 1) * beam, level * beam)
             seen = self.own_rows[rows] | _take(frontier["seen"], came_from)
+            before, among = committed, seen
+            if self.window is not None:  # in positions: of pair i it is i, and all rows of a level are at one
+                first = position[:, None, None] + level - self.window
+                before = committed & (pairs >= first)
+                among = seen & (self.row_levels > level - self.window)
             hidden = self._run(
                 cache,
                 tokens,
                 _take(frontier["hidden"], came_from),
                 (position[:, None] + (level - 1)).expand(-1, beam),
                 cache.slots[cache.length + rows.start : cache.length + rows.stop],
-                torch.cat((committed, seen), dim=-1),
+                torch.cat((before, among), dim=-1),
             )
             frontier.update(hidden=hidden, seen=seen)
             return self._log_probs(hidden)
@@ -243,7 +253,7 @@ class EagleDrafter:
         """
         cache.buffer.slots = slots
         hidden = self.head(
-            self.head.embed(tokens), features, positions, additive(visible, self.dtype), cache=cache.buffer.layers[0]
+            self.head.embed(tokens), features, positions, additive(visible, self.dtype), caches=cache.buffer.layers
         )
         cache.buffer.slots = None
         return hidden

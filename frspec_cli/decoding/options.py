@@ -15,6 +15,7 @@ METHODS: tuple[Method, ...] = get_args(Method)
 
 _READ_BY: dict[str, tuple[str, ...]] = {
     "draft": ("eagle", "frspec"),
+    "norm_output": ("eagle", "frspec"),
     "vocab": ("frspec",),
     "k": ("frspec",),
     "context_slots": ("frspec",),
@@ -24,7 +25,7 @@ _READ_BY: dict[str, tuple[str, ...]] = {
 def refuse_unused(methods: Sequence[str], **values: Any) -> None:
     """Raises `UsageError` if a value was given (it is not None, empty or 0) that none of the methods reads.
 
-    values: by name: draft, vocab, k, context_slots.
+    values: by name: draft, norm_output, vocab, k, context_slots.
     """
     for name, value in values.items():
         if value and not set(methods) & set(_READ_BY[name]):

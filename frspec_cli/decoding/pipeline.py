@@ -18,6 +18,7 @@ from frspec_cli.decoding.text import TextStream
 from frspec_cli.errors import FrspecError, option
 from frspec_cli.heads.checkpoint import load_head
 from frspec_cli.heads.head import EagleHead
+from frspec_cli.heads.row_check import foreign_rows
 from frspec_cli.models.lm_head import LmHead
 from frspec_cli.models.shipped import DEFAULT_MODEL, shipped_for
 from frspec_cli.models.target import Target, load_target
@@ -134,6 +135,7 @@ def load_pipeline(
     draft: str | None = None,
     vocab: str | None = None,
     k: int | None = None,
+    norm_output: bool | None = None,
     compiler: Compiler | None = None,
     warn: Callable[[str], None] = lambda text: None,
 ) -> Pipeline:
@@ -141,7 +143,9 @@ def load_pipeline(
 
     draft, vocab: default to what frspec ships for the model.
     k: use the subset's first k tokens. Default: all of a user's subset, the usual number of a shipped one.
-    warn: called if the subset's tokenizer is another one that agrees on the subset's ids.
+    norm_output: as in `load_head`.
+    warn: called for what the head's config leaves in doubt, for a map that does not fit the head's rows, and if the subset's
+        tokenizer is another one that agrees on the subset's ids.
 
     Raises `FrspecError` for files that do not fit.
     """
@@ -157,12 +161,27 @@ def load_pipeline(
             embedding_weight=target.embedding,
             device=target.device,
             dtype=target.dtype,
+            norm_output=norm_output,
+            warn=warn,
         )
+        _warn_of_foreign_rows(head, target, where=draft, warn=warn)
     subset = None
     if vocab is not None:
         tokenizer = load_tokenizer(str(target.folder))
         subset = load_subset(vocab, tokenizer=tokenizer, model_rows=target.rows, k=k, warn=warn)
     return Pipeline(target=target, head=head, subset=subset, draft=draft, vocab=vocab, compiler=compiler)
+
+
+def _warn_of_foreign_rows(head: EagleHead, target: Target, *, where: str, warn: Callable[[str], None]) -> None:
+    if head.own_lm_head is None:
+        return
+    try:
+        rows = target.lm_head
+    except FrspecError:  # a family whose LM head is not plain rows: the head's own serve it, and there is nothing to compare
+        return
+    doubt = foreign_rows(head.own_lm_head, rows, where=where)
+    if doubt is not None:
+        warn(doubt)
 
 
 def generate(

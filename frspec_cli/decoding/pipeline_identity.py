@@ -24,9 +24,12 @@ def pipeline_identity(pipeline: Pipeline) -> dict[str, str | None]:
 
 @torch.inference_mode()
 def _head_identity(head: EagleHead) -> str:
-    """24 hex digits over at most 4,096 values of every tensor of the head."""
+    """24 hex digits over at most 4,096 values of every tensor of the head, and how it is read if that is not the usual way."""
     digest = hashlib.sha256()
     for name, tensor in sorted(head.state_dict().items()):
         values = tensor.flatten()[:: max(1, tensor.numel() // 4096)]
         digest.update(name.encode() + values.double().cpu().numpy().tobytes())
+    config = head.config
+    if config.norm_output or config.norm_before_residual or config.window:  # what no tensor shows
+        digest.update(repr((config.norm_output, config.norm_before_residual, config.window)).encode())
     return digest.hexdigest()[:24]

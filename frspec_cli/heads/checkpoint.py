@@ -6,7 +6,7 @@ loaded in part drafts badly, and nothing shows it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,21 +62,29 @@ def load_head(
     embedding_weight: torch.Tensor,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.bfloat16,
+    norm_output: bool | None = None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> EagleHead:
     """The head in the folder (or hub repository) `path`, of any layout, on `device` in `dtype`, ready to draft.
 
     target_config: the target's text config.
     embedding_weight: the target's [V, H], shared, not copied, if device and dtype agree; a head that brings another
         embedding keeps its own.
+    norm_output: whether the normed output is fed back, whatever the head's config says; None to read it there.
+    warn: called for what the head's config leaves in doubt.
     Raises `FrspecError` for a head of another target, and for missing, unknown, wrongly shaped or not finite tensors.
     """
     folder = locate_head(path)
     where, layers = str(path), target_config.num_hidden_layers
-    parsed = parse_head(read_config(folder), read_tensors(folder), layers=layers, where=where)
+    raw, tensors = read_config(folder), read_tensors(folder)
+    parsed = parse_head(raw, tensors, layers=layers, where=where, norm_output=norm_output)
+    parsed = parsed.without_padding(target_config.vocab_size)
+    for note in parsed.notes:
+        warn(note)
     config = parsed.with_taps_of(layers)
     check_target(config, target_config, where=where)
     _check_finite({**parsed.tensors, "embed_tokens": parsed.embedding, "lm_head": parsed.lm_head}, where=where)
-    embedding = _embedding(parsed.embedding, embedding_weight, where=where)
+    embedding = _embedding(parsed.embedding, embedding_weight, size=config.hidden_size, where=where)
     own = None
     if parsed.lm_head is not None:
         ids = None if parsed.ids is None else parsed.ids.to(device)
@@ -88,8 +96,11 @@ def load_head(
 
 def check_target(config: HeadConfig, target_config: Any, *, where: str) -> None:
     """Raises `FrspecError` if the head was made for a target of another size."""
-    for name in ("hidden_size", "vocab_size"):
-        ours, theirs = getattr(config, name), getattr(target_config, name)
+    states = "hidden_size" if config.target_hidden_size is None else "target_hidden_size"
+    for name, ours, theirs in (
+        (states, config.feature_size, target_config.hidden_size),
+        ("vocab_size", config.vocab_size, target_config.vocab_size),
+    ):
         if ours != theirs:
             raise FrspecError(
                 f"{where} is a draft head of another target: its {name} is {ours}, the target's is {theirs}."
@@ -129,14 +140,22 @@ def load_weights(head: EagleHead, tensors: Tensors, *, where: str) -> None:
     head.load_state_dict(tensors)
 
 
-def _embedding(own: torch.Tensor | None, target: torch.Tensor, *, where: str) -> torch.Tensor:
-    """The target's embedding [V, H], unless the head brings one that differs by more than the rounding of a dtype."""
+def _embedding(own: torch.Tensor | None, target: torch.Tensor, *, size: int, where: str) -> torch.Tensor:
+    """The target's embedding [V, H], unless the head brings one that differs by more than the rounding of a dtype.
+
+    size: the head's own hidden size; the target's embedding serves only if it is the target's too.
+    """
+    expected = [len(target), size]
+    if own is None and target.shape[1] != size:
+        raise FrspecError(
+            f"{where} lacks the tensor embed_tokens.weight of shape {expected}: its hidden size is not the target's."
+        )
     if own is None:
         return target
-    if own.shape != target.shape:
-        raise FrspecError(
-            f"{where}: tensor embed_tokens.weight has shape {list(own.shape)}, expected {list(target.shape)}."
-        )
+    if list(own.shape) != expected:
+        raise FrspecError(f"{where}: tensor embed_tokens.weight has shape {list(own.shape)}, expected {expected}.")
+    if target.shape[1] != size:
+        return own
     for start in range(0, len(own), _ROWS_AT_ONCE):
         ours = own[start : start + _ROWS_AT_ONCE].float()
         theirs = target[start : start + _ROWS_AT_ONCE].to("cpu", torch.float32)

@@ -47,7 +47,7 @@ def tensor_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """One transformer layer and what comes before and after it.
+    """The draft's transformer layers (one, in most heads) and what comes before and after them.
 
     layout: "eagle2" (EAGLE-1/2: fc over embedding and feature, no norms before attention and the LM head), "eagle3"
         (fc over three taps, attention reads norm(embedding) beside norm(feature), own norm and LM head), or "fused" (ours:
@@ -59,8 +59,11 @@ class HeadConfig:
     embedding_scale: the factor on the target's embeddings (Gemma: sqrt(H)).
     qk_norm: norms on queries and keys, as in Qwen3.
     norm_before_residual: the residual is the normed feature (EAGLE-3's relatives, as the next two).
-    norm_output: the normed output is fed back.
+    norm_output: the normed output is fed back (EAGLE-3.1).
     tap_norm: "joint": one norm over all taps; "each": one per tap.
+    layers: after the first, they are plain layers of the Llama family.
+    window: a row sees this many positions, its own included; None for all.
+    target_hidden_size: of the target's states, if it is not the head's own.
     Raises `FrspecError` if the sizes do not fit together.
     """
 
@@ -85,6 +88,9 @@ class HeadConfig:
     norm_before_residual: bool = False
     norm_output: bool = False
     tap_norm: Literal["none", "joint", "each"] = "none"
+    layers: int = 1
+    window: int | None = None
+    target_hidden_size: int | None = None
 
     def __post_init__(self) -> None:
         if self.num_attention_heads % self.num_key_value_heads:
@@ -94,6 +100,11 @@ class HeadConfig:
             )
         if self.layout == "eagle2" and self.taps:
             raise FrspecError("an EAGLE-1/2 head reads the last hidden state only, so it can have no taps.")
+
+    @property
+    def feature_size(self) -> int:
+        """The size of the target's states."""
+        return self.target_hidden_size or self.hidden_size
 
     def to_json(self) -> dict[str, Any]:
         """The config.json of our own layout."""

@@ -70,3 +70,7 @@ class ForeignConfig(Schema):
     norm_output: bool | None = None
     eagle_aux_hidden_state_layer_ids: _Taps | None = None
     eagle_config: dict[str, Any] | None = None
+    target_hidden_size: _Size | None = None
+    draft_vocab_size: Rows | None = None
+    layer_types: list[str] | None = None
+    sliding_window: _Positions | None = None

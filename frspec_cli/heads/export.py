@@ -15,11 +15,12 @@ import torch
 from frspec_cli import storage
 from frspec_cli.errors import FrspecError, option
 from frspec_cli.heads.files import WEIGHTS, locate_head, read_config, read_tensors
-from frspec_cli.heads.layouts import ParsedHead, parse_head
-from frspec_cli.heads.options import ExportOptions, Peer
+from frspec_cli.heads.layouts import ParsedHead, Tensors, parse_head
+from frspec_cli.heads.options import ExportOptions, Peer, yes_or_no
 from frspec_cli.heads.peers import check_peer, config_for, speculators_config, tensors_for
 from frspec_cli.models.config_schema import check_text_config
-from frspec_cli.models.locate import locate_model
+from frspec_cli.models.embedding import read_embedding
+from frspec_cli.models.locate import locate_model, resolvable_name
 from frspec_cli.models.target import read_model_config
 from frspec_cli.subsets.load import load_subset
 from frspec_cli.tensor_files import write_safetensors
@@ -33,11 +34,13 @@ class ExportedHead:
     k: rows of the head's own LM head; None if it uses the target's.
     sha256: of the weights' file.
     warnings: what the reader should know.
+    embedding_bytes: of the target's embedding, if the file holds it.
     """
 
     k: int | None
     sha256: str
     warnings: tuple[str, ...]
+    embedding_bytes: int | None = None
 
 
 def export_draft(path: str | Path, out: Path, options: ExportOptions) -> ExportedHead:
@@ -46,16 +49,27 @@ def export_draft(path: str | Path, out: Path, options: ExportOptions) -> Exporte
     Raises `FrspecError` for what the peer cannot run, and for a subset of another tokenizer.
     """
     target = None if options.model is None else locate_model(options.model)
-    layers = None
+    layers, name, embedding = None, None, None
     if options.model is not None and target is not None:
         config = read_model_config(options.model, target)
         check_text_config(config, target / "config.json")
         layers = int(config.get_text_config().num_hidden_layers)
+        name = resolvable_name(options.model, target)
+        embedding = read_embedding(target) if options.to == "speculators" else None
     warnings: list[str] = []
     subset = None
     if options.vocab is not None:
         subset = _matching_subset(locate_head(path), options.vocab, k=options.k, target=target, warn=warnings.append)
-    written = export_head(path, options.to, out, subset=subset, layers=layers, target=options.model)
+    written = export_head(
+        path,
+        options.to,
+        out,
+        subset=subset,
+        layers=layers,
+        target=name,
+        embedding=embedding,
+        norm_output=yes_or_no(options.norm_output),
+    )
     return replace(written, warnings=(*warnings, *written.warnings))
 
 
@@ -92,19 +106,23 @@ def export_head(
     subset: torch.Tensor | None = None,
     layers: int | None = None,
     target: str | None = None,
+    embedding: torch.Tensor | None = None,
+    norm_output: bool | None = None,
 ) -> ExportedHead:
     """Writes the head at `path` to the folder `out` as `to` reads it.
 
     subset: int64 [K], target token ids to slice an EAGLE-3 head to.
     layers: the target's number of layers, if it is known.
     target: the target's name, if it is known.
+    embedding: the target's, [V, H], for the file of a peer whose loader wants it; a head's own goes first.
+    norm_output: as in `load_head`.
     Raises `FrspecError` for what the peer cannot run.
     """
     folder = locate_head(path)
     raw = read_config(folder)
-    head = parse_head(raw, read_tensors(folder), layers=layers, where=str(path))
+    head = parse_head(raw, read_tensors(folder), layers=layers, where=str(path), norm_output=norm_output)
     check_peer(head.config, to, layers=layers, where=str(path))
-    warnings: list[str] = []
+    warnings: list[str] = list(head.notes)
     if subset is not None:
         head = slice_head(head, subset, warnings, where=str(path))
     if to == "speculators":
@@ -113,11 +131,43 @@ def export_head(
     config = speculators_config(head, raw, target) if to == "speculators" else config_for(head, raw, to)
     if head.config.layout == "eagle3" and not head.config.taps:
         warnings.append("the head records no taps: its reader takes the default (2, n // 2, n - 3).")
+    if to == "speculators" and target is None and not (raw.get("speculators_config") or {}).get("verifier"):
+        warnings.append(
+            f"no target is named, so the export names none, and speculators cannot load it: give {option('model')}."
+        )
+    size = _add_embedding(tensors, head, embedding, warnings, where=str(path)) if to == "speculators" else None
     with storage.atomic_folder(out) as temporary:
         write_safetensors(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
         storage.write_json(temporary / "config.json", config)
         digest = storage.sha256_file(temporary / WEIGHTS)
-    return ExportedHead(head.config.draft_vocab_size, digest, tuple(warnings))
+    return ExportedHead(head.config.draft_vocab_size, digest, tuple(warnings), size)
+
+
+def _add_embedding(
+    tensors: Tensors, head: ParsedHead, embedding: torch.Tensor | None, warnings: list[str], *, where: str
+) -> int | None:
+    """Adds the target's embedding to a speculators file that lacks one, and returns its bytes; None if nothing was added.
+
+    speculators leaves uninitialised memory where a file has no embed_tokens.weight, and drafts garbage without a word.
+    Raises `FrspecError` if it is the embedding of a target of another size.
+    """
+    if "embed_tokens.weight" in tensors:
+        return None
+    if embedding is None:
+        warnings.append(
+            "the file has no embed_tokens.weight: vLLM takes the target's, but speculators' own loader takes whatever is in "
+            f"memory. Name the target with {option('model')} to have its embedding written."
+        )
+        return None
+    expected = (head.config.vocab_size, head.config.hidden_size)
+    if tuple(embedding.shape) != expected:
+        raise FrspecError(
+            f"{where} is a draft head of another target: the embedding of this one has the shape {list(embedding.shape)}, "
+            f"expected {list(expected)}."
+        )
+    written = embedding.to(head.tensors["fc.weight"].dtype)
+    tensors["embed_tokens.weight"] = written
+    return written.numel() * written.element_size()
 
 
 def slice_head(head: ParsedHead, subset: torch.Tensor, warnings: list[str], *, where: str) -> ParsedHead:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from frspec_cli import schema
 from frspec_cli.errors import FrspecError
 from frspec_cli.heads.config import detect_layout
 from frspec_cli.models.locate import HUB_ID, download_snapshot
-from frspec_cli.tensor_files import load_torch, read_safetensors, safetensors_shapes
+from frspec_cli.tensor_files import load_torch, read_outline, read_safetensors, safetensors_shapes
 
 WEIGHTS = "model.safetensors"
 HEAD = "a folder that holds a draft head and nothing else"
@@ -54,7 +55,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     return schema.read_object(folder / "config.json")
 
 
-def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
+def read_tensors(
+    folder: Path, *, read_safetensors: Callable[[Path], dict[str, torch.Tensor]] = read_safetensors
+) -> dict[str, torch.Tensor]:
     """All tensors of a head's folder: model.safetensors or pytorch_model.bin, whole or in shards.
 
     Raises `FrspecError` if there is no such file, it is broken, or it holds more than tensors.
@@ -68,6 +71,15 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     if len(single) == 1:
         return read_safetensors(single[0])
     raise FrspecError(f"{folder} holds neither {WEIGHTS} nor {_BIN}.")
+
+
+def read_outlines(folder: Path) -> dict[str, torch.Tensor]:
+    """As `read_tensors`, but of safetensors only the vocabulary map and RoPE's frequencies are read; of the rest the shapes."""
+
+    def outline(path: Path) -> dict[str, torch.Tensor]:
+        return read_outline(path, whole=("d2t", "t2d", "inv_freq"))
+
+    return read_tensors(folder, read_safetensors=outline)
 
 
 def read_bin(path: Path) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""The EAGLE draft head as one module: a transformer layer that predicts the target's next feature.
+"""The EAGLE draft head as one module: a transformer layer (in a few heads, more) that predicts the target's next feature.
 
 Alignment (EAGLE, arXiv 2401.15077): draft position i takes (token i+1, the target's post-norm feature f_i) at position
 id i; its output predicts f_{i+1}, so the LM head over it predicts token i+2. The output is fed back as the feature of
@@ -6,6 +6,8 @@ the next draft step. Static shapes, no host reads: `torch.compile(fullgraph=True
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -20,7 +22,7 @@ class EagleHead(nn.Module):
     """The draft head of any layout; the target's embedding is attached, not owned.
 
     embedding_weight: [V, H], the target's, in the dtype that the head computes in.
-    own_lm_head: the head's own rows; None if the target's LM head is used (eagle2, fused).
+    own_lm_head: the head's own rows; None if the target's LM head is used (eagle2, fused, some of eagle3).
     """
 
     embedding_weight: torch.Tensor
@@ -33,18 +35,18 @@ class EagleHead(nn.Module):
         self.own_lm_head = own_lm_head
         self.register_buffer("embedding_weight", embedding_weight.detach(), persistent=False)
         size, eps = config.hidden_size, config.rms_norm_eps
-        self.layers = nn.ModuleList([Layer(config)])
+        self.layers = nn.ModuleList(Layer(config, first=index == 0) for index in range(config.layers))
         self.rotary = Rotary(config)
         if config.layout == "eagle3":
-            self.fc = nn.Linear(len(config.taps) * size, size, bias=config.fc_bias)
+            self.fc = nn.Linear(len(config.taps) * config.feature_size, size, bias=config.fc_bias)
         else:
             self.fc = nn.Linear(2 * size, size, bias=config.fc_bias)
         if config.layout != "eagle2":
             self.norm = RMSNorm(size, eps)
         if config.tap_norm == "joint":
-            self.input_norm = RMSNorm(len(config.taps) * size, eps)
+            self.input_norm = RMSNorm(len(config.taps) * config.feature_size, eps)
         elif config.tap_norm == "each":
-            self.fc_norm = nn.ModuleList(RMSNorm(size, eps) for _ in config.taps)
+            self.fc_norm = nn.ModuleList(RMSNorm(config.feature_size, eps) for _ in config.taps)
         if config.layout == "fused":
             self.embedding_norm = RMSNorm(size, eps)
             self.feature_norm = RMSNorm(size, eps)
@@ -58,7 +60,7 @@ class EagleHead(nn.Module):
 
     @property
     def layer(self) -> Layer:
-        """The one layer."""
+        """The first layer, in most heads the only one."""
         layer = self.layers[0]
         assert isinstance(layer, Layer)
         return layer
@@ -69,7 +71,7 @@ class EagleHead(nn.Module):
         return embeddings if self.config.embedding_scale == 1.0 else embeddings * self.config.embedding_scale
 
     def fuse(self, last: torch.Tensor, taps: tuple[torch.Tensor, ...] = ()) -> torch.Tensor:
-        """The target's post-norm last state and its taps, each [B, T, H] -> features [B, T, H]."""
+        """The target's post-norm last state and its taps, each [B, T, its H] -> features [B, T, H]."""
         match self.config.layout:
             case "eagle2":
                 return last
@@ -104,24 +106,30 @@ class EagleHead(nn.Module):
         features: torch.Tensor,
         position_ids: torch.Tensor,
         attention_mask: torch.Tensor,
-        cache: KeyValueCache | None = None,
+        caches: Sequence[KeyValueCache] = (),
     ) -> torch.Tensor:
         """One draft step over T positions; returns the predicted features [B, T, H].
 
         embeddings: [B, T, H] of the *next* tokens.
         features: [B, T, H].
         position_ids: int64 [B, T].
-        attention_mask: additive [B or 1, 1, T, L]; L = T without a cache.
+        attention_mask: additive [B or 1, 1, T, L]; L = T without caches.
+        caches: one for each layer, or none.
         """
         x = self.layer_input(embeddings, features)
-        attended = self.layer.self_attn(
-            self.layer.attention_input(embeddings, x), self.rotary(position_ids), attention_mask, cache
-        )
-        return self.finish(x, attended)
+        rotary = self.rotary(position_ids)
+        for index, layer in enumerate(self.layers):
+            assert isinstance(layer, Layer)
+            cache = caches[index] if caches else None
+            x = layer.finish(x, layer.self_attn(layer.attention_input(embeddings, x), rotary, attention_mask, cache))
+        return self._output(x)
 
     def finish(self, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-        """The predicted features: the layer's output, already normed if the layout feeds normed ones back."""
-        hidden = self.layer.finish(x, attended)
+        """What the layer of a head of one layer makes of its input x and what it attended to: the predicted features."""
+        return self._output(self.layer.finish(x, attended))
+
+    def _output(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The predicted features: the last layer's output, already normed if normed ones are fed back."""
         return self.norm(hidden) if self.config.norm_output else hidden
 
     def lm_input(self, hidden: torch.Tensor) -> torch.Tensor:

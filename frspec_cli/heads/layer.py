@@ -1,4 +1,4 @@
-"""The draft's one transformer layer, for every layout: norms, rotary positions, attention with a mask, gated MLP."""
+"""The draft's transformer layer, for every layout: norms, rotary positions, attention with a mask, gated MLP."""
 
 from __future__ import annotations
 
@@ -139,14 +139,17 @@ class Mlp(nn.Module):
 
 
 class Layer(nn.Module):
-    """The draft's one layer. Its norms and its attention's input depend on the layout."""
+    """A layer of the draft. The first one's norms and its attention's input depend on the layout.
 
-    def __init__(self, config: HeadConfig) -> None:
+    first: whether it is the first; those behind it are plain ones, which norm what they read.
+    """
+
+    def __init__(self, config: HeadConfig, *, first: bool = True) -> None:
         super().__init__()
-        self.layout = config.layout
+        self.layout = config.layout if first else "plain"
         self.norm_before_residual = config.norm_before_residual
-        wide = config.layout == "eagle3"
-        if config.layout != "eagle2":
+        wide = self.layout == "eagle3"
+        if self.layout != "eagle2":
             self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         if wide:
             self.hidden_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -155,7 +158,7 @@ class Layer(nn.Module):
         self.mlp = Mlp(config)
 
     def attention_input(self, embeddings: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """The input of q, k and v: x itself (EAGLE-1/2), its norm (ours), or norm(embedding) beside norm(x) (EAGLE-3)."""
+        """The input of q, k and v: x itself (EAGLE-1/2), norm(embedding) beside norm(x) (EAGLE-3), or norm(x) (all others)."""
         match self.layout:
             case "eagle2":
                 return x

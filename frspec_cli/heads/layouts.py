@@ -13,9 +13,12 @@ from typing import Any
 
 import torch
 
-from frspec_cli.errors import ArtifactError, FrspecError
+from frspec_cli.errors import ArtifactError, FrspecError, UsageError, option
+from frspec_cli.heads import reading
 from frspec_cli.heads.config import LAYER, HeadConfig, Layout, detect_layout, own_config, tensor_name
-from frspec_cli.heads.config_schema import MOST_LAYERS, ForeignConfig, Rope
+from frspec_cli.heads.config_schema import ForeignConfig, Rope
+from frspec_cli.heads.kinds import RUNS, other_kind
+from frspec_cli.heads.reading import default_taps, is_padded
 from frspec_cli.schema import check
 from frspec_cli.subsets.formats.d2t import target_ids
 
@@ -33,6 +36,8 @@ class ParsedHead:
     embedding: [V, H], the head's own; None if it uses the target's.
     lm_head: [D, H], the head's own; None if it uses the target's.
     ids: int64 [D], the target's token of each row of `lm_head`; None if row i is token i.
+    counting: how its config.json counts taps; "" if it records none.
+    notes: what its config.json leaves in doubt, and how that was read.
     """
 
     config: HeadConfig
@@ -40,6 +45,8 @@ class ParsedHead:
     embedding: torch.Tensor | None = None
     lm_head: torch.Tensor | None = None
     ids: torch.Tensor | None = None
+    counting: str = ""
+    notes: tuple[str, ...] = ()
 
     def with_taps_of(self, layers: int) -> HeadConfig:
         """The config for a target with this many layers: EAGLE-3's default taps (2, n // 2, n - 3) if none were recorded."""
@@ -47,22 +54,68 @@ class ParsedHead:
             return self.config
         return replace(self.config, taps=default_taps(layers))
 
+    def without_padding(self, vocabulary: int) -> ParsedHead:
+        """The head for a target of `vocabulary` tokens: without the rows that it has beyond them, if they are padding."""
+        if not is_padded(self.config.vocab_size, vocabulary):
+            return self
+        lm_head, ids = self.lm_head, self.ids
+        if lm_head is not None and ids is not None:
+            lm_head, ids = lm_head[ids < vocabulary], ids[ids < vocabulary]
+        elif lm_head is not None:
+            lm_head = lm_head[:vocabulary]
+        rows = None if self.config.draft_vocab_size is None or lm_head is None else len(lm_head)
+        return replace(
+            self,
+            config=replace(self.config, vocab_size=vocabulary, draft_vocab_size=rows),
+            embedding=None if self.embedding is None else self.embedding[:vocabulary],
+            lm_head=lm_head,
+            ids=ids,
+        )
 
-def default_taps(layers: int) -> tuple[int, int, int]:
-    """EAGLE-3's choice, as indices into `hidden_states`: before the layers 2, n // 2 and n - 3 of n."""
-    return 2, layers // 2, layers - 3
+    def reading(self) -> dict[str, Any]:
+        """How the head is read, for people: what its tensors and its config.json were taken to mean."""
+        config = self.config
+        if config.taps:
+            counted = f" (its config counts {self.counting})" if self.counting else ""
+            taps = f"hidden_states {', '.join(map(str, config.taps))}{counted}"
+        else:
+            taps = "hidden_states 2, n // 2, n - 3 (none recorded)" if config.layout == "eagle3" else "none"
+        return {
+            "layers": config.layers,
+            "taps": taps,
+            "fc_norm": config.tap_norm == "each",
+            "norm_output": config.norm_output,
+            "norm_before_residual": config.norm_before_residual,
+            "window": config.window,
+            "embedding": "the target's" if self.embedding is None else "in the file",
+            "lm_head": "the target's" if self.lm_head is None else f"own, {len(self.lm_head):,} rows",
+            "d2t": None if self.ids is None else "offsets (row + d2t[row] is the token)",
+            "target_hidden_size": config.feature_size,
+            "notes": list(self.notes),
+        }
 
 
-def parse_head(raw: dict[str, Any], tensors: Tensors, *, layers: int | None, where: str) -> ParsedHead:
+def parse_head(
+    raw: dict[str, Any], tensors: Tensors, *, layers: int | None, where: str, norm_output: bool | None = None
+) -> ParsedHead:
     """Combines a head's config.json (`raw`) and its tensors.
 
     layers: the target's number of layers, if it is known, to tell the two conventions of counting taps apart.
     where: the head, for messages.
-    Raises `FrspecError` naming the tensor and what was expected.
+    norm_output: what the key is taken to be, whatever the config says; None to read it (see `reading.norm_output`).
+    Raises `FrspecError` naming the tensor and what was expected, or the kind of a drafter that frspec does not run.
     """
     kind = detect_layout(raw, tensors)
+    other = None if kind == "fused" else other_kind(raw, tensors)
+    if other is not None:
+        raise FrspecError(f"{where}: this is {other}; {RUNS}.")
     if kind is None:
-        raise FrspecError(f"{where} is not a draft head of a layout that frspec knows: it lacks the tensor fc.weight.")
+        raise FrspecError(
+            f"{where} is not a draft head of a layout that frspec knows: it lacks the tensor fc.weight.",
+            hint=f"{RUNS}.",
+        )
+    if norm_output is not None and kind != "eagle3":
+        raise UsageError(f"{option('norm_output')} is for EAGLE-3 heads; {where} is of the layout {kind}.")
     if kind == "fused":
         own = own_config(raw, where=where)
         _check_own_sizes(own, tensors, where)
@@ -80,22 +133,38 @@ def parse_head(raw: dict[str, Any], tensors: Tensors, *, layers: int | None, whe
         if name in renamed and renamed[name].ndim != len(expected):
             raise _wrong_shape(name, renamed[name], expected, where)
     frequencies = renamed.pop(_ATTENTION + "rotary_emb.inv_freq", None)
-    config = _config(kind, flat, renamed, layers=layers, where=where)
+    notes: list[str] = []
+    config, counting = _config(kind, flat, renamed, layers, norm_output, notes, where)
     _check_functions(config, where)
     if frequencies is not None:
         _check_frequencies(config, frequencies, where=where)
     embedding, lm_head = renamed.pop("embed_tokens.weight", None), renamed.pop("lm_head.weight", None)
     d2t, t2d = renamed.pop("d2t", None), renamed.pop("t2d", None)
     ids = None
-    if kind == "eagle3":
-        if lm_head is None:
-            raise FrspecError(f"{where} lacks the tensor lm_head.weight: an EAGLE-3 head has an LM head of its own.")
-        ids = draft_ids(d2t, t2d, rows=len(lm_head), vocab_size=config.vocab_size, where=where)
-    if lm_head is not None and lm_head.shape[1:] != (config.hidden_size,):
-        raise _wrong_shape("lm_head.weight", lm_head, ["rows", config.hidden_size], where)
-    if lm_head is not None and kind == "eagle2" and len(lm_head) != config.vocab_size:
-        raise _wrong_shape("lm_head.weight", lm_head, [config.vocab_size, config.hidden_size], where)
-    return ParsedHead(config, renamed, embedding, lm_head, ids)
+    if lm_head is None and kind == "eagle3":
+        _check_targets_lm_head(config, flat, d2t, where)
+    if lm_head is not None:
+        if lm_head.shape[1:] != (config.hidden_size,):
+            raise _wrong_shape("lm_head.weight", lm_head, ["rows", config.hidden_size], where)
+        if d2t is None and is_padded(len(lm_head), config.vocab_size):
+            lm_head = lm_head[: config.vocab_size]
+            config = replace(config, draft_vocab_size=None if kind == "eagle2" else len(lm_head))
+        if kind == "eagle2" and len(lm_head) != config.vocab_size:
+            raise _wrong_shape("lm_head.weight", lm_head, [config.vocab_size, config.hidden_size], where)
+        if kind == "eagle3":
+            ids = draft_ids(d2t, t2d, rows=len(lm_head), vocab_size=config.vocab_size, where=where)
+    return ParsedHead(config, renamed, embedding, lm_head, ids, counting, tuple(notes))
+
+
+def _check_targets_lm_head(config: HeadConfig, raw: dict[str, Any], d2t: torch.Tensor | None, where: str) -> None:
+    """Raises `FrspecError` unless the target's LM head can serve an EAGLE-3 head that has none."""
+    whole = raw.get("draft_vocab_size") in (None, config.vocab_size)
+    mapped = d2t is not None and (len(d2t) != config.vocab_size or bool(d2t.any()))
+    if mapped or not whole or config.feature_size != config.hidden_size:
+        raise FrspecError(
+            f"{where} lacks the tensor lm_head.weight: only a head of the target's own hidden size, over its whole "
+            "vocabulary, can use the target's LM head."
+        )
 
 
 def draft_ids(
@@ -164,21 +233,28 @@ def _check_functions(config: HeadConfig, where: str) -> None:
         raise ArtifactError(file, "its RoPE", "a type and parameters that transformers knows", found=found)
 
 
-def _config(kind: Layout, raw: dict[str, Any], tensors: Tensors, *, layers: int | None, where: str) -> HeadConfig:
-    """The `HeadConfig`: sizes from tensors, the rest from config.json."""
+def _config(
+    kind: Layout,
+    raw: dict[str, Any],
+    tensors: Tensors,
+    target_layers: int | None,
+    norm_output: bool | None,
+    notes: list[str],
+    where: str,
+) -> tuple[HeadConfig, str]:
+    """The `HeadConfig` (sizes from tensors, the rest from config.json), and how the config counts taps."""
     hidden = _shape(tensors, "fc.weight", where)[0]
-    speculators = "speculators_model_type" in raw or "transformer_layer_config" in raw
-    if not speculators and raw.get("norm_output") is False and kind == "eagle3":
-        raise FrspecError(
-            f"{where}: its config says norm_output false; EAGLE-3 heads without a last norm are not supported."
-        )
-    return HeadConfig(
+    wide = kind == "eagle3"
+    features = int(raw.get("target_hidden_size") or hidden) if wide else hidden
+    taps, counting = _fc_taps(kind, raw, tensors, features, layers=target_layers, where=where)
+    layers = _layers(tensors)
+    config = HeadConfig(
         layout=kind,
         hidden_size=hidden,
         intermediate_size=_shape(tensors, LAYER + "mlp.gate_proj.weight", where)[0],
         **_attention_sizes(raw, tensors, where),
         vocab_size=_vocab_size(raw, tensors, where),
-        draft_vocab_size=len(tensors["lm_head.weight"]) if kind == "eagle3" and "lm_head.weight" in tensors else None,
+        draft_vocab_size=len(tensors["lm_head.weight"]) if wide and "lm_head.weight" in tensors else None,
         rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
         rope=_rope(raw, where=where),
         max_position_embeddings=int(raw.get("max_position_embeddings", 2048)),
@@ -187,12 +263,23 @@ def _config(kind: Layout, raw: dict[str, Any], tensors: Tensors, *, layers: int 
         qkv_bias=_ATTENTION + "q_proj.bias" in tensors,
         o_bias=_ATTENTION + "o_proj.bias" in tensors,
         qk_norm=_ATTENTION + "q_norm.weight" in tensors,
-        norm_before_residual=bool(speculators and raw.get("norm_before_residual")),
-        # SpecForge's key of the same name only says that there is a last norm; speculators' says that it is fed back.
-        norm_output=bool(speculators and raw.get("norm_output")),
+        norm_before_residual=wide and bool(raw.get("norm_before_residual")),
+        norm_output=wide and reading.norm_output(raw, tensors, override=norm_output, notes=notes, where=where),
         tap_norm="joint" if "input_norm.weight" in tensors else "each" if "fc_norm.0.weight" in tensors else "none",
-        taps=_fc_taps(kind, raw, tensors, layers=layers, speculators=speculators, where=where),
+        taps=taps,
+        layers=layers,
+        window=reading.window(raw, layers=layers, notes=notes, where=where),
+        target_hidden_size=None if features == hidden else features,
     )
+    return config, counting
+
+
+def _layers(tensors: Tensors) -> int:
+    """The number of layers, by their query projections."""
+    count = 1
+    while f"layers.{count}.self_attn.q_proj.weight" in tensors:
+        count += 1
+    return count
 
 
 def _shape(tensors: Tensors, name: str, where: str) -> tuple[int, int]:
@@ -217,19 +304,23 @@ def _attention_sizes(raw: dict[str, Any], tensors: Tensors, where: str) -> dict[
 
 
 def _fc_taps(
-    kind: Layout, raw: dict[str, Any], tensors: Tensors, *, layers: int | None, speculators: bool, where: str
-) -> tuple[int, ...]:
-    """The recorded taps, () for EAGLE-1/2 or if none are recorded; the input size of `fc.weight` must fit them."""
+    kind: Layout, raw: dict[str, Any], tensors: Tensors, features: int, *, layers: int | None, where: str
+) -> tuple[tuple[int, ...], str]:
+    """The recorded taps and how they are counted; () for EAGLE-1/2 or if none are recorded.
+
+    features: the size of the target's states. The input size of `fc.weight` must fit.
+    """
     hidden, read = _shape(tensors, "fc.weight", where)
     if not hidden:
         raise _wrong_shape("fc.weight", tensors["fc.weight"], ["above 0", "above 0"], where)
     taps: tuple[int, ...] = ()
+    counting = ""
     if kind == "eagle3":
-        taps = _taps(raw, count=read // hidden, layers=layers, speculators=speculators, where=where)
+        taps, counting = reading.taps(raw, count=read // features, layers=layers, where=where)
     count = 2 if kind == "eagle2" else len(taps) or 3  # the default taps are three
-    if read != count * hidden:
-        raise _wrong_shape("fc.weight", tensors["fc.weight"], [hidden, count * hidden], where)
-    return taps
+    if read != count * features:
+        raise _wrong_shape("fc.weight", tensors["fc.weight"], [hidden, count * features], where)
+    return taps, counting
 
 
 def _vocab_size(raw: dict[str, Any], tensors: Tensors, where: str) -> int:
@@ -253,32 +344,6 @@ def _rope(raw: dict[str, Any], *, where: str) -> dict[str, Any]:
     theta = scaling.pop("rope_theta", None) or raw.get("rope_theta") or 10000.0
     check(Rope, {"rope_theta": theta, "rope_type": kind}, f"{where}/config.json")
     return {"rope_theta": float(theta), "rope_type": kind, **scaling}
-
-
-def _taps(raw: dict[str, Any], *, count: int, layers: int | None, speculators: bool, where: str) -> tuple[int, ...]:
-    """The recorded taps as indices into `hidden_states`; () if the config records none.
-
-    Two conventions are in use: the number of the layer whose *output* is read (SpecForge, SGLang: 1, n//2-1, n-4), and the
-    index into `hidden_states`, one more (speculators, vLLM: 2, n//2, n-3). The default triple shows which one it is.
-    """
-    nested = raw.get("eagle_config")
-    nested = nested if isinstance(nested, dict) else {}
-    own = raw.get("eagle_aux_hidden_state_layer_ids")
-    recorded = own if own is not None else nested.get("eagle_aux_hidden_state_layer_ids")
-    if recorded is None:
-        return ()
-    if (
-        not isinstance(recorded, list)
-        or len(recorded) != count
-        or not all(isinstance(index, int) and 0 <= index <= MOST_LAYERS for index in recorded)
-    ):
-        raise FrspecError(f"{where}: its config taps the layers {recorded}, but fc.weight reads {count} of them.")
-    outputs = not speculators and own is None
-    if layers is not None and tuple(recorded) == default_taps(layers):
-        outputs = False
-    elif layers is not None and tuple(index + 1 for index in recorded) == default_taps(layers):
-        outputs = True
-    return tuple(index + outputs for index in recorded)
 
 
 def _check_frequencies(config: HeadConfig, frequencies: torch.Tensor, *, where: str) -> None:

@@ -8,8 +8,9 @@ import torch
 
 from frspec_cli.errors import FrspecError, option
 from frspec_cli.heads.config import HeadConfig
-from frspec_cli.heads.layouts import ParsedHead, Tensors, default_taps
+from frspec_cli.heads.layouts import ParsedHead, Tensors
 from frspec_cli.heads.options import Peer
+from frspec_cli.heads.reading import default_taps
 from frspec_cli.subsets.formats.d2t import to_map
 
 _KEPT = ("bos_token_id", "eos_token_id", "tokenizer_fingerprint")
@@ -31,6 +32,8 @@ def check_peer(config: HeadConfig, to: Peer, *, layers: int | None, where: str) 
             f"{where} is an EAGLE-1/2 head, and speculators and vLLM's reader of it know EAGLE-3 heads only.",
             hint=f"Write it for eagle or sglang: {option('to')} eagle.",
         )
+    if config.layout == "eagle3" and config.draft_vocab_size is None and to == "eagle":
+        raise FrspecError(f"{where} has no LM head of its own, and EAGLE's own code would draft with a random one.")
     if to == "speculators":
         return
     special = {
@@ -41,6 +44,8 @@ def check_peer(config: HeadConfig, to: Peer, *, layers: int | None, where: str) 
         "fc_norm": config.tap_norm == "each" and to == "eagle",
         "o_proj.bias": config.o_bias,
         "bias of q_proj": config.qkv_bias and config.layout == "eagle3" and to == "eagle",
+        "a second layer": config.layers > 1,
+        "sliding attention": config.window is not None,
     }
     for name in (name for name, present in special.items() if present):
         raise FrspecError(
@@ -102,6 +107,8 @@ def config_for(head: ParsedHead, raw: dict[str, Any], to: Peer) -> dict[str, Any
     values |= {"qkv_bias": config.qkv_bias, "attention_bias": config.qkv_bias, "tie_word_embeddings": False}
     if wide:
         values["draft_vocab_size"] = config.draft_vocab_size
+        if config.target_hidden_size is not None:
+            values["target_hidden_size"] = config.target_hidden_size
         if config.taps:  # SGLang counts the layers whose outputs it reads, one less than `hidden_states`
             values["eagle_config"] = {
                 "eagle_aux_hidden_state_layer_ids": [tap - 1 for tap in config.taps],
@@ -126,6 +133,8 @@ def speculators_config(head: ParsedHead, raw: dict[str, Any], target: str | None
     layer = {"model_type": "qwen3" if config.qk_norm else "llama", **_sizes(config)}
     layer |= {"rope_theta": config.rope["rope_theta"], "rope_scaling": rope if rope["rope_type"] != "default" else None}
     layer |= {"attention_bias": config.qkv_bias, "tie_word_embeddings": False}
+    if config.window is not None:
+        layer |= {"layer_types": ["sliding_attention"] * config.layers, "sliding_window": config.window}
     return {
         "architectures": ["Eagle3Speculator"],
         "speculators_model_type": "eagle3",
@@ -137,13 +146,13 @@ def speculators_config(head: ParsedHead, raw: dict[str, Any], target: str | None
             "verifier": verifier,
         },
         "transformer_layer_config": layer,
-        "draft_vocab_size": config.draft_vocab_size,
+        "draft_vocab_size": config.draft_vocab_size or config.vocab_size,
         "norm_before_residual": config.norm_before_residual,
         "norm_output": config.norm_output,
         "norm_before_fc": config.tap_norm == "joint",
         "fc_norm": config.tap_norm == "each",
         "eagle_aux_hidden_state_layer_ids": list(config.taps) or None,
-        "target_hidden_size": None,
+        "target_hidden_size": config.target_hidden_size,
         "tie_word_embeddings": False,
         **_dtype(head),
         **{name: raw[name] for name in ("tokenizer_fingerprint",) if name in raw},
@@ -154,7 +163,7 @@ def _sizes(config: HeadConfig) -> dict[str, Any]:
     return {
         "hidden_size": config.hidden_size,
         "intermediate_size": config.intermediate_size,
-        "num_hidden_layers": 1,
+        "num_hidden_layers": config.layers,
         "num_attention_heads": config.num_attention_heads,
         "num_key_value_heads": config.num_key_value_heads,
         "head_dim": config.head_dim,

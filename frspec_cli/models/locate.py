@@ -54,6 +54,32 @@ def plain_name(model: str) -> str:
     return path.resolve().name if path.exists() else model
 
 
+def resolvable_name(model: str, folder: Path) -> str:
+    """A name under which any program finds the model: its hub id, or the absolute path of its `folder`.
+
+    Short names mean something to frspec only, and relative paths in one folder only.
+    """
+    if HUB_ID.fullmatch(model) and model not in EMBEDDED and not Path(model).expanduser().exists():
+        return model
+    return str(folder.resolve())
+
+
+def serving_name(reference: str) -> str:
+    """What another program can open for the model whose tokenizer is `reference`: a folder, a hub id, or TARGET if unknown.
+
+    Downloads and converts nothing: a short name means the folder of a model that is converted already.
+    """
+    path = Path(reference).expanduser()
+    if path.suffix == ".json" and path.is_file():
+        path = path.parent
+    if path.is_dir():
+        return str(path.resolve()) if (path / "config.json").is_file() else "TARGET"
+    if reference in EMBEDDED:
+        path = convert.converted_folder(reference, EMBEDDED[reference].sha256)
+        return str(path) if path.is_dir() else "TARGET"
+    return reference if HUB_ID.fullmatch(reference) else "TARGET"
+
+
 def locate_tokenizer(name: str, *, say: Callable[[str], None] = talk) -> Path:
     """The tokenizer.json that `name` means: a model as in `locate_model`, a folder that holds one, or the file itself."""
     path = Path(name).expanduser()

@@ -125,7 +125,8 @@ def _groups(drafter: EagleDrafter, texts: Sequence[tuple[Answer, States]]) -> li
     config, tree = drafter.head.config, drafter.tree
     groups: list[list[int]] = []
     for i in sorted(range(len(texts)), key=lambda i: len(texts[i][0].ids)):
-        cached = config.num_key_value_heads * config.head_dim * (len(texts[i][0].ids) + tree.beam * tree.depth)
+        rows = len(texts[i][0].ids) + tree.beam * tree.depth
+        cached = config.layers * config.num_key_value_heads * config.head_dim * rows
         most = max(1, min(_LOGITS // (tree.beam * drafter.lm_head.size), _CACHED // cached))
         if not groups or len(groups[-1]) >= most:
             groups.append([])

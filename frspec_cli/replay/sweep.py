@@ -55,15 +55,20 @@ def load_pipelines(
     *,
     drafts: Sequence[str] = (),
     vocabs: Sequence[str] = (),
+    norm_output: bool | None = None,
     warn: Callable[[str], None] = lambda text: None,
 ) -> Pipelines:
-    """Every head with every subset; by default what ships for the model. Raises as `load_pipeline` does."""
+    """Every head with every subset; by default what ships for the model. Raises as `load_pipeline` does.
+
+    norm_output: of every head, as in `load_head`.
+    """
     refuse_unused(options.methods, vocab=vocabs)
     k = max(options.ks, default=None)
     pipelines = []
     heads: Sequence[str | None] = drafts or [None]
     for draft in heads:
-        first = load_pipeline(target, draft=draft, vocab=vocabs[0] if vocabs else None, k=k, warn=warn)
+        vocab = vocabs[0] if vocabs else None
+        first = load_pipeline(target, draft=draft, vocab=vocab, k=k, norm_output=norm_output, warn=warn)
         by_vocab = [first]
         for vocab in vocabs[1:]:
             tokenizer = load_tokenizer(str(target.folder))

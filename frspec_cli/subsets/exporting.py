@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from frspec_cli import outputs, storage
 from frspec_cli.errors import FrspecError, UsageError, option
+from frspec_cli.models.locate import serving_name
 from frspec_cli.subsets.formats import WRITERS, Writer
 from frspec_cli.subsets.manifest import manifest_path, write_manifest
 from frspec_cli.subsets.subset import VocabularySubset
@@ -68,7 +69,14 @@ def export_subset(
     if not storage.is_stream(out):  # nothing can be put beside a pipe
         write_manifest(out, subset, to=to, order=order, ids=ids, rows=rows, files=files)
     warnings = [_rows_warning(subset) if writer.holds_rows and not vocab_rows else "", writer.warning(subset)]
-    return Export(str(out), to, ids, tuple(filter(None, warnings)), writer.usage(subset, str(out)))
+    return Export(str(out), to, ids, tuple(filter(None, warnings)), writer.usage(_resolvable(subset), str(out)))
+
+
+def _resolvable(subset: VocabularySubset) -> VocabularySubset:
+    """The subset under a name of its model that another program can open."""
+    tokenizer = subset.metadata["tokenizer"]
+    named = tokenizer | {"reference": serving_name(str(tokenizer.get("reference", "")))}
+    return replace(subset, metadata=subset.metadata | {"tokenizer": named})
 
 
 def check_export(to: str, out: Path | str, inputs: Iterable[Path | str | None]) -> Path:

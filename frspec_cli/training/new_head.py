@@ -13,7 +13,7 @@ from frspec_cli.heads.checkpoint import load_head
 from frspec_cli.heads.config import HeadConfig, Layout, head_config_for
 from frspec_cli.heads.files import read_config
 from frspec_cli.heads.head import EagleHead
-from frspec_cli.heads.layouts import default_taps
+from frspec_cli.heads.reading import default_taps
 from frspec_cli.models.identity import has_weights
 from frspec_cli.models.lm_head import LmHead
 from frspec_cli.models.target import Target

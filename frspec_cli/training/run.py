@@ -19,7 +19,7 @@ import torch
 
 from frspec_cli import storage
 from frspec_cli.answers import records as recorded
-from frspec_cli.errors import FrspecError
+from frspec_cli.errors import FrspecError, option
 from frspec_cli.heads.checkpoint import save_head
 from frspec_cli.heads.config import HeadConfig
 from frspec_cli.heads.head import EagleHead
@@ -201,10 +201,23 @@ def read_training_answers(inputs: RunInputs) -> TrainingAnswers:
     trained_on, held_out = recorded.split(_up_to(answers, settings.max_tokens))
     held_out = held_out[: settings.validation_answers]
     if not trained_on or not held_out:
-        raise FrspecError(
-            f"{inputs.answers} holds a single answer: at least one is trained on and another held out for validation."
-        )
+        raise _too_few(inputs, read=len(answers), kept=len(trained_on) + len(held_out))
     return TrainingAnswers(trained_on, held_out, recorded.token_counts(trained_on, vocab_size=size))
+
+
+def _too_few(inputs: RunInputs, *, read: int, kept: int) -> FrspecError:
+    """The error for too few answers: what the file holds, or what the options left of it."""
+    settings, needed = inputs.settings, "at least one is trained on and another held out for validation."
+    limit = "" if settings.limit is None else f" ({option('limit')} {settings.limit})"
+    if kept < read:
+        return FrspecError(
+            f"of the {read:,} answers read from {inputs.answers}{limit}, {option('max_tokens')} {settings.max_tokens} leaves "
+            f"{kept}: {needed}",
+            hint=f"Raise {option('max_tokens')}, or leave it out.",
+        )
+    if settings.limit is not None and read >= settings.limit:
+        return FrspecError(f"{option('limit')} {settings.limit} leaves a single answer of {inputs.answers}: {needed}")
+    return FrspecError(f"{inputs.answers} holds a single answer: {needed}")
 
 
 def _up_to(answers: list[recorded.Answer], max_tokens: int | None) -> list[recorded.Answer]:

@@ -59,7 +59,9 @@ def test_a_hub_id_in_the_command_stays_as_it_is(tmp_path, monkeypatch):
         (["--taps", "two"], 2, "--taps two is neither auto, none, nor numbers"),
         (["--device", "warp"], 2, "--device warp is not a device that torch knows"),
         (["--init", "none"], 1, "there is no draft head at none"),
-        (["--limit", "1"], 1, "holds a single answer"),
+        (["--limit", "1"], 1, "--limit 1 leaves a single answer of"),
+        (["--max-tokens", "1"], 1, "--max-tokens 1 leaves 1: at least one is trained on"),
+        (["--limit", "2", "--max-tokens", "1"], 1, "of the 2 answers read from"),
     ],
 )
 def test_wrong_input_is_one_sentence(cli, answers, tiny_folder, tmp_path, more, code, said):

@@ -177,3 +177,56 @@ def test_the_command(cli, own, tmp_path):
         assert (exit_code, out) == (code, "")
         assert said in " ".join(err.split())
     assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
+
+
+def test_the_targets_embedding_and_name_go_into_a_speculators_folder(cli, tiny_folder, tmp_path, monkeypatch):
+    """speculators' loader takes uninitialised memory for an embedding that the file lacks, and looks a name up on the hub."""
+    from tests.heads.test_in_the_engine import CONFIG as SIZES
+    from tests.heads.test_in_the_engine import random_head
+
+    source = write(tmp_path / "head", random_head("eagle3"), SIZES)
+    monkeypatch.chdir(tiny_folder.parent)
+    out = tmp_path / "out"
+    code, _, err = cli("export-draft", source, "--to", "speculators", "--out", out, "--model", tiny_folder.name)
+    assert code == 0, err
+    config, tensors = contents(out)
+    assert config["speculators_config"]["verifier"]["name_or_path"] == str(tiny_folder.resolve())
+    theirs = load_file(tiny_folder / "model.safetensors")["model.embed_tokens.weight"]
+    assert torch.equal(tensors["embed_tokens.weight"], theirs)
+    said = " ".join(err.split())
+    assert "with the target's embedding (0.0 MB)" in said
+    assert "embed_tokens" not in said
+    code, text, err = cli("export-draft", source, "--to", "speculators", "--out", tmp_path / "none", "--json")
+    warnings = " ".join(json.loads(text)["warnings"])
+    assert "no target is named, so the export names none" in warnings
+    assert "has no embed_tokens.weight" in warnings
+    assert "embed_tokens.weight" not in contents(tmp_path / "none")[1]
+    small = write(tmp_path / "small", eagle3())
+    code, _, err = cli("export-draft", small, "--to", "speculators", "--out", tmp_path / "x", "--model", tiny_folder)
+    assert (code, "is a draft head of another target" in " ".join(err.split())) == (1, True)
+
+
+def test_windows_second_layers_and_smaller_heads_go_to_speculators_only(tmp_path):
+    window = {"layer_types": ["sliding_attention"], "sliding_window": 3}
+    source = write(tmp_path / "window", eagle3(), window)
+    for to in ("eagle", "sglang"):
+        with pytest.raises(FrspecError, match=f"has sliding attention, which {to}'s code leaves out"):
+            export_head(source, to, tmp_path / "out")
+    export_head(source, "speculators", tmp_path / "kept", layers=8)
+    assert load(tmp_path / "kept").config == load(source).config
+    wide = write(tmp_path / "wide", eagle3() | {"fc.weight": draw(H, 72, seed=21)}, {"target_hidden_size": 24})
+    for to in ("eagle", "sglang", "speculators"):
+        export_head(wide, to, tmp_path / to)
+        assert contents(tmp_path / to)[0]["target_hidden_size"] == 24
+    whole = {name: tensor for name, tensor in eagle3().items() if name not in ("lm_head.weight", "d2t", "t2d")}
+    with pytest.raises(FrspecError, match="has no LM head of its own"):
+        export_head(write(tmp_path / "whole", whole), "eagle", tmp_path / "out")
+
+
+def test_norm_output_can_be_said_for_an_export(tmp_path):
+    source = write(tmp_path / "head", eagle3(), {"norm_output": True})
+    read = export_head(source, "speculators", tmp_path / "read", layers=8)
+    assert "SpecForge" in " ".join(read.warnings)
+    export_head(source, "speculators", tmp_path / "said", layers=8, norm_output=True)
+    fed_back = [contents(tmp_path / name)[0]["norm_output"] for name in ("read", "said")]
+    assert fed_back == [False, True]

@@ -54,7 +54,7 @@ def test_the_modules_agree_to_1e_5(golden):
     cache = Cache()
     features = head.fuse(golden.last[None], tuple(tap[None] for tap in golden.taps))
     causal = additive(torch.ones(count, count).tril().bool())
-    prefill = head(head.embed(golden.tokens[None, 1:]), features, torch.arange(count)[None], causal, cache)
+    prefill = head(head.embed(golden.tokens[None, 1:]), features, torch.arange(count)[None], causal, [cache])
     torch.testing.assert_close(prefill[0], golden.prefill, rtol=0, atol=1e-5)
     own = torch.cat((torch.ones(3, count).bool(), torch.eye(3).bool()), 1)
     step = head(
@@ -62,7 +62,7 @@ def test_the_modules_agree_to_1e_5(golden):
         prefill[:, -1:].expand(-1, 3, -1),
         torch.full((1, 3), count),
         additive(own),
-        cache,
+        [cache],
     )
     torch.testing.assert_close(step[0], golden.step, rtol=0, atol=1e-5)
 

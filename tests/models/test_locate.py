@@ -7,7 +7,7 @@ import pytest
 from frspec_cli.errors import FrspecError
 from frspec_cli.models import convert, embedded
 from frspec_cli.models.embedded import EMBEDDED, find_gguf
-from frspec_cli.models.locate import locate_model, locate_tokenizer
+from frspec_cli.models.locate import locate_model, locate_tokenizer, resolvable_name, serving_name
 from frspec_cli.models.target import load_target
 
 
@@ -15,6 +15,21 @@ def test_a_folder_is_itself(tiny_folder) -> None:
     assert locate_model(str(tiny_folder)) == tiny_folder
     assert locate_tokenizer(str(tiny_folder)) == tiny_folder / "tokenizer.json"
     assert locate_tokenizer(str(tiny_folder / "tokenizer.json")) == tiny_folder / "tokenizer.json"
+
+
+def test_a_name_for_other_programs_is_a_hub_id_or_an_absolute_folder(tiny_folder, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tiny_folder.parent)
+    whole = str(tiny_folder.resolve())
+    assert resolvable_name("owner/name", tmp_path) == "owner/name"
+    assert resolvable_name(tiny_folder.name, tiny_folder) == whole
+    assert resolvable_name("smollm2-135m", tiny_folder) == whole  # a short name: the converted folder
+    assert serving_name(tiny_folder.name) == serving_name(f"{tiny_folder.name}/tokenizer.json") == whole
+    assert serving_name("owner/name") == "owner/name"
+    monkeypatch.setenv("FRSPEC_CACHE", str(tmp_path))
+    assert serving_name("smollm2-135m") == serving_name("") == serving_name("gone/down/here") == "TARGET"
+    folder = convert.converted_folder("smollm2-135m", EMBEDDED["smollm2-135m"].sha256)
+    folder.mkdir(parents=True)
+    assert serving_name("smollm2-135m") == str(folder)
 
 
 def test_a_misspelt_short_name_is_refused_with_the_nearest(tmp_path, monkeypatch) -> None:

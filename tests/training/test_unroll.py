@@ -49,13 +49,13 @@ def test_unrolled_steps_equal_a_draft_run_step_by_step_with_a_cache(target64, an
                 head.fuse(feature.last[None, :length], tuple(tap[None, :length] for tap in feature.taps)),
                 torch.arange(length)[None],
                 torch.full((length, length), torch.finfo(torch.float64).min, dtype=torch.float64).triu(1)[None, None],
-                cache,
+                [cache],
             )[:, -1:]
             for step in range(min(4, answer.queries - query)):
                 if step:
                     token = ids[None, root + 1 + step : root + 2 + step]
                     mask = torch.zeros(1, 1, 1, length + step, dtype=torch.float64)
-                    hidden = head(head.embed(token), hidden, torch.tensor([[root + step]]), mask, cache)
+                    hidden = head(head.embed(token), hidden, torch.tensor([[root + step]]), mask, [cache])
                 assert (unrolled[step][row, query] - hidden[0, 0]).abs().max() < 1e-9
                 compared += 1
     assert compared > 60

@@ -1,0 +1,73 @@
+"""Drafters of other kinds, by the tensors and config keys that only they have, so that a refusal can name what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+RUNS = "frspec runs EAGLE-1, 2, 3 and 3.1"
+
+_BY_NAME = (
+    ("peagle", "a P-EAGLE head"),
+    ("paralleleagle", "a P-EAGLE head"),
+    ("dspark", "a DSpark head"),
+    ("dflash2", "a DFlash-2 head"),
+    ("dflash", "a DFlash head"),
+    ("medusa", "a Medusa head"),
+    ("hydra", "a Hydra head"),
+    ("mlpspeculator", "an MLP speculator"),
+    ("gemma4assistant", "a Gemma-4 assistant"),
+    ("nextn", "a multi-token-prediction (MTP) module"),
+    ("mtp", "a multi-token-prediction (MTP) module"),
+)
+"""What a config calls itself (architectures, model_type, speculators_model_type), in lower case with letters and digits only."""
+
+_BY_TENSOR = (
+    ("mask_hidden", "a P-EAGLE head"),
+    ("markov_w1", "a DFlash-2 or DSpark head"),
+    ("markov_w2", "a DFlash-2 or DSpark head"),
+    ("medusa_head.", "a Medusa head"),
+    ("masked_embedding.", "a Gemma-4 assistant"),
+    ("eh_proj.", "a multi-token-prediction (MTP) module"),
+    ("nextn.", "a multi-token-prediction (MTP) module"),
+    ("mtp.", "a multi-token-prediction (MTP) module"),
+)
+"""Parts of tensor names; the first that occurs decides."""
+
+_BY_LAYER = (
+    ("kv_a_proj_with_mqa", "an EAGLE head with latent attention (MLA)"),
+    ("kv_b_proj", "an EAGLE head with latent attention (MLA)"),
+    ("mlp.experts.", "an EAGLE head with a mixture of experts"),
+)
+"""The same, in a head that has EAGLE's fc.weight: whole models have such layers too."""
+
+_BY_KEY = (
+    ("ptd_token_id", "a P-EAGLE head"),
+    ("dflash_config", "a DFlash head"),
+    ("markov_rank", "a DFlash-2 or DSpark head"),
+    ("medusa_num_heads", "a Medusa head"),
+    ("num_centroids", "a Gemma-4 assistant"),
+    ("centroid_intermediate_top_k", "a Gemma-4 assistant"),
+)
+"""Keys of config.json that must hold something."""
+
+
+def other_kind(raw: dict[str, Any], names: Iterable[str]) -> str | None:
+    """What a drafter is that is not an EAGLE head, such as "a Medusa head"; None if nothing says that it is another kind.
+
+    raw: its config.json.
+    names: its tensors'.
+    """
+    own_names = [raw.get("model_type"), raw.get("speculators_model_type"), *(raw.get("architectures") or ())]
+    spelled = ["".join(filter(str.isalnum, str(name).lower())) for name in own_names if name]
+    for part, kind in _BY_NAME:
+        if any(part in name for name in spelled):
+            return kind
+    tensors = [f".{name}" for name in names]
+    eagle = any(name.endswith(".fc.weight") for name in tensors)
+    for part, kind in _BY_TENSOR + (_BY_LAYER if eagle else ()):
+        if any(f".{part}" in name for name in tensors):
+            return kind
+    if any(name.split(".")[1].isdigit() for name in tensors):
+        return "a Medusa head"  # its first published files are a bare list of heads: 0.0.linear.weight
+    return next((kind for key, kind in _BY_KEY if raw.get(key)), None)
