@@ -162,7 +162,13 @@ def _model(folder: Path, config: dict[str, Any], tensors: dict[str, dict[str, An
     if layout is None and other is not None:
         return {"kind": "model", **known, "tensors": len(tensors), "drafter": f"holds {other}"}
     if layout != "fused" and other is not None:
-        return {"kind": "draft-head", "layout": None, "problem": f"this is {other}; {RUNS}.", **known, "tensors": tensors}
+        return {
+            "kind": "draft-head",
+            "layout": None,
+            "problem": f"this is {other}; {RUNS}.",
+            **known,
+            "tensors": tensors,
+        }
     if layout is None:
         return {"kind": "model", **known, "tensors": len(tensors)}
     return {

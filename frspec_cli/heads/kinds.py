@@ -20,7 +20,7 @@ _BY_NAME = (
     ("nextn", "a multi-token-prediction (MTP) module"),
     ("mtp", "a multi-token-prediction (MTP) module"),
 )
-"""What a config calls itself (architectures, model_type, speculators_model_type), in lower case with letters and digits only."""
+"""What a config calls itself (architectures, model_type, speculators_model_type), in lower case, letters and digits only."""
 
 _BY_TENSOR = (
     ("mask_hidden", "a P-EAGLE head"),

@@ -33,7 +33,7 @@ def foreign_rows(own: LmHead, target: LmHead, *, where: str) -> str | None:
     near = (ours * normalize(target.weight[tokens].float(), dim=-1)).sum(-1) > _NEAR
     if 2 * int(near.sum()) >= len(rows):
         return None
-    lengths = target.weight.norm(dim=-1, dtype=torch.float32).clamp(min=1e-12)
+    lengths = target.weight.norm(dim=-1).float().clamp(min=1e-12)
     cosines = (ours.to(target.weight.dtype) @ target.weight.T).float() / lengths
     best, nearest = cosines.max(dim=-1)
     foreign = (best > _NEAR) & (nearest != tokens)
@@ -42,6 +42,6 @@ def foreign_rows(own: LmHead, target: LmHead, *, where: str) -> str | None:
     first = int(foreign.nonzero()[0])
     return (
         f"{where}: {int(foreign.sum())} of {len(rows)} rows of its LM head that were compared are those of other tokens: row "
-        f"{int(rows[first])} is the target's row of token {int(nearest[first])}, and the map says {int(tokens[first])}. The map "
-        "(d2t) is shifted or belongs to another head, and hardly any draft will be accepted."
+        f"{int(rows[first])} is the target's row of token {int(nearest[first])}, and the map says {int(tokens[first])}. The "
+        "map (d2t) is shifted or belongs to another head, and hardly any draft will be accepted."
     )

@@ -15,16 +15,18 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from frspec_cli.decoding.drafters import EagleDrafter
 from frspec_cli.decoding.engine import Engine
 from frspec_cli.decoding.options import TreeConfig
 from frspec_cli.heads.checkpoint import load_head
 from frspec_cli.models.target import Target
-from tests.decoding.test_draft_oracle import PROMPT, VOCAB, Recording, _paths
+from tests.decoding.test_draft_oracle import PROMPT, VOCAB, _paths
 from tests.tiny import tiny_config, tiny_target
 
 H, HEADS, KV, SIZE, INNER = 32, 4, 2, 8, 40
 TAPS = (1, 2, 3)
-EPSILON, BASE = 1e-5, 10000.0
+EPSILON = 1e-5
+FREQUENCIES = 1.0 / 10000.0 ** (torch.arange(0, SIZE, 2, dtype=torch.float32) / SIZE)  # in float32, as everyone's
 TREE, CHAIN = TreeConfig(depth=4, beam=3, nodes=14), TreeConfig(depth=5, beam=1, nodes=6)
 CONFIG = {
     "hidden_size": H, "intermediate_size": INNER, "num_attention_heads": HEADS, "num_key_value_heads": KV,
@@ -61,9 +63,11 @@ def head_tensors(*, fc_norm: bool) -> dict[str, torch.Tensor]:
     }  # fmt: skip
     norms = ["layers.0.input_layernorm", "layers.0.hidden_norm", "layers.0.post_attention_layernorm", "norm"]
     norms += [f"fc_norm.{n}" for n in range(3)] if fc_norm else []
-    tensors = {name: torch.randn(shape, generator=generator, dtype=torch.float64) * 0.3 for name, shape in shapes.items()}
-    tensors |= {name: 1 + 0.5 * torch.randn(H, generator=generator, dtype=torch.float64) for name in norms}
-    return {f"{name}.weight": tensor for name, tensor in tensors.items()}
+    tensors = {
+        name: torch.randn(shape, generator=generator) * 0.3 for name, shape in shapes.items()
+    }
+    tensors |= {name: 1 + 0.5 * torch.randn(H, generator=generator) for name in norms}
+    return {f"{name}.weight": tensor.double() for name, tensor in tensors.items()}  # a head is read in float32
 
 
 # --- the second implementation
@@ -90,7 +94,7 @@ class Reference:
         half = SIZE // 2
         out = x.clone()
         for i in range(half):
-            angle = torch.tensor(place, dtype=torch.float64) * (1.0 / BASE ** torch.tensor(2 * i / SIZE, dtype=torch.float32))
+            angle = place * FREQUENCIES[i].double()
             cos, sin = torch.cos(angle), torch.sin(angle)
             out[i], out[i + half] = x[i] * cos - x[i + half] * sin, x[i + half] * cos + x[i] * sin
         return out
@@ -143,6 +147,20 @@ class Reference:
 
 
 # --- the two side by side
+
+
+class Recording(EagleDrafter):
+    """Remembers each cycle's root log-probs, tree and position."""
+
+    def __init__(self, *arguments) -> None:
+        super().__init__(*arguments)
+        self.seen: list[tuple] = []
+
+    def propose(self, root, position, valid):
+        first = self._log_probs(self.hidden.index_select(1, valid - 1))[0, 0]
+        tree = super().propose(root, position, valid)
+        self.seen.append((first, tree, int(position)))
+        return tree
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +218,8 @@ def test_drafts_are_those_of_the_formulas(target, tmp_path, name, shape):
 
 @pytest.mark.parametrize("shape", [TREE, CHAIN], ids=["tree", "chain"])
 @pytest.mark.parametrize(
-    "wrong", [{"norm_output": False}, {"norm_before_residual": False}, {"fc_norm": False}, {"window": None}, {"window": 4}]
+    "wrong",
+    [{"norm_output": False}, {"norm_before_residual": False}, {"fc_norm": False}, {"window": None}, {"window": 4}],
 )
 def test_every_wrong_reading_changes_the_drafts(target, tmp_path, wrong, shape):
     text, seen = recorded(target, tmp_path / "head", READINGS["all"], shape)

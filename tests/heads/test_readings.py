@@ -120,7 +120,10 @@ def test_norm_before_residual_counts_whoever_wrote_the_config(tmp_path):
         ({}, None),
         ({"layer_types": ["full_attention"], "sliding_window": 4}, None),
         ({"layer_types": ["sliding_attention"], "sliding_window": 4}, 4),
-        ({"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 4}, 4),  # a copy of the target's list
+        (
+            {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 4},
+            4,
+        ),  # a copy of the target's list
         (SPECULATORS | {"transformer_layer_config": {"layer_types": ["sliding_attention"], "sliding_window": 4}}, 4),
         ({"sliding_window": 4, "use_sliding_window": False}, None),
     ],
@@ -170,7 +173,9 @@ def test_a_head_smaller_than_its_target(tmp_path):
     head = load(write(tmp_path / "a", tensors, config), target_config=target, embedding_weight=theirs)
     states = draw(3, 1, 2, 24, seed=82)
     assert torch.equal(head.embedding_weight, own)
-    torch.testing.assert_close(head.fuse(states[0], tuple(states)), torch.cat(tuple(states), -1) @ tensors["fc.weight"].T)
+    torch.testing.assert_close(
+        head.fuse(states[0], tuple(states)), torch.cat(tuple(states), -1) @ tensors["fc.weight"].T
+    )
     with pytest.raises(FrspecError, match="its target_hidden_size is 24, the target's is 16"):
         load(write(tmp_path / "a", tensors, config))
     del tensors["embed_tokens.weight"]
@@ -179,7 +184,12 @@ def test_a_head_smaller_than_its_target(tmp_path):
 
 
 def second_layer() -> dict[str, torch.Tensor]:
-    shapes = {"self_attn.q_proj": (H, H), "self_attn.k_proj": (8, H), "self_attn.v_proj": (8, H), "self_attn.o_proj": (H, H)}
+    shapes = {
+        "self_attn.q_proj": (H, H),
+        "self_attn.k_proj": (8, H),
+        "self_attn.v_proj": (8, H),
+        "self_attn.o_proj": (H, H),
+    }
     shapes |= {"mlp.gate_proj": (INNER, H), "mlp.up_proj": (INNER, H), "mlp.down_proj": (H, INNER)}
     matrices = {f"layers.1.{name}.weight": draw(*shape, seed=90 + n) for n, (name, shape) in enumerate(shapes.items())}
     norms = ("input_layernorm", "post_attention_layernorm")
@@ -243,7 +253,12 @@ def test_the_shipped_and_written_heads_are_read_as_before(tmp_path):
 
 
 def test_inspect_prints_the_reading(cli, tmp_path):
-    config = {"norm_output": True, "norm_before_residual": True, "layer_types": ["sliding_attention"], "sliding_window": 64}
+    config = {
+        "norm_output": True,
+        "norm_before_residual": True,
+        "layer_types": ["sliding_attention"],
+        "sliding_window": 64,
+    }
     config |= {"eagle_config": {"eagle_aux_hidden_state_layer_ids": [1, 3, 4]}}
     folder = write(tmp_path / "a", eagle3() | FC_NORM, config)
     out = cli("inspect", folder)[1]

@@ -43,6 +43,8 @@ def trained():
     torch.manual_seed(1)
     rows = torch.nn.Parameter(target.lm_head.weight.float().clone())
     head = EagleHead(config, embedding_weight=target.embedding.float(), own_lm_head=LmHead(rows))
+    for norm in (head.norm, *head.fc_norm):  # with weights of 1, a second norm or a missing one would hardly show
+        torch.nn.init.normal_(norm.weight)
     ids = torch.stack([torch.from_numpy(answer.ids) for answer in answers])
     taps = [torch.stack([states.taps[n] for _, states in texts]).float() for n in range(3)]
     optimizer = torch.optim.AdamW([*head.parameters(), rows], lr=4e-3)
@@ -66,11 +68,14 @@ def accepted(head: EagleHead, lm_head: LmHead, texts) -> float:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"norm_output": False}, {"norm_before_residual": False}, {"tap_norm": "none"}, {"window": None}, {"window": 1}]
+    "wrong",
+    [{"norm_output": False}, {"norm_before_residual": False}, {"tap_norm": "none"}, {"window": None}, {"window": 1}],
 )
 def test_a_wrong_reading_accepts_less(trained, wrong):
     head, lm_head, texts = trained
-    mutant = EagleHead(replace(head.config, **wrong), embedding_weight=head.embedding_weight, own_lm_head=lm_head).double()
+    mutant = EagleHead(
+        replace(head.config, **wrong), embedding_weight=head.embedding_weight, own_lm_head=lm_head
+    ).double()
     mutant.load_state_dict({name: head.state_dict()[name] for name in mutant.state_dict()})
     right = accepted(head, lm_head, texts)
     assert right > 2
