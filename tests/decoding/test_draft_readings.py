@@ -63,9 +63,7 @@ def head_tensors(*, fc_norm: bool) -> dict[str, torch.Tensor]:
     }  # fmt: skip
     norms = ["layers.0.input_layernorm", "layers.0.hidden_norm", "layers.0.post_attention_layernorm", "norm"]
     norms += [f"fc_norm.{n}" for n in range(3)] if fc_norm else []
-    tensors = {
-        name: torch.randn(shape, generator=generator) * 0.3 for name, shape in shapes.items()
-    }
+    tensors = {name: torch.randn(shape, generator=generator) * 0.3 for name, shape in shapes.items()}
     tensors |= {name: 1 + 0.5 * torch.randn(H, generator=generator) for name in norms}
     return {f"{name}.weight": tensor.double() for name, tensor in tensors.items()}  # a head is read in float32
 
