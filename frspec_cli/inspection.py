@@ -144,7 +144,10 @@ def _folder(path: Path) -> dict[str, Any]:
     if maps_in(path):
         return _foreign(path)
     if (path / "config.json").is_file():
-        return {"kind": "model", "architectures": read_object(path / "config.json").get("architectures")}
+        config = read_object(path / "config.json")
+        other = other_kind(config, ())
+        drafter = {} if other is None else {"drafter": f"holds {other}"}
+        return {"kind": "model", "architectures": config.get("architectures"), **drafter}
     if (path / "tokenizer.json").is_file():
         return {"kind": "tokenizer", "files": sorted(file.name for file in path.iterdir())}
     raise FrspecError(f"the folder {path} holds nothing that frspec knows.")

@@ -48,4 +48,5 @@ def command(
         value["command"] = export.usage
         if not as_json:
             output.data(export.usage)
+            output.say(export.usage_note)
     output.result(value, f"wrote {out} ({loaded.k:,} ids) and its manifest")

@@ -17,8 +17,10 @@ from frspec_cli.errors import FrspecError
 from frspec_cli.heads.config import HeadConfig
 from frspec_cli.heads.files import WEIGHTS, locate_head, read_config, read_tensors
 from frspec_cli.heads.head import EagleHead
+from frspec_cli.heads.kinds import refuse_other_kind
 from frspec_cli.heads.layouts import ParsedHead, Tensors, parse_head
 from frspec_cli.heads.peers import config_for, tensors_for
+from frspec_cli.heads.reading import padding
 from frspec_cli.models.finite import is_finite
 from frspec_cli.models.lm_head import LmHead
 from frspec_cli.tensor_files import write_safetensors
@@ -76,11 +78,15 @@ def load_head(
     """
     folder = locate_head(path)
     where, layers = str(path), target_config.num_hidden_layers
-    raw, tensors = read_config(folder), read_tensors(folder)
+    raw = read_config(folder)
+    refuse_other_kind(raw, (), where=where)  # some kinds name their files otherwise, so that no tensors would be found
+    tensors = read_tensors(folder)
     parsed = parse_head(raw, tensors, layers=layers, where=where, norm_output=norm_output)
-    parsed = parsed.without_padding(target_config.vocab_size)
     for note in parsed.notes:
         warn(note)
+    padded, parsed = parsed.config.vocab_size, parsed.without_padding(target_config.vocab_size)
+    if parsed.config.vocab_size < padded:
+        warn(padding(padded, parsed.config.vocab_size, where=where))
     config = parsed.with_taps_of(layers)
     check_target(config, target_config, where=where)
     _check_finite({**parsed.tensors, "embed_tokens": parsed.embedding, "lm_head": parsed.lm_head}, where=where)

@@ -15,6 +15,7 @@ import torch
 from frspec_cli import storage
 from frspec_cli.errors import FrspecError, option
 from frspec_cli.heads.files import WEIGHTS, locate_head, read_config, read_tensors
+from frspec_cli.heads.kinds import refuse_other_kind
 from frspec_cli.heads.layouts import ParsedHead, Tensors, parse_head
 from frspec_cli.heads.options import ExportOptions, Peer, yes_or_no
 from frspec_cli.heads.peers import check_peer, config_for, speculators_config, tensors_for
@@ -120,6 +121,7 @@ def export_head(
     """
     folder = locate_head(path)
     raw = read_config(folder)
+    refuse_other_kind(raw, (), where=str(path))
     head = parse_head(raw, read_tensors(folder), layers=layers, where=str(path), norm_output=norm_output)
     check_peer(head.config, to, layers=layers, where=str(path))
     warnings: list[str] = list(head.notes)
@@ -131,11 +133,15 @@ def export_head(
     config = speculators_config(head, raw, target) if to == "speculators" else config_for(head, raw, to)
     if head.config.layout == "eagle3" and not head.config.taps:
         warnings.append("the head records no taps: its reader takes the default (2, n // 2, n - 3).")
+    if to == "speculators" and head.config.target_hidden_size is not None:
+        warnings.append("speculators' own code runs heads of the target's hidden size only; vLLM reads this one.")
     if to == "speculators" and target is None and not (raw.get("speculators_config") or {}).get("verifier"):
         warnings.append(
             f"no target is named, so the export names none, and speculators cannot load it: give {option('model')}."
         )
-    size = _add_embedding(tensors, head, embedding, warnings, where=str(path)) if to == "speculators" else None
+    size = None
+    if to == "speculators":
+        size = _add_embedding(tensors, head, embedding, warnings, target=target, where=str(path))
     with storage.atomic_folder(out) as temporary:
         write_safetensors(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
         storage.write_json(temporary / "config.json", config)
@@ -144,7 +150,13 @@ def export_head(
 
 
 def _add_embedding(
-    tensors: Tensors, head: ParsedHead, embedding: torch.Tensor | None, warnings: list[str], *, where: str
+    tensors: Tensors,
+    head: ParsedHead,
+    embedding: torch.Tensor | None,
+    warnings: list[str],
+    *,
+    target: str | None,
+    where: str,
 ) -> int | None:
     """Adds the target's embedding to a speculators file that lacks one, and returns its bytes; None if nothing was added.
 
@@ -154,9 +166,12 @@ def _add_embedding(
     if "embed_tokens.weight" in tensors:
         return None
     if embedding is None:
+        how = f"Name the target with {option('model')} to have its embedding written."
+        if target is not None:
+            how = "The target's safetensors hold no tensor that is named like an embedding, so it could not be written."
         warnings.append(
             "the file has no embed_tokens.weight: vLLM takes the target's, but speculators' own loader takes whatever is in "
-            f"memory. Name the target with {option('model')} to have its embedding written."
+            f"memory. {how}"
         )
         return None
     expected = (head.config.vocab_size, head.config.hidden_size)

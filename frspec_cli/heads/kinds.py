@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from frspec_cli.errors import FrspecError
+
 RUNS = "frspec runs EAGLE-1, 2, 3 and 3.1"
 
 _BY_NAME = (
@@ -13,6 +15,8 @@ _BY_NAME = (
     ("dspark", "a DSpark head"),
     ("dflash2", "a DFlash-2 head"),
     ("dflash", "a DFlash head"),
+    ("domino", "a Domino head"),
+    ("xpress", "an XPress head"),
     ("medusa", "a Medusa head"),
     ("hydra", "a Hydra head"),
     ("mlpspeculator", "an MLP speculator"),
@@ -26,11 +30,15 @@ _BY_TENSOR = (
     ("mask_hidden", "a P-EAGLE head"),
     ("markov_w1", "a DFlash-2 or DSpark head"),
     ("markov_w2", "a DFlash-2 or DSpark head"),
+    ("predecessor_codebook", "a DFlash-2 head"),
+    ("refiner_head.", "an XPress head"),
     ("medusa_head.", "a Medusa head"),
+    ("hydra_head.", "a Hydra head"),
     ("masked_embedding.", "a Gemma-4 assistant"),
     ("eh_proj.", "a multi-token-prediction (MTP) module"),
     ("nextn.", "a multi-token-prediction (MTP) module"),
     ("mtp.", "a multi-token-prediction (MTP) module"),
+    ("mtp_layers.", "a multi-token-prediction (MTP) module"),
 )
 """Parts of tensor names; the first that occurs decides."""
 
@@ -46,6 +54,7 @@ _BY_KEY = (
     ("dflash_config", "a DFlash head"),
     ("markov_rank", "a DFlash-2 or DSpark head"),
     ("medusa_num_heads", "a Medusa head"),
+    ("hydra_num_heads", "a Hydra head"),
     ("num_centroids", "a Gemma-4 assistant"),
     ("centroid_intermediate_top_k", "a Gemma-4 assistant"),
 )
@@ -58,7 +67,9 @@ def other_kind(raw: dict[str, Any], names: Iterable[str]) -> str | None:
     raw: its config.json.
     names: its tensors'.
     """
-    own_names = [raw.get("model_type"), raw.get("speculators_model_type"), *(raw.get("architectures") or ())]
+    architectures = raw.get("architectures")
+    own_names = [raw.get("model_type"), raw.get("speculators_model_type")]
+    own_names += architectures if isinstance(architectures, list) else [architectures]
     spelled = ["".join(filter(str.isalnum, str(name).lower())) for name in own_names if name]
     for part, kind in _BY_NAME:
         if any(part in name for name in spelled):
@@ -70,4 +81,13 @@ def other_kind(raw: dict[str, Any], names: Iterable[str]) -> str | None:
             return kind
     if any(name.split(".")[1].isdigit() for name in tensors):
         return "a Medusa head"  # its first published files are a bare list of heads: 0.0.linear.weight
+    if eagle and not {".hidden_norm.weight", ".model.hidden_norm.weight"}.isdisjoint(tensors):
+        return "a DFlash head"  # it norms what fc gives, outside its layers; EAGLE-3 norms inside the first
     return next((kind for key, kind in _BY_KEY if raw.get(key)), None)
+
+
+def refuse_other_kind(raw: dict[str, Any], names: Iterable[str], *, where: str) -> None:
+    """Raises `FrspecError` that names the kind if config.json (`raw`) or tensors (`names`) are another drafter's."""
+    other = other_kind(raw, names)
+    if other is not None:
+        raise FrspecError(f"{where}: this is {other}; {RUNS}.")

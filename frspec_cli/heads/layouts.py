@@ -17,7 +17,7 @@ from frspec_cli.errors import ArtifactError, FrspecError, UsageError, option
 from frspec_cli.heads import reading
 from frspec_cli.heads.config import LAYER, HeadConfig, Layout, detect_layout, own_config, tensor_name
 from frspec_cli.heads.config_schema import ForeignConfig, Rope
-from frspec_cli.heads.kinds import RUNS, other_kind
+from frspec_cli.heads.kinds import RUNS, refuse_other_kind
 from frspec_cli.heads.reading import default_taps, is_padded
 from frspec_cli.schema import check
 from frspec_cli.subsets.formats.d2t import target_ids
@@ -106,9 +106,8 @@ def parse_head(
     Raises `FrspecError` naming the tensor and what was expected, or the kind of a drafter that frspec does not run.
     """
     kind = detect_layout(raw, tensors)
-    other = None if kind == "fused" else other_kind(raw, tensors)
-    if other is not None:
-        raise FrspecError(f"{where}: this is {other}; {RUNS}.")
+    if kind != "fused":
+        refuse_other_kind(raw, tensors, where=where)
     if kind is None:
         raise FrspecError(
             f"{where} is not a draft head of a layout that frspec knows: it lacks the tensor fc.weight.",
@@ -147,6 +146,7 @@ def parse_head(
         if lm_head.shape[1:] != (config.hidden_size,):
             raise _wrong_shape("lm_head.weight", lm_head, ["rows", config.hidden_size], where)
         if d2t is None and is_padded(len(lm_head), config.vocab_size):
+            notes.append(reading.padding(len(lm_head), config.vocab_size, where=where))
             lm_head = lm_head[: config.vocab_size]
             config = replace(config, draft_vocab_size=None if kind == "eagle2" else len(lm_head))
         if kind == "eagle2" and len(lm_head) != config.vocab_size:

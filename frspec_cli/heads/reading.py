@@ -110,3 +110,8 @@ def taps(raw: dict[str, Any], *, count: int, layers: int | None, where: str) -> 
 def is_padded(rows: int, vocabulary: int) -> bool:
     """Whether `rows` are those of `vocabulary` tokens and a few more, as engines pad them to a multiple of some power of 2."""
     return rows > vocabulary and rows % 8 == 0 and rows - vocabulary <= max(1024, vocabulary // 100)
+
+
+def padding(rows: int, vocabulary: int, *, where: str) -> str:
+    """The sentence that says which rows of a padded vocabulary are left out."""
+    return f"{where} has {rows:,} rows for a vocabulary of {vocabulary:,}: those beyond it are taken to be padding and left out."

@@ -25,6 +25,7 @@ class Export:
     ids: int64 [k], in the file's order.
     warnings: what the user of the file should know.
     usage: the command line that uses the file; "" if there is none.
+    usage_note: what whoever adds to that command should know; "" if there is nothing.
     """
 
     out: str
@@ -32,6 +33,7 @@ class Export:
     ids: np.ndarray
     warnings: tuple[str, ...]
     usage: str
+    usage_note: str
 
     @property
     def sha256(self) -> str:
@@ -69,7 +71,8 @@ def export_subset(
     if not storage.is_stream(out):  # nothing can be put beside a pipe
         write_manifest(out, subset, to=to, order=order, ids=ids, rows=rows, files=files)
     warnings = [_rows_warning(subset) if writer.holds_rows and not vocab_rows else "", writer.warning(subset)]
-    return Export(str(out), to, ids, tuple(filter(None, warnings)), writer.usage(_resolvable(subset), str(out)))
+    usage = writer.usage(_resolvable(subset), str(out))
+    return Export(str(out), to, ids, tuple(filter(None, warnings)), usage, writer.usage_note)
 
 
 def _resolvable(subset: VocabularySubset) -> VocabularySubset:

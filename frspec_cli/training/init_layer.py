@@ -22,12 +22,12 @@ _BEFORE_MLP = ("pre_feedforward_layernorm", "post_attention_layernorm")
 
 def has_output_norms(target: Any) -> bool:
     """Whether the target's last layer norms the outputs of attention and MLP, as Gemma's does."""
-    return hasattr(target.base_model.layers[-1], "post_feedforward_layernorm")
+    return hasattr(target.get_decoder().layers[-1], "post_feedforward_layernorm")
 
 
 def has_qkv_bias(target: Any) -> bool:
     """Whether the target's last layer adds biases to queries, keys and values, as Qwen2's does."""
-    return "self_attn.q_proj.bias" in target.base_model.layers[-1].state_dict()
+    return "self_attn.q_proj.bias" in target.get_decoder().layers[-1].state_dict()
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,11 +48,11 @@ class LastLayer:
     def of(target: Any, answers: list[Answer]) -> LastLayer:
         """Reads the layer of the transformers causal LM `target`, and measures it over `answers`."""
         plus = 1.0 if target.config.get_text_config().model_type.startswith("gemma") else 0.0
-        source = target.base_model.layers[-1].state_dict()
+        source = target.get_decoder().layers[-1].state_dict()
         tensors = {name: tensor.float() + plus * ("norm" in name) for name, tensor in source.items()}
         activations = _measure(target, answers)
         _fold(tensors, activations)
-        return LastLayer(tensors, target.base_model.norm.weight.detach().float() + plus, activations)
+        return LastLayer(tensors, target.get_decoder().norm.weight.detach().float() + plus, activations)
 
     def size(self, name: str) -> torch.Tensor:
         """The root mean square of the activations `name`, averaged over positions; a scalar."""
@@ -77,7 +77,7 @@ def _fold(tensors: Tensors, activations: Tensors) -> None:
 
 
 def _measure(target: Any, answers: list[Answer]) -> Tensors:
-    base, padded = target.base_model, {}
+    base, padded = target.get_decoder(), {}
     layer = base.layers[-1]
 
     def record(name: str, *, output: bool) -> Any:

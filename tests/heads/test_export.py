@@ -201,6 +201,14 @@ def test_the_targets_embedding_and_name_go_into_a_speculators_folder(cli, tiny_f
     assert "no target is named, so the export names none" in warnings
     assert "has no embed_tokens.weight" in warnings
     assert "embed_tokens.weight" not in contents(tmp_path / "none")[1]
+    unsafe = tmp_path / "unsafe"  # a target whose weights are a pickle, which is not opened for this
+    unsafe.mkdir()
+    (unsafe / "config.json").write_text((tiny_folder / "config.json").read_text())
+    code, text, err = cli(
+        "export-draft", source, "--to", "speculators", "--out", tmp_path / "p", "--json", "--model", unsafe
+    )
+    assert code == 0, err
+    assert "The target's safetensors hold no tensor" in " ".join(json.loads(text)["warnings"])
     small = write(tmp_path / "small", eagle3())
     code, _, err = cli("export-draft", small, "--to", "speculators", "--out", tmp_path / "x", "--model", tiny_folder)
     assert (code, "is a draft head of another target" in " ".join(err.split())) == (1, True)
@@ -218,6 +226,8 @@ def test_windows_second_layers_and_smaller_heads_go_to_speculators_only(tmp_path
     for to in ("eagle", "sglang", "speculators"):
         export_head(wide, to, tmp_path / to)
         assert contents(tmp_path / to)[0]["target_hidden_size"] == 24
+    warnings = " ".join(export_head(wide, "speculators", tmp_path / "again").warnings)
+    assert "speculators' own code runs heads of the target's hidden size only" in warnings
     whole = {name: tensor for name, tensor in eagle3().items() if name not in ("lm_head.weight", "d2t", "t2d")}
     with pytest.raises(FrspecError, match="has no LM head of its own"):
         export_head(write(tmp_path / "whole", whole), "eagle", tmp_path / "out")

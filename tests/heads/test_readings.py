@@ -38,6 +38,11 @@ def load(folder, **changes):
         (["markov_head.markov_w1.weight", "markov_head.markov_w2.weight"], {}, "a DFlash-2 or DSpark head"),
         (["model.layers.0.self_attn.kv_a_proj_with_mqa.weight"], {}, r"an EAGLE head with latent attention \(MLA\)"),
         (["layers.0.mlp.experts.0.up_proj.weight"], {}, "an EAGLE head with a mixture of experts"),
+        (["hidden_norm.weight"], {}, "a DFlash head"),
+        (["candidate_refiner.predecessor_codebook"], {}, "a DFlash-2 head"),
+        (["refiner_head.down_h.weight"], {}, "an XPress head"),
+        ([], {"speculators_model_type": "xpress"}, "an XPress head"),
+        ([], {"architectures": ["DominoDraftModel"]}, "a Domino head"),
     ],
 )
 def test_relatives_with_an_fc_are_refused_by_their_name(tmp_path, names, config, kind):
@@ -52,6 +57,8 @@ def test_relatives_with_an_fc_are_refused_by_their_name(tmp_path, names, config,
         (["0.0.linear.weight", "0.1.weight"], {"medusa_num_heads": 4}, "a Medusa head"),
         (["0.0.linear.weight"], {}, "a Medusa head"),
         (["medusa_head.0.0.linear.weight"], {}, "a Medusa head"),
+        (["hydra_head.0.0.linear.weight"], {}, "a Hydra head"),
+        (["mtp_layers.0.input_proj.weight"], {}, r"a multi-token-prediction \(MTP\) module"),
         (["mtp.fc.weight", "mtp.layers.0.mlp.up_proj.weight"], {}, r"a multi-token-prediction \(MTP\) module"),
         (["model.layers.61.eh_proj.weight"], {}, r"a multi-token-prediction \(MTP\) module"),
         (["masked_embedding.centroids.weight"], {}, "a Gemma-4 assistant"),
@@ -63,6 +70,17 @@ def test_drafters_of_other_kinds_are_refused_by_their_name(cli, tmp_path, names,
     with pytest.raises(FrspecError, match=f"this is {kind}; frspec runs EAGLE-1, 2, 3 and 3.1"):
         load(folder)
     assert kind.replace("\\", "") in cli("inspect", folder)[1]
+
+
+@pytest.mark.parametrize(("key", "kind"), [("medusa_num_heads", "a Medusa head"), ("hydra_num_heads", "a Hydra head")])
+def test_a_kind_whose_weights_have_another_name_is_told_by_its_config(cli, tmp_path, key, kind):
+    (tmp_path / "config.json").write_text(json.dumps({key: 4, "architectures": "Unlisted"}))
+    torch.save({"0.0.linear.weight": torch.zeros(2, 2)}, tmp_path / "heads.pt")
+    with pytest.raises(FrspecError, match=f"this is {kind}; frspec runs EAGLE-1, 2, 3 and 3.1"):
+        load(tmp_path)
+    code, _, err = cli("export-draft", tmp_path, "--to", "eagle", "--out", tmp_path / "out")
+    assert (code, f"this is {kind}" in " ".join(err.split())) == (1, True)
+    assert f"holds {kind}" in cli("inspect", tmp_path)[1]
 
 
 def test_a_whole_model_is_no_drafter_of_another_kind(cli, tmp_path):
@@ -215,13 +233,17 @@ def test_rows_beyond_the_targets_are_padding(tmp_path):
     rows = draw(56, H, seed=23)
     whole = {name: tensor for name, tensor in eagle3().items() if name not in ("d2t", "t2d")}
     for config, extra in (({"vocab_size": V}, {}), ({"vocab_size": 56}, {"embed_tokens.weight": draw(56, H, seed=99)})):
-        head = load(write(tmp_path / "a", whole | {"lm_head.weight": rows} | extra, config))
+        said: list[str] = []
+        head = load(write(tmp_path / "a", whole | {"lm_head.weight": rows} | extra, config), warn=said.append)
+        assert ["has 56 rows for a vocabulary of 50" in each for each in said] == [True]
         assert torch.equal(head.own_lm_head.weight, rows[:V])
         assert (head.config.vocab_size, head.embedding_weight.shape, head.own_lm_head.ids) == (V, (V, H), None)
     ids = torch.tensor([*IDS.tolist()[:11], 53])
     mask = torch.isin(torch.arange(56), ids)
     padded = eagle3() | {"d2t": ids - torch.arange(D), "t2d": mask}
-    head = load(write(tmp_path / "b", padded, {"vocab_size": 56}))
+    said = []
+    head = load(write(tmp_path / "b", padded, {"vocab_size": 56}), warn=said.append)
+    assert ["has 56 rows for a vocabulary of 50" in each for each in said] == [True]
     assert head.own_lm_head.ids.tolist() == IDS.tolist()[:11]
     assert load(write(tmp_path / "c", eagle2(), {"vocab_size": 56})).config.vocab_size == V
 

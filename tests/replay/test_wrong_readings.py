@@ -28,7 +28,7 @@ def mask(rows: int, window: int | None) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def trained():
-    """(an EAGLE-3.1 head with a window, its LM head, recorded answers with the target's states)."""
+    """(an EAGLE-3.1 head with a window, its LM head, recorded answers with the target's states; the same at taps one less)."""
     target = tiny_target(config=tiny_config(vocab_size=V, initializer_range=0.15))
     generator = torch.Generator().manual_seed(0)
     answers = [greedy(target, torch.randint(1, V, (4,), generator=generator).tolist(), LENGTH - 4) for _ in range(16)]
@@ -60,7 +60,8 @@ def trained():
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return head.double().requires_grad_(False), LmHead(rows.detach().double()), texts
+    other_taps = states_of(target.model, answers, taps=tuple(tap - 1 for tap in config.taps))
+    return head.double().requires_grad_(False), LmHead(rows.detach().double()), texts, other_taps
 
 
 def accepted(head: EagleHead, lm_head: LmHead, texts) -> float:
@@ -72,7 +73,7 @@ def accepted(head: EagleHead, lm_head: LmHead, texts) -> float:
     [{"norm_output": False}, {"norm_before_residual": False}, {"tap_norm": "none"}, {"window": None}, {"window": 1}],
 )
 def test_a_wrong_reading_accepts_less(trained, wrong):
-    head, lm_head, texts = trained
+    head, lm_head, texts, _ = trained
     mutant = EagleHead(
         replace(head.config, **wrong), embedding_weight=head.embedding_weight, own_lm_head=lm_head
     ).double()
@@ -80,3 +81,12 @@ def test_a_wrong_reading_accepts_less(trained, wrong):
     right = accepted(head, lm_head, texts)
     assert right > 2
     assert accepted(mutant.requires_grad_(False), lm_head, texts) < right - 0.1
+
+
+def test_taps_counted_the_other_way_and_a_shifted_map_accept_less(trained):
+    """The two mistakes that no tensor's shape shows: layers' outputs for hidden states, and a d2t that is off by one."""
+    head, lm_head, texts, other_taps = trained
+    right = accepted(head, lm_head, texts)
+    assert accepted(head, lm_head, other_taps) < right - 0.1
+    shifted = LmHead(lm_head.weight, ids=(torch.arange(V) + 1) % V)
+    assert accepted(head, shifted, texts) < right - 0.1

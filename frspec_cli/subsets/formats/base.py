@@ -64,6 +64,7 @@ class Writer:
     folder_files: the names of the files if the format is a folder; empty if it is one file.
     warning: what the user of the file should know about this subset; "" if there is nothing.
     usage: (subset, out) -> the command line that uses the file; "" if there is none.
+    usage_note: what whoever adds to that command should know.
     """
 
     files: Callable[[VocabularySubset, np.ndarray, int, str], dict[str, bytes]]
@@ -74,6 +75,7 @@ class Writer:
     folder_files: tuple[str, ...] = ()
     warning: Callable[[VocabularySubset], str] = _nothing
     usage: Callable[[VocabularySubset, str], str] = _no_usage
+    usage_note: str = ""
 
 
 def whole_numbers(name: str, values: np.ndarray) -> np.ndarray:

@@ -73,6 +73,12 @@ def _cannot_be_cut(subset: VocabularySubset) -> str:
     return f"do not cut a shorter list from this one: {why}."
 
 
+_NO_REJECTION_SAMPLING = (
+    "SGLang's --speculative-use-rejection-sampling refuses to start with a token map, whose drafts are not over the target's "
+    "whole vocabulary (read in SGLang 0.5.23): leave it off."
+)
+
+
 def _sglang(subset: VocabularySubset, out: str) -> str:
     target = subset.metadata["tokenizer"]["reference"]
     return (
@@ -84,6 +90,8 @@ def _sglang(subset: VocabularySubset, out: str) -> str:
 
 WRITERS = {
     "fr-spec": Writer(_write_list, "rank", ".fr-spec.pt", warning=_cannot_be_cut),
-    "sglang": Writer(_write_list, "rank", ".sglang.pt", warning=_cannot_be_cut, usage=_sglang),
+    "sglang": Writer(
+        _write_list, "rank", ".sglang.pt", warning=_cannot_be_cut, usage=_sglang, usage_note=_NO_REJECTION_SAMPLING
+    ),
     "ids-pt": Writer(_write_tensor, "id", ".ids.pt"),
 }
