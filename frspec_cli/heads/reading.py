@@ -114,4 +114,4 @@ def is_padded(rows: int, vocabulary: int) -> bool:
 
 def padding(rows: int, vocabulary: int, *, where: str) -> str:
     """The sentence that says which rows of a padded vocabulary are left out."""
-    return f"{where} has {rows:,} rows for a vocabulary of {vocabulary:,}: those beyond it are taken to be padding and left out."
+    return f"{where} has {rows:,} rows for a vocabulary of {vocabulary:,}: those beyond it are padding and left out."

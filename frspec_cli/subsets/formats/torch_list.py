@@ -74,8 +74,8 @@ def _cannot_be_cut(subset: VocabularySubset) -> str:
 
 
 _NO_REJECTION_SAMPLING = (
-    "SGLang's --speculative-use-rejection-sampling refuses to start with a token map, whose drafts are not over the target's "
-    "whole vocabulary (read in SGLang 0.5.23): leave it off."
+    "leave SGLang's option speculative-use-rejection-sampling off: with it, SGLang (0.5.23) refuses a token map, since the "
+    "drafts are not over the target's whole vocabulary."
 )
 
 
