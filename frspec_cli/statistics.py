@@ -46,17 +46,17 @@ def jackknife(covered: np.ndarray, tokens: np.ndarray) -> Interval | None:
     return Interval(float(value), float(max(0.0, value - half)), float(min(1.0, value + half)))
 
 
+Column = Sequence[float] | Sequence[Sequence[float]]
+"""A number of each prompt, or of each prompt its runs' numbers, equally many of all."""
+
+
 def speedup(
-    tokens: Sequence[int],
-    seconds: Sequence[float],
-    base_tokens: Sequence[int],
-    base_seconds: Sequence[float],
-    *,
-    seed: int,
+    tokens: Column, seconds: Column, base_tokens: Column, base_seconds: Column, *, seed: int
 ) -> dict[str, float]:
     """Ratio of (total tokens / total seconds) to the baseline's, with a 95 % interval.
 
-    Item i of each list belongs to prompt i; prompts are drawn with replacement, both methods' together.
+    Item i of each column belongs to prompt i; prompts are drawn with replacement, both methods' together, and of each
+    prompt drawn its runs.
     """
     return _bootstrap(
         lambda tokens, seconds, base_tokens, base_seconds: (tokens / seconds) / (base_tokens / base_seconds),
@@ -84,16 +84,21 @@ def difference(
     )
 
 
-def _bootstrap(statistic: Callable[..., np.ndarray], columns: Sequence[Sequence[float]], seed: int) -> dict[str, float]:
+def _bootstrap(statistic: Callable[..., np.ndarray], columns: Sequence[Column], seed: int) -> dict[str, float]:
     """A statistic of the columns' sums, and its 95 % interval over items drawn with replacement.
 
-    columns: equally long; item i of every column belongs together and is drawn together.
+    columns: equally long; item i of every column belongs together and is drawn together. Of an item that is a list of runs
+        as many runs are drawn with replacement, the same of every column.
     """
     arrays = [np.asarray(column, dtype=np.float64) for column in columns]
     items = len(arrays[0])
-    draws = np.random.default_rng(seed).integers(0, items, size=(RESAMPLES, items))
+    generator = np.random.default_rng(seed)
+    draws = generator.integers(0, items, size=(RESAMPLES, items))
     value = statistic(*(array.sum() for array in arrays))
-    return _with_interval(value, statistic(*(array[draws].sum(axis=1) for array in arrays)))
+    if arrays[0].ndim == 1:
+        return _with_interval(value, statistic(*(array[draws].sum(axis=1) for array in arrays)))
+    runs = generator.integers(0, arrays[0].shape[1], size=(*draws.shape, arrays[0].shape[1]))
+    return _with_interval(value, statistic(*(array[draws[..., None], runs].sum(axis=(1, 2)) for array in arrays)))
 
 
 def _with_interval(value: float | np.ndarray, resampled: np.ndarray) -> dict[str, float]:

@@ -53,6 +53,33 @@ def test_speed_up_is_a_ratio_of_totals() -> None:
     assert speedup([10, 30], [1, 9], [10, 30], [2, 10], seed=0)["value"] == pytest.approx(1.2)
 
 
+def test_one_run_of_each_prompt_is_as_if_runs_were_not_known() -> None:
+    seconds, base = [1.0, 9.0, 4.0], [2.0, 10.0, 3.0]
+    flat = speedup([10, 30, 20], seconds, [10, 30, 20], base, seed=3)
+    assert speedup([[10], [30], [20]], [[s] for s in seconds], [[10], [30], [20]], [[b] for b in base], seed=3) == flat
+
+
+def test_of_each_prompt_its_runs_are_drawn_too() -> None:
+    """One prompt alone: only its runs can make the interval, and a run is drawn for both methods at once."""
+    tokens, seconds = [[10, 10, 10]], [[1.0, 2.0, 3.0]]
+    assert speedup(tokens, seconds, tokens, seconds, seed=0) == {"value": 1.0, "low": 1.0, "high": 1.0}
+    interval = speedup(tokens, seconds, tokens, [[2.0, 2.0, 2.0]], seed=0)
+    assert interval["value"] == pytest.approx(1.0)
+    assert interval["low"] < 0.8 < 1.2 < interval["high"]
+
+
+def test_a_slowdown_of_five_per_cent_is_found_and_none_is_not() -> None:
+    """80 prompts, 3 runs, 3 % noise a run and 20 % drift that both share: the null contains 1, 0.95 is told from it."""
+    generator = np.random.default_rng(11)
+    drift = generator.lognormal(0, 0.2, size=(80, 3))
+    ours, again = (drift * generator.lognormal(0, 0.03, size=(80, 3)) for _ in range(2))
+    tokens = np.full((80, 3), 64).tolist()
+    null = speedup(tokens, again.tolist(), tokens, ours.tolist(), seed=0)
+    slow = speedup(tokens, (again / 0.95).tolist(), tokens, ours.tolist(), seed=0)
+    assert null["low"] <= 1.0 <= null["high"]
+    assert slow["low"] <= 0.95 <= slow["high"] < 1.0
+
+
 def test_an_acceptance_length_is_a_ratio_of_totals_and_its_interval_covers_it() -> None:
     """2 of 2 and 9 of 3: 11 / 5. Then 200 draws of 40 prompts with mean 2: the 95 % interval misses it in at most 30
     (odds of more: 1e-6)."""

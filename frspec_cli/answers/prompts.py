@@ -1,5 +1,6 @@
-"""Prompt files: JSONL with `{"prompt"}`, Spec-Bench's `{"turns"}` (the first turn is used), conversations whose last question
-is to be answered (`{"messages"}`, `{"conversations"}`), or texts to be continued."""
+"""Prompt files: JSONL with `{"prompt"}`, suites as they are published (Spec-Bench's `{"turns"}`, of which the first is used,
+HumanEval's `{"task_id", "prompt", "entry_point"}`, GSM8K's `{"question"}`), conversations whose last question is to be
+answered (`{"messages"}`, `{"conversations"}`), or texts to be continued."""
 
 from __future__ import annotations
 
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 class Prompt:
     """One prompt.
 
-    id: the record's own `question_id` or `id`, else its line number. Unique in its file: it seeds sampling.
-    category: the record's own `category` or `source`, "" if it has neither.
+    id: the record's own `question_id`, `task_id` or `id`, else its line number. Unique in its file: it seeds sampling.
+    category: the record's own `category` or `source`; else the suite's name if its form tells it, or "".
     plain: a text to be continued as it is, never put into a chat template.
     messages: the conversation that is to be continued, `text` its last message's; () for a single question.
     """
@@ -95,22 +96,32 @@ def _prompts(record: Any, number: int, *, where: str, texts: bool, all_turns: bo
         if not isinstance(text, str):
             conversations = _conversations(record, where=where, all_turns=all_turns)
             text = conversations[0][-1].content if conversations[0] else text
+        text = record.get("question") if text is None else text
         if text is None and texts:
             text, plain = record.get("text"), True
     if not isinstance(text, str) or not (text or conversations[0]):
-        known = '{"prompt": "..."}, {"turns": ["...", ...]} or {"messages": [...]}' + ' or {"text": "..."}' * texts
+        forms = ['{"prompt": "..."}', '{"turns": ["...", ...]}', '{"question": "..."}', '{"messages": [...]}']
+        forms += ['{"text": "..."}'] * texts
+        known = f"{', '.join(forms[:-1])} or {forms[-1]}"
         raise FrspecError(f"{where} is not a prompt.", hint=f"A line is {known}.")
     try:
-        own_id = parse_id(record.get("question_id")) or parse_id(record.get("id"))
+        own_id = next(filter(None, (parse_id(record.get(name)) for name in ("question_id", "task_id", "id"))), None)
     except BadRecord as error:
         raise FrspecError(f"{where} is not a prompt: {error}.") from None
-    category, own_id = str(record.get("category") or record.get("source") or ""), own_id or str(number)
+    category, own_id = str(record.get("category") or record.get("source") or _suite(record)), own_id or str(number)
     if len(conversations) == 1:
         return [Prompt(text, own_id, category, plain, conversations[0])]
     return [
         Prompt(messages[-1].content, f"{own_id}:{turn}", category, messages=messages)
         for turn, messages in enumerate(conversations, start=1)
     ]
+
+
+def _suite(record: dict[str, Any]) -> str:
+    """The suite whose form a record has; "" for any other."""
+    if {"task_id", "prompt", "entry_point"} <= record.keys():
+        return "humaneval"
+    return "gsm8k" if {"question", "answer"} <= record.keys() and "####" in str(record["answer"]) else ""
 
 
 def _conversations(record: dict[str, Any], *, where: str, all_turns: bool) -> list[tuple[Message, ...]]:

@@ -31,6 +31,7 @@ class Answer:
     greedy: whether it was decoded without sampling.
     id: the record's own, else its line number.
     source: the record's own, "" if it has none.
+    language: the record's own, "" if it has none.
     """
 
     ids: np.ndarray
@@ -39,6 +40,7 @@ class Answer:
     greedy: bool
     id: str = ""
     source: str = ""
+    language: str = ""
 
     @property
     def response_length(self) -> int:
@@ -113,4 +115,12 @@ def _answer(record: RecordedAnswer, number: int, *, where: str, vocab_size: int)
     if ids.max() >= vocab_size:
         bad = int(ids[ids >= vocab_size][0])
         raise FrspecError(f"{where}: token id {bad} is outside the target's vocabulary of {vocab_size}.")
-    return Answer(ids, len(record.prompt_ids), record.finished, record.greedy, record.id or str(number), record.source)
+    return Answer(
+        ids,
+        len(record.prompt_ids),
+        record.finished,
+        record.greedy,
+        record.id or str(number),
+        record.source,
+        record.language,
+    )

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from frspec_cli.decoding.engine import Engine
 from frspec_cli.decoding.generation import Generation
+from frspec_cli.decoding.sampling import Sampling
 from frspec_cli.errors import FrspecError
 
 WARM_UP_TOKENS = 8
@@ -19,8 +20,15 @@ Item = TypeVar("Item")
 class Decoder(Protocol):
     """What can be measured: an engine, or the baseline."""
 
-    def complete(self, prompt_ids: Sequence[int], *, max_new_tokens: int, ignore_eos: bool = False) -> Generation:
-        """Decodes one text greedily."""
+    def complete(
+        self,
+        prompt_ids: Sequence[int],
+        *,
+        max_new_tokens: int,
+        sampling: Sampling | None = None,
+        ignore_eos: bool = False,
+    ) -> Generation:
+        """Decodes one text, greedily by default."""
 
 
 @dataclass(frozen=True)
@@ -101,14 +109,23 @@ def rotated(items: Sequence[Item], turn: int) -> list[Item]:
 
 
 def measure_prompt(
-    arms: Sequence[Arm], prompt_ids: Sequence[int], *, turn: int, max_new_tokens: int, ignore_eos: bool = False
+    arms: Sequence[Arm],
+    prompt_ids: Sequence[int],
+    *,
+    turn: int,
+    max_new_tokens: int,
+    sampling: Sampling | None = None,
+    ignore_eos: bool = False,
 ) -> list[Measurement]:
-    """One prompt decoded greedily by every arm, in the order run.
+    """One prompt decoded by every arm, in the order run.
 
-    turn: the prompt's number. The starting arm rotates with it, so that a drift of the machine's speed affects all alike.
+    turn: the measurement's number. The starting arm rotates with it, so that a drift of the machine's speed affects all alike.
     """
     return [
-        Measurement(arm.name, arm.decoder.complete(prompt_ids, max_new_tokens=max_new_tokens, ignore_eos=ignore_eos))
+        Measurement(
+            arm.name,
+            arm.decoder.complete(prompt_ids, max_new_tokens=max_new_tokens, sampling=sampling, ignore_eos=ignore_eos),
+        )
         for arm in rotated(arms, turn)
     ]
 

@@ -28,7 +28,13 @@ NormOutput = Annotated[
 Vocab = Annotated[Path | None, typer.Option("--vocab", help="Vocabulary subset. Default: what ships for the model.")]
 K = Annotated[int | None, typer.Option("--k", min=1, help="Use the subset's first K tokens.")]
 Ks = Annotated[list[int] | None, typer.Option("--k", min=1, help="Subset size for frspec; may be given several times.")]
-Suite = Annotated[Path, typer.Option("--suite", help='JSONL of {"prompt"} or Spec-Bench\'s {"turns"} (first turn).')]
+Suite = Annotated[
+    Path,
+    typer.Option(
+        "--suite",
+        help='JSONL of {"prompt"}, or as published: Spec-Bench (first turns), HumanEval, GSM8K ({"question"}).',
+    ),
+]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use the first N prompts.")]
 ResultFile = Annotated[
     Path, typer.Option("--out", "-o", help="The result to write, such as result.json; a stopped run resumes.")

@@ -11,7 +11,14 @@ from frspec_cli import outputs
 from frspec_cli.cli import options
 from frspec_cli.cli.output import Output
 from frspec_cli.heads.options import yes_or_no
-from frspec_cli.replay.options import METHODS, PROMPT_NEW_TOKENS, ReplayOptions, parse_tree
+from frspec_cli.replay.options import (
+    GROUPINGS,
+    METHODS,
+    PROMPT_NEW_TOKENS,
+    SMALLEST_ON_CURVE,
+    ReplayOptions,
+    parse_tree,
+)
 
 DEFAULTS = ReplayOptions()
 _TREE = DEFAULTS.trees[0]
@@ -47,6 +54,12 @@ def command(
         str, typer.Option("--methods", help=f"Any of {', '.join(METHODS)}, separated by commas.")
     ] = ",".join(DEFAULTS.methods),
     k: options.Ks = None,
+    curve: Annotated[
+        bool,
+        typer.Option(
+            "--curve", help=f"Replay every subset at its own size and its halves, down to {SMALLEST_ON_CURVE} tokens."
+        ),
+    ] = DEFAULTS.curve,
     tree: Annotated[
         list[str] | None,
         typer.Option(
@@ -71,9 +84,19 @@ def command(
             help=f"Begin no cycle after N tokens of an answer. Default: all; for prompts {PROMPT_NEW_TOKENS}.",
         ),
     ] = DEFAULTS.max_new_tokens,
-    stop_at_eos: Annotated[
-        bool, typer.Option("--stop-at-eos", help="Let the answers to prompts end at the end of sequence.")
-    ] = not DEFAULTS.ignore_eos,
+    ignore_eos: Annotated[
+        bool,
+        typer.Option(
+            "--ignore-eos",
+            help="Also replay what comes after the end of sequence, apart: prompts are answered past it.",
+        ),
+    ] = DEFAULTS.ignore_eos,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--by", help=f"Show the figures by {', '.join(GROUPINGS)}; may be given several times. Default: task."
+        ),
+    ] = None,
     seed: options.Seed = DEFAULTS.seed,
     restart: options.Restart = False,
     device: options.Device = None,
@@ -85,21 +108,27 @@ def command(
 
     The target reads each answer once, whatever is replayed over it; nothing is timed. For every cycle the result says why
     it ended: the target's token was outside the subset, below the beam, cut by the rerank, or deeper than the tree.
+
+    `kept` is the acceptance length over that of the full vocabulary with the same head and tree, with a 95 % interval that
+    draws answers for both together. Answers end at their end of sequence.
     """
     replay_options = ReplayOptions(
         methods=tuple(name.strip() for name in methods.split(",")),
         ks=tuple(k or ()),
+        curve=curve,
         trees=tuple(map(parse_tree, tree)) if tree else DEFAULTS.trees,
         max_new_tokens=max_new_tokens,
         held_out=held_out,
         limit=limit,
-        ignore_eos=not stop_at_eos,
+        ignore_eos=ignore_eos,
+        by=tuple(by or DEFAULTS.by),
         seed=seed,
     )
     normed = yes_or_no(norm_output)
     from frspec_cli.models.target import load_target
+    from frspec_cli.replay.arms import load_pipelines
     from frspec_cli.replay.suite import check_suite
-    from frspec_cli.replay.sweep import load_pipelines, run_replay
+    from frspec_cli.replay.sweep import run_replay
 
     inputs: list[Path | str | None] = [suite, model, *(draft or []), *(vocab or [])]
     out = outputs.check(out, inputs=inputs, replaces=outputs.JSON, what="a result")
@@ -115,17 +144,31 @@ def command(
     )
     with output.callbacks("replaying") as callbacks:
         result = run_replay(pipelines, replay_options, suite, out=out, restart=restart, callbacks=callbacks)
-    _show(result, output)
+    _show(result, replay_options, output)
     shown = {"answers": result["answers"], "summary": result["summary"], "failures": result["failures"]}
     output.result({"out": str(out), **shown}, f"wrote {out}")
 
 
-def _show(result: dict[str, Any], output: Output) -> None:
-    answers, recorded, summary = result["answers"], result["options"], result["summary"]
+def _show(result: dict[str, Any], options: ReplayOptions, output: Output) -> None:
+    summary = result["summary"]
     twice = any(name.startswith("frspec@") for name in summary)  # the first of several sizes is `frspec` too
     arms = {name: figures for name, figures in summary.items() if not (name == "frspec" and twice)}
+    _show_arms(result, arms, output)
+    _show_depths(arms, output)
+    for by in options.by:
+        _show_groups(by, arms, output)
+    for name, each in arms.items():
+        if rest := each["after_eos"]:
+            output.say(
+                f"{name}: the {rest['tokens']:,} tokens after the end of sequence, apart: acceptance "
+                f"{_interval(rest['interval'])}; with them all answers would have {_interval(rest['with_it'])}."
+            )
+
+
+def _show_arms(result: dict[str, Any], arms: dict[str, Any], output: Output) -> None:
+    answers, recorded = result["answers"], result["options"]
     rows = [
-        [name, f"{each['k']:,}", f"{each['cycles']:,}", _length(each["interval"]), _length(each["first_32"])]
+        [name, f"{each['k']:,}", f"{each['cycles']:,}", _interval(each["interval"]), _percent(each["kept"])]
         + [f"{share:.1%}" for share in each["miss_shares"].values()]
         for name, each in arms.items()
     ]
@@ -134,24 +177,53 @@ def _show(result: dict[str, Any], output: Output) -> None:
     output.table(
         f"{answers['answers']:,} answers{failed}, {answers['tokens']:,} tokens, {answers['repeated_4grams']:.0%} repeated "
         f"4-grams, {recorded['dtype']} on {recorded['device']}, {trees}; why cycles ended:",
-        ["method", "k", "cycles", "acceptance (95 %)", "first 32 tokens", *next(iter(arms.values()))["misses"]],
+        ["method", "k", "cycles", "acceptance (95 %)", "kept (95 %)", *next(iter(arms.values()))["misses"]],
         rows,
     )
-    categories = next(iter(arms.values()))["categories"]
-    if len(categories) < 2:
+
+
+def _show_depths(arms: dict[str, Any], output: Output) -> None:
+    deepest = max(len(each["depths"]) for each in arms.values())
+    rows = []
+    for name, each in arms.items():
+        cells = [f"{row['share']:.0%} ({row['conditional'] or 0:.0%})" for row in each["depths"]]
+        rows.append([name, *cells, *[""] * (deepest - len(cells))])
+    columns = ["", *(f"depth {depth}" for depth in range(1, deepest + 1))]
+    output.table("cycles that accepted to each depth (and of those that were right so far)", columns, rows)
+
+
+def _show_groups(by: str, arms: dict[str, Any], output: Output) -> None:
+    from frspec_cli.replay.summary import GROUP_NAMES
+
+    groups = {name: each[GROUP_NAMES[by]] for name, each in arms.items()}
+    first = next(iter(groups.values()))
+    if len(first) < 2 and by == "task":
         return
     rows = [
         [
             name or "-",
-            f"{each['answers']:,}",
-            f"{each['prompt_tokens']:,.0f}",
-            f"{each['repeated_4grams']:.0%}",
-            *(_length(arm["categories"][name]["interval"]) for arm in arms.values()),
+            f"{figures['answers']:,}",
+            f"{figures['prompt_tokens']:,.0f}",
+            f"{figures['repeated_4grams']:.0%}",
+            *(_group_cell(each.get(name)) for each in groups.values()),
         ]
-        for name, each in categories.items()
+        for name, figures in first.items()
     ]
-    output.table("acceptance by category", ["", "answers", "prompt tokens", "repeated 4-grams", *arms], rows)
+    output.table(f"acceptance by {by}", ["", "answers", "prompt tokens", "repeated 4-grams", *arms], rows)
 
 
-def _length(interval: dict[str, float] | None) -> str:
+def _group_cell(figures: dict[str, Any] | None) -> str:
+    """The acceptance length; of a subset, with what it keeps of the full vocabulary's."""
+    if figures is None or figures["interval"] is None:
+        return "-"
+    if figures["kept"] is None:
+        return _interval(figures["interval"])
+    return f"{figures['acceptance_length']:.2f}, {_percent(figures['kept'])}"
+
+
+def _interval(interval: dict[str, float] | None) -> str:
     return "-" if interval is None else f"{interval['value']:.2f} ({interval['low']:.2f} to {interval['high']:.2f})"
+
+
+def _percent(interval: dict[str, float] | None) -> str:
+    return "-" if interval is None else f"{interval['value']:.1%} ({interval['low']:.1%} to {interval['high']:.1%})"

@@ -50,6 +50,7 @@ class RecordedAnswer:
     greedy: whether it was decoded without sampling.
     text: the assistant's last message, or None if the record holds no conversation.
     source: the record's label, "" if it has none.
+    language: the record's own, "" if it names none.
     """
 
     id: str | None
@@ -59,6 +60,7 @@ class RecordedAnswer:
     greedy: bool
     text: str | None
     source: str
+    language: str = ""
 
 
 def parse_answer(record: Any) -> RecordedAnswer:
@@ -81,6 +83,7 @@ def parse_answer(record: Any) -> RecordedAnswer:
         greedy=not record.get("temperature"),
         text=assistant[-1].content if assistant else None,
         source=str(record.get("source") or ""),
+        language=str(record.get("language") or ""),
     )
 
 

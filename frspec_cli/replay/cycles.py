@@ -81,20 +81,24 @@ def replay(
     *,
     tree: TreeConfig | None = None,
     new_tokens: int | None = None,
+    look_ahead: int = 0,
 ) -> list[Replayed]:
     """The cycles of each answer, in order.
 
     lm_head: the draft's rows, a subset's or all.
     new_tokens: no cycle begins once the answer has this many tokens, as in an engine with that limit.
+    look_ahead: begin no cycle of an unfinished answer with fewer tokens than this ahead, so that trees of several depths
+        run over the same text; at least the tree's own depth.
 
     A cycle that might look past the end of an unfinished answer is left out, for what it would have accepted is not known;
     past the end of a finished one nothing is accepted.
     """
     drafter = EagleDrafter(head, lm_head, tree or TreeConfig())
+    ahead = max(look_ahead, drafter.depth)
     replayed = [Replayed() for _ in texts]
     for group in _groups(drafter, texts):
         trees = BatchedTrees.read(drafter, [texts[i] for i in group])
-        cursors = {i: 0 for i in group if _may_begin(texts[i][0], 0, drafter.depth, new_tokens)}
+        cursors = {i: 0 for i in group if _may_begin(texts[i][0], 0, ahead, new_tokens)}
         rows = list(group)
         while cursors:
             if 2 * len(cursors) <= len(rows):
@@ -108,16 +112,16 @@ def replay(
                 replayed[i].accepted.append(count)
                 replayed[i].misses.append(MISSES[miss])
                 cursors[i] += count + 1
-                if not _may_begin(texts[i][0], cursors[i], drafter.depth, new_tokens):
+                if not _may_begin(texts[i][0], cursors[i], ahead, new_tokens):
                     del cursors[i]
     return replayed
 
 
-def _may_begin(answer: Answer, root: int, depth: int, new_tokens: int | None) -> bool:
+def _may_begin(answer: Answer, root: int, ahead: int, new_tokens: int | None) -> bool:
     if new_tokens is not None and root + 1 >= new_tokens:
         return False
     left = answer.response_length - 1 - root
-    return left > 0 and (answer.finished or left >= depth)
+    return left > 0 and (answer.finished or left >= ahead)
 
 
 def _groups(drafter: EagleDrafter, texts: Sequence[tuple[Answer, States]]) -> list[list[int]]:

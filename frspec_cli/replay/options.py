@@ -8,8 +8,10 @@ from frspec_cli.decoding.options import TreeConfig, refuse_unused
 from frspec_cli.errors import UsageError, option
 
 METHODS = ("eagle", "frspec")
+GROUPINGS = ("task", "language", "position")
 PROMPT_NEW_TOKENS = 64
 """How many tokens the target answers to a prompt if nothing else is asked for."""
+SMALLEST_ON_CURVE = 256
 
 
 @dataclass(frozen=True)
@@ -18,21 +20,25 @@ class ReplayOptions:
 
     methods: eagle (the full LM head), frspec (a subset's rows).
     ks: subset sizes for frspec; () for the subset's own.
+    curve: the subset's own size and its halves, down to `SMALLEST_ON_CURVE`, in place of `ks`.
     trees: the draft trees.
     max_new_tokens: no cycle begins once an answer has this many tokens; None for all of a recorded answer, and for
         `PROMPT_NEW_TOKENS` of a prompt's.
     held_out: of recorded answers, only those that `train-draft` never trains on.
     limit: use the first N answers or prompts; None for all.
-    ignore_eos: answer prompts past the end of sequence.
+    ignore_eos: answer prompts past the end of sequence, and replay what comes after it, apart.
+    by: what the figures are shown by, of `GROUPINGS`.
     """
 
     methods: tuple[str, ...] = METHODS
     ks: tuple[int, ...] = ()
+    curve: bool = False
     trees: tuple[TreeConfig, ...] = (TreeConfig(),)
     max_new_tokens: int | None = None
     held_out: bool = False
     limit: int | None = None
-    ignore_eos: bool = True
+    ignore_eos: bool = False
+    by: tuple[str, ...] = ("task",)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -40,7 +46,13 @@ class ReplayOptions:
         if unknown:
             raise UsageError(f"a replay is of {' and '.join(METHODS)}, not of {unknown[0]}.")
         refuse_unused(self.methods, k=self.ks)
-        for name, values in (("methods", self.methods), ("k", self.ks), ("tree", self.trees)):
+        if self.curve and self.ks:
+            raise UsageError(f"{option('curve')} chooses the sizes itself: leave out {option('k')}.")
+        if self.curve and "frspec" not in self.methods:
+            raise UsageError(f"{option('curve')} has no effect on {self.methods[0]}: it is for frspec only.")
+        if unknown := [each for each in self.by if each not in GROUPINGS]:
+            raise UsageError(f"{option('by')} is one of {', '.join(GROUPINGS)}, not {unknown[0]}.")
+        for name, values in (("methods", self.methods), ("k", self.ks), ("tree", self.trees), ("by", self.by)):
             if len(set(values)) < len(values):
                 raise UsageError(f"{option(name)} names one value twice.")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +98,38 @@ def answer_suite(
     if not replayable:
         raise FrspecError("the target answers every prompt with a single token: nothing is drafted there.")
     return replayable
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """One answer, as far as it is replayed.
+
+    whole: the ids that the target reads; `answer` and `after` are parts of them.
+    answer: up to its end of sequence.
+    after: what the target wrote past that, as an answer behind it; None if nothing that has a cycle.
+    """
+
+    whole: Answer
+    answer: Answer
+    after: Answer | None = None
+
+    @property
+    def after_tokens(self) -> int:
+        """Number of tokens after the end of sequence."""
+        return self.after.response_length if self.after else 0
+
+    @staticmethod
+    def of(answer: Answer, eos_ids: Collection[int], *, most: int | None = None) -> Text:
+        """Cuts the answer behind its first end of sequence, and what comes after behind its token number `most`."""
+        response = answer.ids[answer.prompt_length :]
+        found = np.flatnonzero(np.isin(response, list(eos_ids)))
+        if not len(found) or found[0] == len(response) - 1:
+            return Text(answer, answer)
+        end = answer.prompt_length + int(found[0]) + 1
+        ids = answer.ids if most is None else answer.ids[: answer.prompt_length + most]
+        finished = answer.finished and len(ids) == len(answer.ids)
+        after = replace(answer, ids=ids, prompt_length=end, finished=finished) if len(ids) > end + 1 else None
+        return Text(answer, replace(answer, ids=answer.ids[:end], finished=True), after)
 
 
 def _completions(path: Path, count: int) -> list[tuple[list[int], bool]]:

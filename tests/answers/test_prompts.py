@@ -99,3 +99,30 @@ def test_a_conversation_is_answered_at_its_last_turn_or_at_each(tmp_path: Path) 
 def test_a_conversation_without_a_question_is_refused(tmp_path: Path, record: dict, message: str) -> None:
     with pytest.raises(FrspecError, match=message):
         read_prompts(_write(tmp_path / "a.jsonl", record))
+
+
+def test_suites_are_read_as_they_are_published(tmp_path) -> None:
+    """HumanEval's and GSM8K's records name their suite by their form; a conversation beside a `question` stays one."""
+    file = tmp_path / "suite.jsonl"
+    human = {
+        "task_id": "HumanEval/0",
+        "prompt": "def f(x):\n",
+        "entry_point": "f",
+        "canonical_solution": "",
+        "test": "",
+    }
+    records = [
+        human,
+        {"question": "How many?", "answer": "2 + 2 = 4\n#### 4"},
+        {"question_id": 81, "category": "writing", "turns": ["Write.", "Again."]},
+        {"question": "a label", "messages": [{"role": "user", "content": "Hen?"}]},
+        {"question": "Why?", "source": "mine"},
+    ]
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert [(each.id, each.category, each.text) for each in read_prompts(file)] == [
+        ("HumanEval/0", "humaneval", "def f(x):\n"),
+        ("2", "gsm8k", "How many?"),
+        ("81", "writing", "Write."),
+        ("4", "", "Hen?"),
+        ("5", "mine", "Why?"),
+    ]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from frspec_cli.answers.repetition import repeated_4grams
 from frspec_cli.bench.baseline import TransformersBaseline
 from frspec_cli.bench.measure import warm_up
 from frspec_cli.bench.options import BenchOptions
@@ -56,6 +57,85 @@ def test_a_run_is_one_json_with_all_that_was_measured(cli, suite, tiny_folder, t
     assert result["environment"]["torch"]
 
 
+def test_runs_are_kept_apart_and_the_first_method_is_its_own_null(cli, suite, tiny_folder, tmp_path) -> None:
+    out = tmp_path / "result.json"
+    arguments = ["--model", tiny_folder, "--dtype", "float32", "--device", "cpu", "-n", 12, "--runs", 2, "--json"]
+    code, shown, err = cli("bench", "--suite", suite, "--out", out, "--methods", "ar,lookup", *arguments)
+    assert code == 0, err
+    result = json.loads(out.read_text())
+    assert [(item["id"], item["method"], item["run"]) for item in result["prompts"]] == [
+        ("81", "ar", 0), ("81", "lookup", 0), ("81", "lookup", 1), ("81", "ar", 1),
+        ("2", "ar", 0), ("2", "lookup", 0), ("2", "ar", 1), ("2", "lookup", 1),
+    ]  # fmt: skip
+    assert result["null"]["arm"] == "ar"
+    low, value, high = (result["null"]["ratio"][name] for name in ("low", "value", "high"))
+    assert 0 < low <= value <= high
+    assert result["null"]["contains_one"] == (low <= 1 <= high)
+    assert json.loads(shown)["null"] == result["null"]
+    lookup = result["summary"]["lookup"]
+    assert lookup["identical"] == {"prompts": 4, "equal": 4, "differences": []}
+    assert lookup["decode_speedup"]["low"] <= lookup["decode_speedup"]["value"] <= lookup["decode_speedup"]["high"]
+    assert result["options"]["suite"] == suite.name
+    texts = {item["id"]: item["token_ids"] for item in result["prompts"]}
+    assert result["repetition"]["all"] == repeated_4grams(texts.values())
+    assert result["repetition"]["categories"] == {
+        "": repeated_4grams([texts["2"]]),
+        "writing": repeated_4grams([texts["81"]]),
+    }
+
+
+def test_transformers_caches_and_its_lookup_are_baselines(cli, suite, tiny_folder, tmp_path) -> None:
+    """Greedy ids are equal; lookup's accepted tokens and cycles make up its new tokens."""
+    out, names = tmp_path / "result.json", "ar,transformers-static,transformers-lookup"
+    arguments = ["--model", tiny_folder, "--dtype", "float32", "--device", "cpu", "-n", 24]
+    code, _, err = cli("bench", "--suite", suite, "--out", out, "--methods", names, *arguments)
+    assert code == 0, err
+    result = json.loads(out.read_text())
+    for name in names.split(","):
+        assert result["summary"][name]["identical"] == {"prompts": 2, "equal": 2, "differences": []}
+    for item in result["prompts"]:
+        if item["method"] == "transformers-lookup":
+            assert len(item["token_ids"]) == sum(item["accepted"]) + item["cycles"]
+    assert result["summary"]["transformers-static"]["acceptance_length"] == 1.0
+    assert result["summary"]["ar"]["speedup"]["against"] in ("ar", "transformers-static")
+
+
+def test_sampled_runs_have_seeds_of_their_own_and_equal_ids_for_every_method(cli, suite, tiny_folder, tmp_path) -> None:
+    def run(name, *more):
+        out = tmp_path / name
+        arguments = [
+            "--model",
+            tiny_folder,
+            "--dtype",
+            "float64",
+            "--device",
+            "cpu",
+            "-n",
+            12,
+            "--temperature",
+            1,
+            *more,
+        ]
+        code, _, err = cli("bench", "--suite", suite, "--out", out, "--methods", "ar,lookup,transformers", *arguments)
+        assert code == 0, err
+        result = json.loads(out.read_text())
+        ids = {(each["id"], each["run"]): each["token_ids"] for each in result["prompts"] if each["method"] == "ar"}
+        return result, ids
+
+    result, drawn = run("a.json", "--runs", 2, "--seed", 5)
+    assert result["summary"]["lookup"]["identical"] == {"prompts": 4, "equal": 4, "differences": []}
+    assert result["summary"]["transformers"]["identical"] is None
+    assert drawn["81", 0] != drawn["81", 1]
+    _, second = run("b.json", "--seed", 6)
+    assert (second["81", 0], second["2", 0]) == (drawn["81", 1], drawn["2", 1])
+
+
+def test_repeated_four_grams() -> None:
+    """1 2 3 4 1 2 3 4 1 has six 4-grams, two of them seen before."""
+    assert repeated_4grams([[1, 2, 3, 4, 1, 2, 3, 4, 1], [5, 6, 7]]) == pytest.approx(2 / 6)
+    assert repeated_4grams([]) == repeated_4grams([[1, 2]]) == 0
+
+
 def test_a_method_that_does_not_exist_is_usage(cli, suite, tmp_path) -> None:
     code, _, err = cli("bench", "--suite", suite, "--out", tmp_path / "r.json", "--methods", "ar,magic")
     assert code == 2
@@ -80,6 +160,8 @@ def test_a_method_that_does_not_exist_is_usage(cli, suite, tmp_path) -> None:
         (["--nodes", "3000"], "--nodes 3000 is not between 2 and 2,048."),
         (["--replay"], "--replay is now a command of its own. See frspec replay --help."),
         (["--held-out"], "No such option: --held-out"),
+        (["--stop-at-eos"], "No such option: --stop-at-eos"),
+        (["--temperature", "-1"], "--temperature -1.0 is negative."),
     ],
 )
 def test_options_that_no_method_reads_are_usage(cli, suite, tmp_path, more, message) -> None:
@@ -168,7 +250,7 @@ def test_kill_9_loses_one_prompt_at_most(cli, four_prompts, tiny_folder, tmp_pat
     result = json.loads(out.read_text())
     assert len(result["prompts"]) == 3 * 3
     assert [each["id"] for each in result["failures"]] == ["p2"]
-    first = json.loads(before["prompt-000000.json"])["value"][0]
+    first = json.loads(before["prompt-000000.json"])["value"][0][0]
     assert result["prompts"][0]["seconds"]["total"] == round(first["seconds"]["total"], 6)
 
 

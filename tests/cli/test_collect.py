@@ -57,7 +57,7 @@ def test_wrong_input_is_one_sentence(cli, tmp_path, monkeypatch, arguments, code
     ("content", "said"),
     [
         ("", "holds no prompts."),
-        ('{"prompt": "x"}\n{"question": "?"}\n', "line 2 is not a prompt."),
+        ('{"prompt": "x"}\n{"query": "?"}\n', "line 2 is not a prompt."),
         ("{\n", "line 1 is not valid JSON"),
     ],
 )

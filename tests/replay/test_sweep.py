@@ -9,10 +9,12 @@ import pytest
 
 from frspec_cli import storage
 from frspec_cli.answers.records import Answer, read_answers
+from frspec_cli.replay import arms as arms_module
 from frspec_cli.replay import suite as suite_module
 from frspec_cli.replay import sweep
 from frspec_cli.replay.cycles import MISSES
 from frspec_cli.replay.report import describe, figures
+from frspec_cli.tokens.tokenizer import load_tokenizer
 
 
 @pytest.fixture
@@ -65,12 +67,66 @@ def test_recorded_answers_several_heads_and_trees(cli, folder, tmp_path, argumen
     assert (code, json.loads(out)["kind"]) == (0, "bench-result")
 
 
+def test_a_curve_and_what_is_kept_of_the_full_vocabulary(cli, folder, tmp_path, arguments, monkeypatch):
+    monkeypatch.setattr(arms_module, "SMALLEST_ON_CURVE", 40)
+    command = [
+        "replay",
+        folder / "answers.jsonl",
+        "--limit",
+        4,
+        *arguments[:-1],
+        "--curve",
+        "--out",
+        tmp_path / "r.json",
+    ]
+    code, out, err = cli(*command, "--by", "language", "--by", "position")
+    assert code == 0, err
+    for heading in ("kept (95 %)", "depth 1", "acceptance by language", "acceptance by position", "Latin", "33-128"):
+        assert heading in out
+    assert "acceptance by task" not in out
+    summary = json.loads((tmp_path / "r.json").read_text())["summary"]
+    assert list(summary) == ["eagle", "frspec@160", "frspec@80", "frspec@40", "frspec"]
+    for size in (160, 80, 40):
+        each = summary[f"frspec@{size}"]
+        assert (each["k"], each["against"], each["vocab"]) == (size, "eagle", str(folder / "s.parquet"))
+        ratio = each["acceptance_length"] / summary["eagle"]["acceptance_length"]
+        assert each["kept"]["value"] == pytest.approx(ratio)
+    outside = [summary[f"frspec@{size}"]["misses"]["outside"] for size in (160, 80, 40)]
+    assert outside == sorted(outside)
+    assert outside[0] < outside[2]
+    assert (summary["eagle"]["kept"], summary["eagle"]["vocab"]) == (None, None)
+
+
+def test_what_comes_after_the_end_of_sequence_is_apart(cli, folder, tmp_path, arguments, tiny_folder):
+    """Answers with an end of sequence set into their middle have the figures of answers that were cut there."""
+    eos = load_tokenizer(str(tiny_folder)).eos_ids[0]
+    records = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()][:4]
+    longer, cut = tmp_path / "longer.jsonl", tmp_path / "cut.jsonl"
+    for path, end in ((longer, None), (cut, 21)):
+        with path.open("w") as file:
+            for record in records:
+                ids = record["response_token_ids"]
+                ids = [*ids[:20], eos, *ids[20:]][:end]
+                finish = "stop" if end else "length"
+                file.write(json.dumps(record | {"response_token_ids": ids, "finish": finish}) + "\n")
+    shown, result = run(cli, "replay", longer, *arguments, "--ignore-eos", "--out", tmp_path / "longer.json")
+    _, expected = run(cli, "replay", cut, *arguments, "--out", tmp_path / "expected.json")
+    _, without = run(cli, "replay", longer, *arguments, "--out", tmp_path / "without.json")
+    assert result["prompts"] == expected["prompts"] == without["prompts"]
+    assert shown["answers"]["tokens"] == 4 * 21
+    assert shown["answers"]["after_eos_tokens"] == sum(len(each["response_token_ids"]) - 20 for each in records)
+    after = result["summary"]["eagle"]["after_eos"]
+    assert (after["answers"], after["tokens"]) == (4, shown["answers"]["after_eos_tokens"])
+    assert after["cycles"] > 0
+    assert without["summary"]["eagle"]["after_eos"] is None
+
+
 def test_the_table_is_for_people(cli, folder, tmp_path, arguments):
     code, out, err = cli("replay", folder / "answers.jsonl", "--out", tmp_path / "r.json",
                          *arguments[:-1])  # fmt: skip
     assert code == 0
     assert "outside" in out
-    assert "acceptance by category" in out
+    assert "acceptance by task" in out
     assert f"wrote {tmp_path / 'r.json'}" in err
 
 
@@ -86,6 +142,10 @@ def test_the_table_is_for_people(cli, folder, tmp_path, arguments):
         (["--compile"], "No such option: --compile"),
         (["--methods", "eagle", "--k", "8"], "--k has no effect on eagle: it is for frspec only."),
         (["--held-out"], "--held-out is for recorded answers; "),
+        (["--stop-at-eos"], "No such option: --stop-at-eos"),
+        (["--curve", "--k", "8"], "--curve chooses the sizes itself: leave out --k."),
+        (["--methods", "eagle", "--curve"], "--curve has no effect on eagle: it is for frspec only."),
+        (["--by", "script"], "--by is one of task, language, position, not script."),
     ],
 )
 def test_wrong_options_are_usage(cli, folder, tmp_path, arguments, more, message):
