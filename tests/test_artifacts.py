@@ -39,6 +39,7 @@ from frspec_cli.resume import RunFolder
 from frspec_cli.subsets.build import Builder
 from frspec_cli.subsets.exporting import export_subset
 from frspec_cli.subsets.formats import read_foreign
+from frspec_cli.subsets.importing import import_list
 from frspec_cli.subsets.load import load_subset
 from frspec_cli.subsets.mix import NamedTable
 from frspec_cli.subsets.recipe import Recipe
@@ -76,13 +77,13 @@ def mutated(value: Any, data: st.DataObject) -> Any:
         path = data.draw(st.sampled_from(places(value)))
         if not path:
             if data.draw(st.integers(0, 9)) == 0:
-                return data.draw(HOSTILE)
+                return copy.deepcopy(data.draw(HOSTILE))
             continue
         parent = value
         for key in path[:-1]:
             parent = parent[key]
         if data.draw(st.booleans()):
-            parent[path[-1]] = data.draw(HOSTILE)
+            parent[path[-1]] = copy.deepcopy(data.draw(HOSTILE))  # the next mutation may change it
         else:
             del parent[path[-1]]
     return value
@@ -288,7 +289,11 @@ def attack_head_config(folder: Path, data: st.DataObject, tokenizer: LoadedToken
     head = folder / data.draw(st.sampled_from(["own", "eagle2", "eagle3"]))
     config = json.loads((head / "config.json").read_bytes())
     if data.draw(st.integers(0, 3)) == 0:
-        config |= {data.draw(st.sampled_from(["rope_scaling", "rope_parameters", "head_dim"])): data.draw(HOSTILE)}
+        config |= {
+            data.draw(st.sampled_from(["rope_scaling", "rope_parameters", "head_dim"])): copy.deepcopy(
+                data.draw(HOSTILE)
+            )
+        }
     (head / "config.json").write_bytes(mutated_text(config, data))
     describe(head)
     use_head(head)
@@ -463,6 +468,10 @@ def _drop(*path: str) -> Callable[[dict[str, Any]], None]:
         (lambda _: b"{}", ": schema is null; expected a version, now 1."),
         (lambda _: b'{"schema": 1}', ": tokenizer is missing; expected a value."),
         (lambda _: b"[" * 100_000, ": its content is nested too deeply; expected JSON."),
+        (
+            lambda _: b'{"schema": 1, "x": "\\ud800"}',
+            ": its metadata is text with half a character; expected text in Unicode.",
+        ),
         (_set("schema", value=2), " has schema 2, newer than this frspec reads (1)."),
         (
             _set("tokenizer", "highest_id", value=10**12),
@@ -700,6 +709,18 @@ def test_a_checkpoint_of_another_head(valid: Path, tmp_path: Path) -> None:
     save_file(tensors, saved.checkpoint, {"best": "1.5"})
     with pytest.raises(FrspecError, match=r"checkpoint\.safetensors: step is missing; expected a value"):
         saved.load(make_trainer())
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '{"files": 5}', '{"sha256": 5}', "not json"])
+def test_a_damaged_manifest(tmp_path: Path, tokenizer: LoadedTokenizer, content: str) -> None:
+    subset = tmp_path / "ids.json"
+    subset.write_text("[5, 3, 9]")
+    for manifest in (tmp_path / "vocabulary.manifest.json", tmp_path / "ids.json.manifest.json"):
+        manifest.write_text(content)
+        with pytest.raises(FrspecError, match=r"manifest\.json"):
+            import_list(read_foreign(subset), tokenizer)
+        with pytest.raises(FrspecError, match=r"manifest\.json"):
+            describe(subset)
 
 
 def test_an_array_larger_than_its_file_is_not_allocated(tmp_path: Path) -> None:

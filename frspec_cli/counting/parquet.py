@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,11 @@ def read_parquet(
 def _described(raw: bytes, path: Path | str) -> dict[str, Any]:
     """The metadata less `schema`, which is checked here."""
     described = parse_json(raw, path)
+    if re.search(rb"\\u[dD][89a-fA-F]", raw):  # escaped halves of characters may lack their other half
+        try:
+            json.dumps(described, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ArtifactError(path, "its metadata", "text in Unicode", found="text with half a character") from None
     if not isinstance(described, dict):
         raise ArtifactError(path, "its metadata", "a JSON object", found=shown(described))
     version = described.pop("schema", None)

@@ -33,6 +33,7 @@ class _Manifest(schema.Schema):
     sha256: str | None = None
     tokens_sha256: str | None = None
     tokenizer: _Tokenizer = _Tokenizer()
+    files: dict[str, str] | None = None
 
 
 def manifest_path(out: Path | str) -> Path:
@@ -84,7 +85,7 @@ def check_manifest(entries: ForeignList, tokenizer: LoadedTokenizer) -> list[str
     path = _manifest_of(Path(entries.name))
     if path is None:
         return []
-    manifest = schema.check(_Manifest, schema.read_object(path), path, hint="Remove the manifest, or export again.")
+    manifest = _read(path)
     if manifest.sha256 != storage.sha256_ids(entries.ids):
         raise FrspecError(
             f"{entries.name} does not hold the ids that its manifest {path.name} describes.",
@@ -104,7 +105,7 @@ def check_manifest(entries: ForeignList, tokenizer: LoadedTokenizer) -> list[str
 def described_reading(entries: ForeignList) -> ForeignList | None:
     """The reading of a file with two that its manifest describes; None if it has no manifest, or describes neither."""
     path = _manifest_of(Path(entries.name))
-    described = None if path is None else storage.read_json(path).get("sha256")
+    described = None if path is None else _read(path).sha256
     for each in (entries, entries.otherwise):
         if each is not None and described == storage.sha256_ids(each.ids):
             return replace(each, otherwise=None)
@@ -116,7 +117,11 @@ def _manifest_of(file: Path) -> Path | None:
     own, folder = manifest_path(file), file.parent / f"vocabulary{_SUFFIX}"
     if own.is_file():
         return own
-    return folder if folder.is_file() and file.name in storage.read_json(folder).get("files", {}) else None
+    return folder if folder.is_file() and file.name in (_read(folder).files or {}) else None
+
+
+def _read(path: Path) -> _Manifest:
+    return schema.check(_Manifest, schema.read_object(path), path, hint="Remove the manifest, or export again.")
 
 
 def _tokens_sha256(tokens: dict[int, bytes]) -> str:

@@ -82,6 +82,13 @@ def test_equal_subsets_give_equal_bytes(to: str, byte_level, tmp_path) -> None:
     assert [p.read_bytes() for p in one] == [p.read_bytes() for p in two]
 
 
+@pytest.mark.parametrize("first", [9, 91, 123, 128, 640])
+def test_raw_ids_that_begin_like_json_or_a_pickle(byte_level, tmp_path, first: int) -> None:
+    ids = [first, first + 1, first + 7]
+    (tmp_path / "ids.bin").write_bytes(np.array(ids, dtype="<i4").tobytes())
+    assert read_foreign(tmp_path / "ids.bin").ids.tolist() == ids
+
+
 # How each consumer loads what we write, step by step.
 
 

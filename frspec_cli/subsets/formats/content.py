@@ -68,7 +68,7 @@ def container(path: Path | str) -> Container:
         raise FrspecError(f"{path} cannot be read: {error.strerror}.") from None
     if head.startswith(b"\x93NUMPY"):
         return "numpy"
-    if head.startswith((b"PK\x03\x04", b"\x80")):
+    if head.startswith(b"PK\x03\x04") or (head[:1] == b"\x80" and head[2:3] >= b" "):  # raw int32 of 128 is no pickle
         return "torch"
     if head.startswith(b"GGUF"):
         return "gguf"
@@ -76,7 +76,7 @@ def container(path: Path | str) -> Container:
         return "parquet"
     if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= Path(path).stat().st_size:
         return "safetensors"
-    return "json" if head.lstrip()[:1] in (b"[", b"{") else "text"
+    return "json" if head.lstrip()[:1] in (b"[", b"{") and b"\0" not in head[:4] else "text"  # nor is 91 JSON
 
 
 def open_content(path: Path | str) -> Content:
