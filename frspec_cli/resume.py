@@ -29,6 +29,11 @@ def run_folder(out: Path | str, suffix: str = LEDGER) -> Path:
     return out.with_name(out.name + suffix)
 
 
+def is_run_folder(folder: Path) -> bool:
+    """Whether `folder` is what an unfinished run keeps beside its output."""
+    return folder.name.endswith((LEDGER, TRAINING)) and (folder / storage.LOCK).is_file()
+
+
 class RunFolder:
     """The folder of one run, held by this process; `opened` makes one."""
 

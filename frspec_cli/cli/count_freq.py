@@ -15,7 +15,7 @@ from frspec_cli.cli import options
 from frspec_cli.cli.output import Output
 from frspec_cli.cli.tables import show_skipped, show_table
 from frspec_cli.corpus.options import Selection
-from frspec_cli.counting.options import CountOptions, RunOptions
+from frspec_cli.counting.options import DOCUMENT_BYTES, CountOptions, RunOptions
 from frspec_cli.errors import UsageError, option
 from frspec_cli.progress import Callbacks
 from frspec_cli.resume import run_folder
@@ -130,7 +130,14 @@ def command(
         ),
     ] = _COUNT.document_frequency,
     max_document_bytes: Annotated[
-        int, typer.Option(min=1, help="Skip longer records.", rich_help_panel=_LIMITS)
+        int | None,
+        typer.Option(
+            min=1,
+            help="Skip longer records. Default: {fast:,}, with the reference encoder {reference:,}.".format(
+                **DOCUMENT_BYTES
+            ),
+            rich_help_panel=_LIMITS,
+        ),
     ] = _COUNT.max_document_bytes,
     max_bad: Annotated[
         str, typer.Option(help="Fail if more than this share of the records is bad.", rich_help_panel=_LIMITS)

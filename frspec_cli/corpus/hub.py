@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import PurePath
 from typing import Any
 from urllib.parse import parse_qs, urlencode
 
+from frspec_cli.corpus.arrow import dataset_records
 from frspec_cli.corpus.documents import Document, Fields, Skipped
 from frspec_cli.corpus.records import record_document
 from frspec_cli.corpus.shards import Shard
@@ -18,8 +20,16 @@ from frspec_cli.errors import FrspecError, option
 
 
 def hub_shards(source: str, *, split: str, config: str | None) -> list[Shard]:
-    """The shards of a dataset's split. Raises `FrspecError` if the hub cannot be reached or the dataset not opened."""
+    """The shards of a dataset's split.
+
+    Raises `FrspecError` if the hub cannot be reached, the dataset not opened, or its name climbs out of a folder.
+    """
     name = source.removeprefix("hub:")
+    if ".." in PurePath(name).parts:
+        raise FrspecError(
+            f"{source} is not the name of a dataset: it leads out of the folder it is in.",
+            hint="Name a dataset as owner/name, or a local folder by its own path, without `hub:`.",
+        )
     address = "hub:?" + urlencode({"name": name, "split": split, "config": config or ""})
     count = _dataset(address).num_shards
     short = name.rstrip("/").rsplit("/", 1)[-1]
@@ -34,7 +44,12 @@ def read_hub(shard: Shard, fields: Fields, digest: Any) -> Iterator[Document | S
     """The rows of one shard. The digest is of the documents' text, since there is no file to hash."""
     import pyarrow as pa
 
-    rows = _dataset(shard.paths[0]).shard(num_shards=shard.stop, index=shard.start, contiguous=True)
+    address, count = shard.paths[0], shard.stop or 1
+    rows: Iterable[dict[str, Any]]
+    if _dataset(address).info.builder_name == "arrow":
+        rows = dataset_records(address, shard.start, count, shard.label)
+    else:
+        rows = shard_rows(address, shard.start, count)
     try:
         for line, record in enumerate(rows, start=1):
             document = record_document(record, line, shard, fields)
@@ -43,6 +58,11 @@ def read_hub(shard: Shard, fields: Fields, digest: Any) -> Iterator[Document | S
             yield document
     except (OSError, ValueError, pa.ArrowException) as error:
         raise FrspecError(f"{shard.label} cannot be read: {_first_line(error)}.") from error
+
+
+def shard_rows(address: str, index: int, count: int) -> Iterable[dict[str, Any]]:
+    """The rows of one of the `count` shards of the dataset at an address as `Shard.paths` has it."""
+    return _dataset(address).shard(num_shards=count, index=index, contiguous=True)
 
 
 @functools.lru_cache(maxsize=4)

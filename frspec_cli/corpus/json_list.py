@@ -7,33 +7,45 @@ integer makes it give up the whole file.
 from __future__ import annotations
 
 import codecs
-import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from frspec_cli.corpus.streams import BrokenFile
 
 LONGEST_ITEM = 256 << 20
 """Characters of one item after which the file is taken to be broken, not unfinished."""
 _NOT_SPACE = re.compile(r"[^ \t\r\n]")
+_SCALAR = re.compile(r'[^\s,"\[\]{}]+')
+_BRACKET_OR_QUOTE = re.compile(r'["\[\]{}]')
 
 
-def first_text(chunks: Iterator[bytes]) -> tuple[Iterator[bytes], bytes]:
-    """(the same chunks, the first bytes of the text without white space before them; b"" if there is none)."""
-    head: list[bytes] = []
+class BadItem(NamedTuple):
+    """An item that is not valid JSON; the list goes on after it."""
+
+    problem: str
+
+
+def first_text(chunks: Iterator[bytes]) -> bytes:
+    """The first bytes of the text without white space before them; b"" if there is none."""
+    start = b""
     for chunk in chunks:
-        head.append(chunk)
-        text = b"".join(head).removeprefix(codecs.BOM_UTF8).lstrip()
+        start += chunk
+        if len(start) < len(codecs.BOM_UTF8):
+            continue
+        start = start.removeprefix(codecs.BOM_UTF8)
+        text = start.lstrip()
         if text:
-            return itertools.chain(head, chunks), text
-    return iter(head), b""
+            return text
+        start = b"   "  # whatever was there is passed over
+    return start.lstrip()
 
 
 def items(chunks: Iterable[bytes], name: str) -> Iterator[Any]:
-    """The list's items. Raises `BrokenFile`, naming the byte, if the list is not valid JSON or ends too early.
+    """The list's items, a `BadItem` for one that is not valid JSON but whose brackets and quotes show where it ends.
 
+    Raises `BrokenFile`, naming the byte, if the list's own syntax is wrong or it ends too early.
     Bytes that are not UTF-8 become lone surrogates, so that the record that holds them is skipped and not the file.
     """
     text = _Text(chunks, name)
@@ -75,21 +87,26 @@ class _Text:
         self.position += 1
 
     def item(self) -> Any:
-        """The next JSON value."""
+        """The next JSON value, or `BadItem`. Raises `BrokenFile` if there is none, or no end of it."""
         decode = json.JSONDecoder().raw_decode
-        self.peek()
+        if self.peek() in ("", ",", "]", "}"):
+            raise self.unexpected("a value")
         while True:
+            problem = ""
             try:
                 value, end = decode(self.text, self.position)
-                problem = ""
-            except (ValueError, RecursionError) as error:
-                problem = f"not valid JSON ({str(error).split(': line')[0]})"
+            except RecursionError:
+                problem = "nested too deeply"
+            except ValueError as error:
+                problem = str(error).split(": line")[0]
+            if problem:
+                value, end = BadItem(problem), _end_of_item(self.text, self.position)
             # A number at the end of the text may continue in the next piece.
-            if not problem and end < len(self.text):
+            if 0 <= end < len(self.text):
                 break
             if not self._read_more():
-                if problem:
-                    raise self._broken(problem)
+                if end < 0:
+                    raise self._broken(f"not valid JSON ({problem})")
                 break
         self.position = end
         return value
@@ -118,3 +135,34 @@ class _Text:
     def _broken(self, problem: str) -> BrokenFile:
         parsed = self.text[: self.position].encode("utf-8", "surrogateescape")
         return BrokenFile(self.name, problem, self.dropped + len(parsed))
+
+
+def _end_of_item(text: str, start: int) -> int:
+    """The end of the value that begins at `start`, by its brackets and quotes alone; -1 if it is not in the text."""
+    if match := _SCALAR.match(text, start):
+        return match.end()
+    depth, position = 0, start
+    while match := _BRACKET_OR_QUOTE.search(text, position):
+        position = match.end()
+        if match[0] == '"':
+            position = _end_of_string(text, position)
+            if position < 0:
+                return -1
+        else:
+            depth += 1 if match[0] in "[{" else -1
+        if depth <= 0:
+            return position
+    return -1
+
+
+def _end_of_string(text: str, start: int) -> int:
+    """Behind the quote that ends the string whose characters begin at `start`; -1 if there is none."""
+    begin = start
+    while (quote := text.find('"', begin)) >= 0:
+        escapes = quote
+        while escapes > begin and text[escapes - 1] == "\\":
+            escapes -= 1
+        begin = quote + 1
+        if (quote - escapes) % 2 == 0:
+            return begin
+    return -1

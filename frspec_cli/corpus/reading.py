@@ -104,10 +104,14 @@ def _read_split_text(shard: Shard, fields: Fields, digest: Any) -> Iterator[Docu
 
 
 def _read_json(shard: Shard, fields: Fields, digest: Any) -> Iterator[Document | Skipped]:
-    chunks, text = json_list.first_text(text_chunks(shard, shard.paths[0], digest))
+    text = json_list.first_text(text_chunks(shard, shard.paths[0], None))
+    chunks = text_chunks(shard, shard.paths[0], digest)
     if text.startswith(b"["):
         for number, record in enumerate(json_list.items(chunks, shard.label), start=1):
-            yield record_document(record, number, shard, fields)
+            if isinstance(record, json_list.BadItem):
+                yield Skipped(number, Reason.BROKEN_JSON, record.problem)
+            else:
+                yield record_document(record, number, shard, fields)
         return
     # Files named .json often hold one record a line.
     for document in _json_lines(chunks, shard, fields):

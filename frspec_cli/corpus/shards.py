@@ -7,6 +7,7 @@ table is one shard, a large plain file of lines is split at line ends by byte ra
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -26,13 +27,14 @@ COMPRESSIONS = {".gz": "gz", ".zst": "zst", ".bz2": "bz2", ".xz": "xz"}
 class Shard:
     """One unit of counting.
 
-    label: the path relative to the folder common to the whole corpus, or the URL; shards are ordered by it.
+    label: the path relative to the folder common to the whole corpus, or the URL, readable (see `readable`); shards are
+        ordered by it.
     paths: what is opened, local paths or URLs; more than one only for bundled text files.
     format: a key of `reading.READERS`.
     compression: "" or a value of `COMPRESSIONS`.
     start, stop: byte range (line formats), stop None means to the end; of a hub dataset the shard's number and how many.
     size: bytes on disk.
-    stamp: changes when the file does (modification time, etag), "" if unknown.
+    stamp: changes when the file does (modification and change time, etag), "" if unknown.
     source: the label of documents that carry none of their own.
     """
 
@@ -54,8 +56,32 @@ class Shard:
 
     def file_name(self, path: str) -> str:
         """How messages name one of its files: like the label, relative to the corpus's folder."""
-        folder = self.paths[0].removesuffix(self.label)
-        return self.label if path == self.paths[0] else path.removeprefix(folder)
+        folder = readable(self.paths[0]).removesuffix(self.label)
+        return self.label if path == self.paths[0] else readable(path).removeprefix(folder)
+
+    def current_stamp(self) -> str:
+        """The stamp that the files have now; "" if it cannot be known: not local files, or not there any more."""
+        if self.format == "hub" or any("://" in path for path in self.paths):
+            return ""
+        try:
+            stamps = [file_stamp(os.stat(path)) for path in self.paths]
+        except OSError:
+            return ""
+        return _joined_stamp(stamps)
+
+
+def readable(name: str) -> str:
+    """A file's name as text that can be stored: a byte that is not UTF-8 is written as `\\xff`."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def file_stamp(state: os.stat_result) -> str:
+    """Changes when a local file does: its modification time, and its change time, which no tool sets back."""
+    return f"{state.st_mtime_ns}-{state.st_ctime_ns}"
+
+
+def _joined_stamp(stamps: list[str]) -> str:
+    return stamps[0] if len(stamps) == 1 else hashlib.sha256(" ".join(stamps).encode()).hexdigest()
 
 
 def arrange(files: Iterable[Shard]) -> list[Shard]:
@@ -103,6 +129,6 @@ def _can_share(shard: Shard, first: Shard) -> bool:
 
 
 def _join(group: list[Shard]) -> Shard:
-    stamps = hashlib.sha256(" ".join(shard.stamp for shard in group).encode()).hexdigest()
+    stamp = _joined_stamp([shard.stamp for shard in group])
     paths = tuple(path for shard in group for path in shard.paths)
-    return replace(group[0], paths=paths, size=sum(shard.size for shard in group), stamp=stamps)
+    return replace(group[0], paths=paths, size=sum(shard.size for shard in group), stamp=stamp)

@@ -11,9 +11,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from frspec_cli.corpus.options import Selection
-from frspec_cli.corpus.shards import COMPRESSIONS, MAX_DEFAULT_SOURCES, Shard, arrange
+from frspec_cli.corpus.shards import COMPRESSIONS, MAX_DEFAULT_SOURCES, Shard, arrange, file_stamp, readable
 from frspec_cli.errors import FrspecError, option
 from frspec_cli.models.locate import HUB_ID
+from frspec_cli.resume import is_run_folder
 
 FORMATS = {
     ".txt": "text",
@@ -31,6 +32,7 @@ _WILDCARD = re.compile(r"[*?\[]")
 
 
 UNKNOWN, HIDDEN, LINKED, NO_FILE = "of a suffix that frspec does not know", "hidden", "linked folders", "not files"
+UNFINISHED = "kept by unfinished runs"
 _MOST_NAMES = 5
 
 
@@ -43,7 +45,7 @@ class _PassedOver:
 
     def add(self, name: str, reason: str) -> None:
         """One file or folder, its path relative to the source."""
-        self._names.setdefault(reason, []).append(name)
+        self._names.setdefault(reason, []).append(readable(name))
 
     def in_words(self) -> str:
         """A clause for each reason; "" if nothing was passed over."""
@@ -149,12 +151,17 @@ def _discover(source: str, selection: Selection, passed: _PassedOver) -> Iterato
 def _discover_folder(folder: Path, pattern: str | None, passed: _PassedOver) -> Iterator[_FileEntry]:
     name = folder.absolute().resolve().name
     for parent, folders, files in os.walk(folder, onerror=_unreadable_folder):
-        visible = sorted(inner for inner in folders if not inner.startswith("."))
-        for inner in sorted(set(folders) - set(visible)):
-            passed.add(Path(parent, inner).relative_to(folder).as_posix() + "/", HIDDEN)
-        for inner in visible:
-            if Path(parent, inner).is_symlink():
-                passed.add(Path(parent, inner).relative_to(folder).as_posix() + "/", LINKED)
+        visible = []
+        for inner in sorted(folders):
+            shown = Path(parent, inner).relative_to(folder).as_posix() + "/"
+            if inner.startswith("."):
+                passed.add(shown, HIDDEN)
+            elif is_run_folder(Path(parent, inner)):  # the output may be inside its own corpus
+                passed.add(shown, UNFINISHED)
+            elif Path(parent, inner).is_symlink():
+                passed.add(shown, LINKED)
+            else:
+                visible.append(inner)
         folders[:] = visible
         for file in sorted(files):
             path = Path(parent, file)
@@ -192,13 +199,13 @@ def _discover_glob(source: str) -> Iterator[_FileEntry]:
     before = Path(_WILDCARD.split(source, maxsplit=1)[0] + "x").parent
     name = before.absolute().resolve().name
     for match in sorted(glob.glob(os.path.expanduser(source), recursive=True)):
-        if Path(match).is_file():
+        if Path(match).is_file() and not any(map(is_run_folder, Path(match).absolute().parents)):
             yield _local_entry(Path(match), name)
 
 
 def _local_entry(path: Path, source: str) -> _FileEntry:
     state = path.stat()
-    return _FileEntry(os.path.abspath(path), state.st_size, str(state.st_mtime_ns), source)
+    return _FileEntry(os.path.abspath(path), state.st_size, file_stamp(state), source)
 
 
 def _discover_url(source: str, selection: Selection, passed: _PassedOver) -> Iterator[_FileEntry]:
@@ -269,7 +276,8 @@ def _shard(entry: _FileEntry, common: str, selection: Selection) -> Shard:
     form = form or "text"
     if form == "text" and selection.lines:
         form = "lines"
-    return Shard(label, (entry.url,), form, compression, size=entry.size, stamp=entry.stamp, source=entry.source)
+    label, source = readable(label), readable(entry.source)
+    return Shard(label, (entry.url,), form, compression, size=entry.size, stamp=entry.stamp, source=source)
 
 
 def _common_folder(paths: list[str]) -> str:
@@ -279,4 +287,4 @@ def _common_folder(paths: list[str]) -> str:
 def _label_sources(shards: list[Shard], name: str | None, common: str) -> list[Shard]:
     if name is None and len({shard.source for shard in shards}) > MAX_DEFAULT_SOURCES:
         name = os.path.basename(common) or "corpus"
-    return [replace(shard, source=name) for shard in shards] if name else shards
+    return [replace(shard, source=readable(name)) for shard in shards] if name else shards

@@ -50,10 +50,18 @@ def open_binary(path: str) -> IO[bytes]:
 
 
 def raw_chunks(file: IO[bytes], digest: Any, *, limit: int | None = None) -> Iterator[bytes]:
-    """The file's next bytes (at most `limit`) in chunks. `digest` (a hashlib object, or None) is updated with them."""
+    """The file's next bytes (at most `limit`) in chunks. `digest` (a hashlib object, or None) is updated with them.
+
+    Raises `FrspecError` if the system cannot read it.
+    """
     left = limit
     while left is None or left > 0:
-        chunk = file.read(CHUNK_BYTES if left is None else min(CHUNK_BYTES, left))
+        try:
+            chunk = file.read(CHUNK_BYTES if left is None else min(CHUNK_BYTES, left))
+        except OSError as error:
+            raise FrspecError(
+                f"{getattr(file, 'name', 'a file')} cannot be read: {error.strerror or error}."
+            ) from error
         if not chunk:
             return
         if left is not None:

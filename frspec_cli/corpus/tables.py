@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
+from frspec_cli.corpus.arrow import arrow_records
 from frspec_cli.corpus.documents import (
     CONVERSATION_FIELDS,
     DEFAULT_SOURCE_FIELD,
@@ -34,27 +37,32 @@ def read_parquet(shard: Shard, fields: Fields, digest: Any) -> Iterator[Document
             columns = _columns(parquet.schema_arrow.names, shard, fields)
             batches = parquet.iter_batches(batch_size=ROWS_AT_ONCE, columns=columns)
             yield from _rows(batches, shard, fields)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, SystemError, MemoryError) as error:
             raise _broken(shard, error, file.tell()) from None
 
 
 def read_arrow(shard: Shard, fields: Fields, digest: Any) -> Iterator[Document | Skipped]:
-    """The rows of an Arrow IPC file or stream (`datasets` keeps streams). Raises like `read_parquet`."""
-    import pyarrow as pa
-
-    with _seekable(shard, digest) as file:
-        try:
-            start = file.read(6)
-            file.seek(0)
-            if start == b"ARROW1":
-                reader = pa.ipc.open_file(file)
-                batches: Any = (reader.get_batch(index) for index in range(reader.num_record_batches))
+    """The rows of an Arrow IPC file or stream. Raises like `read_parquet`."""
+    with _local_file(shard, digest) as path:
+        records = arrow_records(path, shard.label, lambda names: _columns(names, shard, fields))
+        for line, record in enumerate(records, start=1):
+            if record is None:
+                yield Skipped(line, Reason.INVALID_UTF8)
             else:
-                batches = reader = pa.ipc.open_stream(file)
-            columns = _columns(reader.schema.names, shard, fields)
-            yield from _rows((batch.select(columns) for batch in batches), shard, fields)
-        except (pa.ArrowException, OSError) as error:
-            raise _broken(shard, error, file.tell()) from None
+                yield record_document(record, line, shard, fields)
+
+
+@contextmanager
+def _local_file(shard: Shard, digest: Any) -> Iterator[str]:
+    """The path of the shard's file, hashed first; of an unpacked temporary one if it is compressed or not local."""
+    path = shard.paths[0]
+    if not shard.compression and "://" not in path:
+        with _seekable(shard, digest):
+            yield path
+        return
+    with tempfile.NamedTemporaryFile(prefix="frspec-") as unpacked:
+        _unpack(text_chunks(shard, path, digest), unpacked, shard)
+        yield unpacked.name
 
 
 @contextmanager
@@ -62,11 +70,8 @@ def _seekable(shard: Shard, digest: Any) -> Iterator[IO[bytes]]:
     """The file, hashed first, since a table is read from its end. A compressed one is unpacked into a temporary file."""
     path = shard.paths[0]
     if shard.compression:
-        import tempfile
-
         with tempfile.TemporaryFile() as unpacked:
-            for chunk in text_chunks(shard, path, digest):
-                unpacked.write(chunk)
+            _unpack(text_chunks(shard, path, digest), unpacked, shard)
             unpacked.seek(0)
             yield unpacked
         return
@@ -76,6 +81,20 @@ def _seekable(shard: Shard, digest: Any) -> Iterator[IO[bytes]]:
                 pass
             file.seek(0)
         yield file
+
+
+def _unpack(chunks: Iterator[bytes], file: Any, shard: Shard) -> None:
+    try:
+        for chunk in chunks:
+            file.write(chunk)
+        file.flush()
+    except OSError as error:
+        with contextlib.suppress(OSError):  # what it still holds would be tried again
+            file.close()
+        raise FrspecError(
+            f"{shard.label} cannot be unpacked in {tempfile.gettempdir()}: {error.strerror or error}.",
+            hint="Set TMPDIR to a folder with more room.",
+        ) from error
 
 
 def _columns(names: list[str], shard: Shard, fields: Fields) -> list[str]:
@@ -115,5 +134,5 @@ def _records(batch: Any) -> Iterator[dict[str, Any] | UnicodeDecodeError]:
 
 
 def _broken(shard: Shard, error: Exception, byte: int) -> BrokenFile:
-    kind = "parquet" if shard.format == "parquet" else "Arrow"
-    return BrokenFile(shard.label, f"damaged {kind} data ({str(error).splitlines()[0].rstrip('.')})", byte)
+    reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    return BrokenFile(shard.label, f"damaged parquet data ({reason})", byte)

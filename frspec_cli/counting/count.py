@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from frspec_cli import outputs, storage
+from frspec_cli.corpus.documents import Reason
 from frspec_cli.corpus.shards import Shard
 from frspec_cli.counting.encoder_selection import check_encoder, recheck_samples, reference_of, select_fast_encoder
 from frspec_cli.counting.executors import Executor, InProcess, WorkerPool
 from frspec_cli.counting.ledger import Ledger, begun_with, make_plan
 from frspec_cli.counting.markers import marker_warning
-from frspec_cli.counting.options import CountOptions, RunOptions
+from frspec_cli.counting.options import DOCUMENT_BYTES, CountOptions, RunOptions
 from frspec_cli.counting.run import CorpusRun, Counted
 from frspec_cli.counting.stability import stability
 from frspec_cli.counting.table import FrequencyTable
 from frspec_cli.counting.worker import CounterSpec, ShardCounter
+from frspec_cli.errors import option
 from frspec_cli.models.locate import locate_tokenizer
 from frspec_cli.progress import Callbacks
 from frspec_cli.resume import run_folder
@@ -122,6 +124,8 @@ def _count(
         run.resume()
         reference, encoder_record = _run(run, _executor(how, counter, run), tokenizer, shards, callbacks)
         counted = run.finish()
+        ledger.check_unchanged(mine)
+        _warn_of_length(counted, encoder.name, options, callbacks)
         table = _table(counted, reference, encoder_record, options)
         _place(table, out, ledger)
     return counted, table
@@ -143,9 +147,10 @@ def _run(
         loaded = (
             used.tokenizer if isinstance(used, ReferenceEncoder) else load_tokenizer(tokenizer, run.options.template)
         )
-        if not run.options.preformatted and (sentence := marker_warning(shards, run.options.fields, loaded)):
+        fields = run.options.fields(run.counter.spec.encoder)
+        if not run.options.preformatted and (sentence := marker_warning(shards, fields, loaded)):
             callbacks.warn(sentence)
-        encoder_record = check_encoder(encoder, loaded, shards, run.options.fields)
+        encoder_record = check_encoder(encoder, loaded, shards, fields)
         _ = loaded.fingerprint  # a cached property
         reference = reference_of(encoder, loaded)
         for index, part in executor.results(callbacks.advance):
@@ -156,6 +161,16 @@ def _run(
     finally:
         executor.close()
     return loaded, encoder_record
+
+
+def _warn_of_length(counted: Counted, encoder: str, options: CountOptions, callbacks: Callbacks) -> None:
+    """Says so if documents were skipped that the other encoder would take."""
+    limit, skipped = DOCUMENT_BYTES[encoder], counted.skipped[Reason.TOO_LONG]
+    if options.max_document_bytes is None and limit < max(DOCUMENT_BYTES.values()) and skipped:
+        callbacks.warn(
+            f"documents of more than {limit:,} bytes were skipped ({skipped:,}): the {encoder} encoder takes hundreds of "
+            f"times their size in memory. {option('max_document_bytes')} sets another limit."
+        )
 
 
 def _executor(how: RunOptions, counter: ShardCounter, run: CorpusRun) -> Executor:

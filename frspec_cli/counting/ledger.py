@@ -7,6 +7,7 @@ Finished neighbours are joined now and then, so that the folder does not grow wi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -150,17 +151,26 @@ class Ledger:
         if old["stamps"] == self.plan["stamps"]:
             return
         pairs = zip(old["stamps"], self.plan["stamps"], strict=True)
-        changed = {index for index, (was, now) in enumerate(pairs) if was != now}
-        for first, last in self.entries():
+        self._compare({index for index, (was, now) in enumerate(pairs) if was != now}, shards)
+        _write(self.folder / _PLAN, lambda file: file.write(json.dumps(self.plan).encode()))
+
+    def check_unchanged(self, shards: list[Shard]) -> None:
+        """Raises `FrspecError` if a file that was counted is another by now: it was edited since it was listed."""
+        stamps = [shard.current_stamp() for shard in shards]
+        now = zip(stamps, self.plan["stamps"], strict=True)
+        self._compare({index for index, (stamp, listed) in enumerate(now) if stamp and stamp != listed}, shards)
+
+    def _compare(self, indices: set[int], shards: list[Shard]) -> None:
+        """Reads the given shards again. Raises `FrspecError` if one is not what was counted."""
+        for first, last in self.entries() if indices else []:
             counted = dict(zip(range(first, last + 1), self.get(first, last).shards, strict=True))
-            for index in sorted(changed & counted.keys()):
+            for index in sorted(indices & counted.keys()):
                 if content_digest(shards[index]) == counted[index]["sha256"]:
                     continue
                 raise FrspecError(
                     f"{counted[index]['path']} has changed since it was counted.",
                     hint=f"Use {option('restart')} to count from the beginning.",
                 )
-        _write(self.folder / _PLAN, lambda file: file.write(json.dumps(self.plan).encode()))
 
     def entries(self) -> list[tuple[int, int]]:
         """(first shard, last shard) of every entry, in order.
@@ -235,6 +245,8 @@ def _write(path: Path, fill: Callable[[Any], Any]) -> None:
             fill(file)
         os.replace(temporary, path)
     except OSError as error:
+        with contextlib.suppress(OSError):  # its room may be what the disk lacks
+            temporary.unlink()
         raise FrspecError(
             f"{path} cannot be written: {error.strerror or error}.",
             hint="Make room and run the same command again to resume.",

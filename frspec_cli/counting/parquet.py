@@ -22,11 +22,16 @@ _FOREIGN = (OSError, pa.ArrowException, ValueError, KeyError, NotImplementedErro
 
 
 def write_parquet(path: Path | str, schema: pa.Schema, arrays: list[pa.Array], metadata: dict[str, Any]) -> None:
-    """Writes columns and metadata, whole or not at all; equal contents give equal bytes."""
-    described = json.dumps({"schema": SCHEMA_VERSION, **metadata}, sort_keys=True, ensure_ascii=False)
+    """Writes columns and metadata, whole or not at all; equal contents give equal bytes.
+
+    In the metadata, a byte of a file's name that is not UTF-8 is JSON's escape of a lone surrogate, such as \\udcff.
+    """
+    text = json.dumps({"schema": SCHEMA_VERSION, **metadata}, sort_keys=True, ensure_ascii=False)
+    described = text.encode("utf-8", "backslashreplace")
     table = pa.Table.from_arrays(arrays, schema=schema.with_metadata({"frspec": described}))
-    with storage.atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+    # pyarrow takes only names in UTF-8.
+    with storage.atomic_path(path) as temporary, open(temporary, "wb") as file:
+        pq.write_table(table, file, compression="zstd")
 
 
 def open_parquet(path: Path | str) -> pq.ParquetFile:

@@ -224,8 +224,11 @@ def _is_wrong_field(counted: Counted) -> bool:
 def _bad_hint(counted: Counted) -> str:
     if _is_wrong_field(counted):
         return f"Name the field that holds the text with {option('text_field')}."
-    allow = f"Allow a larger share with {option('max_bad')}; what is counted already is kept."
-    return too_long_advice(counted.shards) or allow
+    if advice := too_long_advice(counted.shards):
+        return advice
+    if counted.skipped[Reason.TOO_LONG] * 2 > counted.bad:
+        return f"Take longer documents with {option('max_document_bytes')}; what is counted already is kept."
+    return f"Allow a larger share with {option('max_bad')}; what is counted already is kept."
 
 
 def too_long_advice(shards: list[dict[str, Any]]) -> str:

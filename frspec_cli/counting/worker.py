@@ -149,7 +149,8 @@ class _ShardRun:
         batch: list[Document] = []
         size = 0
         limit = self.task.limit_documents
-        for item in read_shard(self.task.shard, self.counter.options.fields, self.digest):
+        fields = self.counter.options.fields(self.counter.spec.encoder)
+        for item in read_shard(self.task.shard, fields, self.digest):
             if isinstance(item, Skipped):
                 self.skipped.append(item)
                 continue

@@ -7,8 +7,9 @@ import functools
 import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePath
 
+from frspec_cli import storage
 from frspec_cli.errors import FrspecError
 from frspec_cli.models import convert
 from frspec_cli.models.embedded import EMBEDDED, find_gguf
@@ -34,6 +35,7 @@ def locate_model(name: str, *, say: Callable[[str], None] = talk) -> Path:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise FrspecError(f"the folder {name} holds no config.json, so it is not a model.")
+        _check_weight_index(path)
         return path
     if path.is_file():
         if path.suffix != ".gguf":
@@ -45,7 +47,26 @@ def locate_model(name: str, *, say: Callable[[str], None] = talk) -> Path:
         if model.gguf_path().is_file():
             model.gguf_path().unlink(missing_ok=True)  # the folder holds everything that was in it
         return folder
-    return _from_hub(name, _MODEL_FILES)
+    folder = _from_hub(name, _MODEL_FILES)
+    _check_weight_index(folder)
+    return folder
+
+
+def _check_weight_index(folder: Path) -> None:
+    """Raises `FrspecError` if the index of a model's weights names anything but files in its own folder."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return
+    value = storage.read_json(index)
+    files = value.get("weight_map") if isinstance(value, dict) else None
+    if not isinstance(files, dict):
+        raise FrspecError(f"{index} holds no weight_map.")
+    for file in files.values():
+        if not isinstance(file, str) or file in (".", "..") or file != PurePath(file).name or "\\" in file:
+            raise FrspecError(
+                f"{index} names {file!r}, which is not a file in its own folder.",
+                hint="Nothing was read from there. Get the model again from where it was published.",
+            )
 
 
 def plain_name(model: str) -> str:

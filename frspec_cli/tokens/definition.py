@@ -6,7 +6,7 @@ Building it only to list its tokens takes 2.4 s of CPU time for Gemma-3, reading
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,9 @@ import orjson
 
 from frspec_cli.errors import FrspecError
 from frspec_cli.tokens.split_rules import split_rules
+
+HIGHEST_ID = 10_000_000
+"""No vocabulary comes near. The tokenizers library, like every table here, takes memory for each id up to the highest."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,28 @@ class Definition:
 
 
 def read_json(path: Path | str) -> Any:
-    """A tokenizer.json as Python objects. Raises OSError and ValueError."""
+    """A tokenizer.json as Python objects, its ids checked.
+
+    Raises `FrspecError` for ids that no tokenizer has, and OSError, ValueError, KeyError and TypeError for other files.
+    """
     data = Path(path).read_bytes()
     with _no_collection():
-        return orjson.loads(data)
+        parsed = orjson.loads(data)
+    vocab, added = parsed["model"].get("vocab"), parsed.get("added_tokens") or []
+    _check_ids(vocab.values() if isinstance(vocab, dict) else [], path)
+    _check_ids([token["id"] for token in added], path)
+    return parsed
+
+
+def _check_ids(ids: Collection[Any], path: Path | str) -> None:
+    """Raises `FrspecError` unless all are whole numbers from 0 to `HIGHEST_ID`."""
+    if set(map(type, ids)) <= {int} and (not ids or (min(ids) >= 0 and max(ids) <= HIGHEST_ID)):
+        return
+    wrong = next(each for each in ids if type(each) is not int or not 0 <= each <= HIGHEST_ID)
+    raise FrspecError(
+        f"{path} gives a token the id {wrong!r}, where a whole number from 0 to {HIGHEST_ID:,} is expected.",
+        hint="The file is damaged: get it again, or name another tokenizer.",
+    )
 
 
 def read_definition(path: Path) -> Definition:
@@ -50,13 +71,13 @@ def read_definition(path: Path) -> Definition:
         byte_level = b'"ByteLevel"' in orjson.dumps(parsed.get("decoder"))
         with _no_collection():
             rules = split_rules(parsed)
+        return Definition(_by_id(vocab, entries), dict(sorted(added.items())), byte_level, rules)
     except OSError as error:
         raise FrspecError(f"{path} cannot be read: {error.strerror or error}.") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise FrspecError(
             f"{path} is not a tokenizer.json.", hint="Name a model, or a folder or file written by save_pretrained."
         ) from None
-    return Definition(_by_id(vocab, entries), dict(sorted(added.items())), byte_level, rules)
 
 
 def _by_id(vocab: Any, added: list[dict[str, Any]]) -> dict[int, str] | None:

@@ -62,7 +62,7 @@ class FastEncoder:
         definition = _definition(self.path)
         added = definition["added_tokens"]
         self.rows = 1 + max([*definition["model"]["vocab"].values(), *(token["id"] for token in added)])
-        definition["added_tokens"] = [token for token in added if not token["special"]]
+        definition["added_tokens"] = [token for token in added if not token.get("special")]
         self.first_stand_in = _fill_missing_bytes(definition, self.rows)
         try:
             return gigatoken.Tokenizer.from_json(orjson.dumps(definition))
@@ -112,7 +112,7 @@ def _definition(path: str) -> dict[str, Any]:
         if not isinstance(definition["model"]["vocab"], dict) or not definition["model"]["vocab"]:
             raise FastEncoderRefuses("the fast encoder does not take this tokenizer (it has no vocabulary by name).")
         definition["added_tokens"] = definition.get("added_tokens") or []
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise FastEncoderRefuses(f"{path} is not a tokenizer.json of a kind that the fast encoder takes.") from None
     return definition
 

@@ -50,7 +50,9 @@ class LoadedTokenizer:
 
         try:
             backend = tokenizers.Tokenizer.from_file(str(self.path))
-        except Exception as error:  # the library raises bare Exception for a file that it cannot parse
+        except BaseException as error:  # bare Exception for a file that it cannot parse, PanicException if it gives up
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             raise FrspecError(f"the tokenizers library cannot read {self.path}: {error}.") from None
         backend.encode_special_tokens = True
         backend.no_truncation()

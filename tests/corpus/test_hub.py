@@ -5,11 +5,15 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
-from frspec_cli.corpus import hub
+from frspec_cli.corpus import arrow, hub
+from frspec_cli.corpus.documents import Fields
 from frspec_cli.corpus.options import Selection
+from frspec_cli.corpus.reading import read_shard
 from frspec_cli.corpus.sources import find_shards
+from frspec_cli.corpus.streams import BrokenFile
 from frspec_cli.errors import FrspecError, as_flags
 from tests.counting.corpora import as_counter, byte_level, count, plain_loop, texts, write_jsonl
 
@@ -67,3 +71,19 @@ def test_a_skipped_row_is_reported_with_its_number_in_the_shard(tmp_path: Path) 
         ("hub:rows/train/00000-of-00002", 31, "empty"),
         ("hub:rows/train/00001-of-00002", 31, "empty"),
     ]
+
+
+def _arrow_dataset(folder: Path, text: pa.Array) -> Path:
+    folder.mkdir()
+    table = pa.table({"text": text})
+    with pa.ipc.new_stream(str(folder / "data-00000-of-00001.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    return folder
+
+
+def test_a_dataset_in_arrow_is_read_in_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [shard] = find_shards([f"hub:{_arrow_dataset(tmp_path / 'rows', pa.array(['a fox', 'a hen']))}"])
+    assert [item.text for item in read_shard(shard, Fields(), None)] == ["a fox", "a hen"]
+    monkeypatch.setattr(arrow, "_PROGRAM", "import os; os.kill(os.getpid(), 11)")
+    with pytest.raises(BrokenFile, match=r"hub:rows/train/00000-of-00001 is broken: .* ended in SIGSEGV"):
+        list(read_shard(shard, Fields(), None))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -202,3 +203,40 @@ def test_a_skipped_file_of_a_bundle_is_named_with_the_position_of_the_fault(tmp_
         ("inner/b.txt", "invalid UTF-8", "byte 0xe9 at 3"),
         ("inner/c.txt", "too long", "200 bytes"),
     ]
+
+
+def test_what_an_unfinished_run_keeps_is_not_text(corpus: Path) -> None:
+    expected = _labels(corpus)
+    for name in ("counts.parquet.ledger", "b/head.training"):
+        (corpus / name).mkdir()
+        for file in ("lock", "plan.json", "table.parquet"):
+            (corpus / name / file).write_text("{}")
+    (corpus / "mine.ledger").mkdir()  # a folder of that name that no run holds
+    (corpus / "mine.ledger" / "notes.txt").write_text("text")
+    said: list[str] = []
+    assert [shard.label for shard in find_shards([str(corpus)], say=said.append)] == [
+        *expected,
+        "mine.ledger/notes.txt",
+    ]
+    assert "2 kept by unfinished runs (counts.parquet.ledger/, b/head.training/)" in said[0]
+    assert _labels(f"{corpus}/**/*.*") == ["a/code.py", *expected[1:], "mine.ledger/notes.txt"]
+
+
+def test_a_name_that_is_not_utf8_is_shown_escaped(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    try:
+        (folder / os.fsdecode(b"in\xff")).mkdir(parents=True)
+    except OSError:
+        pytest.skip("this file system takes only UTF-8")
+    for name in (b"a\xe9.txt", b"in\xff/b.txt"):
+        (folder / os.fsdecode(name)).write_bytes(b"\xff")
+    [shard] = find_shards([str(folder)])
+    assert (shard.label, shard.source) == ("a\\xe9.txt", "caf\\xe9")
+    assert [item.file for item in read_shard(shard, Fields(), None)] == ["a\\xe9.txt", "in\\xff/b.txt"]
+    assert find_shards([str(folder / os.fsdecode(b"a\xe9.txt"))])[0].source == "a\\xe9"
+
+
+@pytest.mark.parametrize("name", ["hub:../../etc", "hub:..", "hub:/tmp/../etc", "hub:a/../../etc"])
+def test_a_dataset_that_leads_out_of_its_folder_is_refused(name: str) -> None:
+    with pytest.raises(FrspecError, match="is not the name of a dataset: it leads out of the folder"):
+        find_shards([name])

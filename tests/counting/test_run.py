@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from frspec_cli.corpus import shards as cutting
@@ -21,7 +22,8 @@ from frspec_cli.corpus.options import Selection
 from frspec_cli.corpus.streams import BrokenFile
 from frspec_cli.counting import executors, run, worker
 from frspec_cli.counting.accumulator import CountAccumulator
-from frspec_cli.counting.options import CountOptions
+from frspec_cli.counting.options import DOCUMENT_BYTES, CountOptions
+from frspec_cli.counting.table import FrequencyTable
 from frspec_cli.errors import FrspecError, as_flags
 from frspec_cli.progress import Callbacks
 from frspec_cli.resume import run_folder
@@ -199,6 +201,107 @@ def test_a_touched_file_is_looked_at_again(tmp_path: Path, corpus: Path, tokeniz
     first.write_bytes(data)
     count([corpus], tokenizer, out, encoder="reference")
     assert out.read_bytes() == expected
+
+
+def _edit_unseen(path: Path) -> None:
+    """Changes a byte, and sets the modification time back."""
+    time.sleep(0.02)  # the file system's clock is coarse
+    before, data = path.stat(), bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_an_edit_that_keeps_size_and_time_is_noticed_by_the_resumed_run(
+    tmp_path: Path, corpus: Path, tokenizer: Path
+) -> None:
+    out = _half_counted(tmp_path, corpus, tokenizer)
+    _edit_unseen(corpus / "s01.jsonl.zst")
+    with pytest.raises(FrspecError, match=r"s01\.jsonl\.zst has changed since it was counted"):
+        count([corpus], tokenizer, out, encoder="reference")
+
+
+def test_a_file_that_is_edited_after_it_was_counted_is_noticed_at_the_end(
+    tmp_path: Path, corpus: Path, tokenizer: Path
+) -> None:
+    out, sizes = tmp_path / "out.parquet", []
+
+    def finished(size: int) -> None:
+        sizes.append(size)
+        if len(sizes) == 3:
+            _edit_unseen(corpus / "s01.jsonl.zst")
+            os.utime(corpus / "s00.jsonl.zst")  # touched only
+
+    with pytest.raises(FrspecError, match=r"s01\.jsonl\.zst has changed since it was counted"):
+        count([corpus], tokenizer, out, callbacks=Callbacks(finished=finished), encoder="reference")
+    assert len(sizes) == 6
+    assert not out.exists()
+
+
+def test_an_output_inside_its_own_corpus_resumes(
+    tmp_path: Path, corpus: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = _undisturbed(tmp_path, corpus, tokenizer)
+    monkeypatch.chdir(corpus)
+    with pytest.raises(Stop):
+        count(["."], tokenizer, Path("counts.parquet"), callbacks=_stopping(3), encoder="reference")
+    assert run_folder(corpus / "counts.parquet").is_dir()
+    count(["."], tokenizer, Path("counts.parquet"), encoder="reference")
+    assert (corpus / "counts.parquet").read_bytes() == expected
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_file_names_that_are_not_utf8_are_counted(tmp_path: Path, tokenizer: Path, workers: int) -> None:
+    folder = tmp_path / os.fsdecode(b"n\xff")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system takes only UTF-8")
+    for name in (b"a\xff.jsonl.zst", b"b.jsonl.zst"):
+        path = write_jsonl(folder / "x.jsonl.zst", [{"text": text} for text in texts(10)])
+        path.rename(folder / os.fsdecode(name))
+    out = tmp_path / "out.parquet"
+    with pytest.raises(Stop):
+        count([folder], tokenizer, out, callbacks=_stopping(1), encoder="reference")
+    count([folder], tokenizer, out, encoder="reference", workers=workers)
+    table = FrequencyTable.read(out)
+    assert as_counter(table) == plain_loop(tokenizer, texts(10) * 2)
+    assert table.sources == ["n\\xff"]
+    assert [shard["path"] for shard in table.metadata["shards"]] == ["a\\xff.jsonl.zst", "b.jsonl.zst"]
+
+
+def test_the_reference_encoder_takes_shorter_documents_unless_it_is_told_otherwise(
+    tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert CountOptions().fields("reference").longest < CountOptions().fields("fast").longest
+    monkeypatch.setitem(DOCUMENT_BYTES, "reference", 50)
+    path = write_jsonl(tmp_path / "a.jsonl", ["a fox", "hen " * 20])
+    warned: list[str] = []
+    callbacks, options = Callbacks(warn=warned.append), CountOptions(max_document_bytes=1000)
+    table = count([path], tokenizer, tmp_path / "o.parquet", encoder="reference", max_bad=1, callbacks=callbacks).table
+    assert table.metadata["skipped"] == {"too long": 1}
+    assert warned[0].startswith("documents of more than 50 bytes were skipped (1): the reference encoder")
+    with pytest.raises(FrspecError, match="are bad") as caught:
+        count([path], tokenizer, tmp_path / "o.parquet", encoder="reference")
+    assert "max_document_bytes" in caught.value.hint
+    count([path], tokenizer, tmp_path / "p.parquet", encoder="reference", options=options, callbacks=callbacks)
+    assert len(warned) == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_damaged_arrow_ends_in_a_sentence_or_is_left_out(tmp_path: Path, tokenizer: Path, workers: int) -> None:
+    offsets = pa.py_buffer(np.array([0, 1 << 30, 4], dtype=np.int32))
+    wrong = pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"abcd")])
+    for name, text in (("a", pa.array(["a fox", "a hen"])), ("b", wrong)):
+        table = pa.table({"text": text})
+        with pa.ipc.new_stream(str(tmp_path / f"{name}.arrow"), table.schema) as writer:
+            writer.write_table(table)
+    out = tmp_path / "out.parquet"
+    with pytest.raises(FrspecError, match=r"b\.arrow is broken: damaged Arrow data"):
+        count([tmp_path], tokenizer, out, workers=workers)
+    options = CountOptions(skip_broken_files=True)
+    table = count([tmp_path], tokenizer, out, workers=workers, options=options, restart=True).table
+    assert as_counter(table) == plain_loop(tokenizer, ["a fox", "a hen"])
 
 
 def test_an_entry_that_cannot_be_read_is_counted_again(tmp_path: Path, corpus: Path, tokenizer: Path) -> None:

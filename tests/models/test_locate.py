@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from frspec_cli.errors import FrspecError
@@ -104,3 +106,17 @@ def test_folders_are_named_by_model_hash_and_converter(tmp_path, monkeypatch) ->
     assert convert.converted_folder("smollm2-135m", "b179c9523d0e6a0f") == (
         tmp_path / "models" / f"smollm2-135m-b179c9523d0e-v{convert.CONVERTER_VERSION}"
     )
+
+
+@pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/outside.safetensors", "in/side.safetensors", "..", 5])
+def test_an_index_that_names_a_file_elsewhere_is_refused(tmp_path, name: object) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "model-00001-of-00001.safetensors"}}))
+    assert locate_model(str(tmp_path)) == tmp_path
+    index.write_text(json.dumps({"weight_map": {"a": "model-00001-of-00001.safetensors", "b": name}}))
+    with pytest.raises(FrspecError, match=r"index\.json names .*, which is not a file in its own folder"):
+        locate_model(str(tmp_path))
+    index.write_text("[]")
+    with pytest.raises(FrspecError, match="holds no weight_map"):
+        locate_model(str(tmp_path))

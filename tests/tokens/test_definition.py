@@ -63,3 +63,38 @@ def test_a_file_that_is_not_a_tokenizer_is_refused(content: str, tmp_path: Path)
     path.write_text(content)
     with pytest.raises(FrspecError, match=r"is not a tokenizer\.json"):
         load_tokenizer(str(path))
+
+
+@pytest.mark.parametrize("index", [2**31 - 1, 2**40, -1, "3", 3.0, True, None])
+@pytest.mark.parametrize("where", ["vocabulary", "added"])
+def test_an_id_that_no_tokenizer_has_is_refused_before_the_library_is_built(
+    index: Any, where: str, tmp_path: Path
+) -> None:
+    """The library takes memory for every id up to the highest, and aborts if it gets none."""
+    vocab = VOCAB | {"c": index if where == "vocabulary" else 3}
+    path = _write(tmp_path / "tokenizer.json", {"vocab": vocab, "merges": []}, [_added(index, "<s>")])
+    with pytest.raises(FrspecError, match=f"gives a token the id {index!r}, where a whole number from 0 to 10,000,000"):
+        load_tokenizer(path)
+    fast = pytest.importorskip("frspec_cli.tokens.fast")
+    pytest.importorskip("gigatoken")
+    with pytest.raises(FrspecError, match="gives a token the id"):
+        fast.FastEncoder(path)
+
+
+def test_an_added_token_without_an_id_is_refused(tmp_path: Path) -> None:
+    added = {name: value for name, value in _added(3, "<s>").items() if name != "id"}
+    with pytest.raises(FrspecError, match=r"is not a tokenizer\.json"):
+        load_tokenizer(_write(tmp_path / "tokenizer.json", {"vocab": VOCAB, "merges": []}, [added]))
+
+
+def test_a_library_that_panics_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class PanicException(BaseException):
+        """As pyo3 names what a Rust panic becomes."""
+
+    def panic(path: str) -> None:
+        raise PanicException("capacity overflow")
+
+    loaded = load_tokenizer(_write(tmp_path / "tokenizer.json", *CASES["plain"]))
+    monkeypatch.setattr(tokenizers, "Tokenizer", type("Tokenizer", (), {"from_file": staticmethod(panic)}))
+    with pytest.raises(FrspecError, match=r"the tokenizers library cannot read .*: capacity overflow"):
+        _ = loaded.backend
