@@ -10,13 +10,13 @@ import os
 import shutil
 import stat
 import tempfile
-import uuid
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from frspec_cli import leftovers
 from frspec_cli.errors import FrspecError, option
 
 LOCK = "lock"
@@ -31,24 +31,45 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yields a temporary path beside `path`; what is written there takes `path`'s place when the block ends well.
 
     The data is on the disk (fsync) before the name is; if the block raises, the temporary file goes and `path` stays as
-    it was. A symlink stays: the file that it points to is replaced. A stream (see `is_stream`) gets the bytes written to it.
+    it was. What killed writers of `path` left beside it is removed first. A symlink stays: the file that it points to is
+    replaced. A stream (see `is_stream`) gets the bytes written to it.
     Raises `FrspecError` if the folder cannot be written to or the disk is full.
     """
     if is_stream(path):
-        with tempfile.TemporaryDirectory() as folder:
+        with _plain_os_errors(Path(path)), tempfile.TemporaryDirectory() as folder:
             temporary = Path(folder) / Path(path).name
             yield temporary
             place(temporary, path)
         return
     target = followed(path)
-    temporary = _temporary(target)
+    temporary = leftovers.temporary(target)
     with _plain_os_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
+        leftovers.clear(target)
         try:
             yield temporary
             place(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def write_together(files: Mapping[Any, bytes]) -> None:
+    """Writes several files that belong together: all are on the disk before the first appears, in the order given.
+
+    If one cannot be written, none appears and those that were there stay. Raises `FrspecError` like `atomic_path`.
+    """
+    new = [folder for folder in {followed(path).parent for path in files} if not folder.exists()]
+    try:
+        with contextlib.ExitStack() as waiting:  # the last file opened is the first to take its place
+            for path, data in reversed(list(files.items())):
+                temporary = waiting.enter_context(atomic_path(path))
+                temporary.write_bytes(data)
+                _sync(temporary)
+    except BaseException:
+        for folder in new:
+            with contextlib.suppress(OSError):  # not empty, or never made
+                folder.rmdir()
+        raise
 
 
 def place(written: Path, path: Path | str) -> None:
@@ -100,9 +121,10 @@ def atomic_folder(path: Path | str, *, keep_existing: bool = False) -> Iterator[
         Files that a reader has open stay readable, but for an instant there is no folder at `path`.
     """
     path = followed(path)
-    temporary = _temporary(path)
+    temporary = leftovers.temporary(path)
     with _plain_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        leftovers.clear(path)
         try:
             temporary.mkdir()
             yield temporary
@@ -116,23 +138,21 @@ def atomic_folder(path: Path | str, *, keep_existing: bool = False) -> Iterator[
 
 
 def _move_folder(temporary: Path, path: Path, *, keep_existing: bool) -> None:
+    replaced: list[Path] = []
     while True:
         try:
             os.rename(temporary, path)  # takes the place of nothing, or of an empty folder
-            return
+            break
         except OSError as error:
             if error.errno not in _OCCUPIED:
                 raise
         if keep_existing:
             return
-        replaced = _temporary(path)
+        replaced.append(leftovers.temporary(path, leftovers.REPLACED))
         with contextlib.suppress(FileNotFoundError):  # another process is replacing it too
-            os.rename(path, replaced)
-            shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+            os.rename(path, replaced[-1])
+    for folder in replaced:  # only now: until the new folder is there, the old one must be whole
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def claim_folder(folder: Path, taken: str) -> IO[str]:
@@ -202,9 +222,20 @@ def write_text(path: Path | str, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def append_text(path: Path | str, text: str) -> None:
+    """Adds `text` at the end of the file `path`, as UTF-8. Raises `FrspecError` if it cannot be written."""
+    with _plain_os_errors(followed(path)), open(path, "a", encoding="utf-8") as file:
+        file.write(text)
+
+
 def write_json(path: Path | str, value: Any) -> None:
     """Writes `value` to `path` atomically, as indented JSON in the order given."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_bytes(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """`value` as indented JSON. A byte of a file's name that is not UTF-8 is written as JSON's escape, such as \\udcff."""
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
 
 
 def read_json(path: Path | str) -> Any:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import warnings
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +97,14 @@ def load_torch(path: Path) -> Any:
 def write_safetensors(tensors: dict[str, torch.Tensor], path: Path, *, metadata: dict[str, str]) -> None:
     """Writes a .safetensors file with the permissions that the user's umask gives (`save_file` would make it 0600)."""
     path.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """Around foreign code that writes safetensors: a full disk is an OSError, as everywhere else, not a SafetensorError."""
+    try:
+        yield
+    except SafetensorError as error:
+        if match := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(match[1]), os.strerror(int(match[1]))) from error
+        raise

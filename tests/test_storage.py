@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from frspec_cli import storage
+from frspec_cli import leftovers, storage
 from frspec_cli.errors import FrspecError
 
 
@@ -29,6 +32,106 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path) -> None:
         1 / 0  # noqa: B018
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["table"]
+
+
+KILLED = """
+import os, signal, sys
+from frspec_cli import leftovers, storage
+with getattr(storage, sys.argv[1])(sys.argv[2]):
+    if sys.argv[1] == "atomic_path":
+        open(leftovers.temporary(storage.followed(sys.argv[2])), "w").close()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("kind", ["atomic_path", "atomic_folder"])
+def test_the_next_writer_removes_what_a_killed_one_left(tmp_path, kind: str) -> None:
+    path = tmp_path / "head"
+    killed = subprocess.run([sys.executable, "-c", KILLED, kind, path], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    [leftover] = tmp_path.iterdir()
+    # Another output's, another machine's, and one that a living process still writes.
+    others = [
+        leftover.name.replace("head", "tail"),
+        ".head.1-zzzz0000.tmp",
+        f".head.{os.getpid()}-{leftovers.machine()}0000.tmp",
+    ]
+    for other in others:
+        (tmp_path / other).touch()
+    with getattr(storage, kind)(path) as temporary:
+        if kind == "atomic_path":
+            temporary.write_text("whole")
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([*others, "head"])
+
+
+def test_a_folder_that_was_moved_away_when_its_writer_was_killed_comes_back(tmp_path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    old = tmp_path / f".head.{process.pid}-{leftovers.machine()}0000.old"
+    old.mkdir()
+    (old / "config.json").write_text("{}")
+    with contextlib.suppress(ZeroDivisionError), storage.atomic_folder(tmp_path / "head"):
+        1 / 0  # noqa: B018
+    assert (tmp_path / "head" / "config.json").read_text() == "{}"
+    assert [file.name for file in tmp_path.iterdir()] == ["head"]
+
+
+def test_a_folder_that_is_replaced_is_removed_only_when_the_new_one_is_there(tmp_path, monkeypatch) -> None:
+    """Killed while it removes the old folder, a process leaves a part of it, which must not come back."""
+    (tmp_path / "head").mkdir()
+    (tmp_path / "head" / "config.json").write_text("old")
+    remove, seen = shutil.rmtree, []
+
+    def watched(folder: Path, **options: object) -> None:
+        if Path(folder).suffix == leftovers.REPLACED:
+            seen.append((tmp_path / "head" / "config.json").read_text())
+        remove(folder, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", watched)
+    with storage.atomic_folder(tmp_path / "head") as temporary:
+        (temporary / "config.json").write_text("new")
+    assert seen == ["new"]
+    assert [file.name for file in tmp_path.iterdir()] == ["head"]
+
+
+def test_whoever_holds_the_lock_clears_what_other_machines_left(tmp_path) -> None:
+    """Also under a process id that lives here."""
+    old = tmp_path / f".head.{os.getpid()}-zzzz0000.old".replace("z", "0" if leftovers.machine() != "0000" else "1")
+    for folder in (old, old.with_suffix(".tmp")):
+        folder.mkdir()
+    leftovers.clear(tmp_path / "head")
+    assert len(list(tmp_path.iterdir())) == 2
+    leftovers.clear(tmp_path / "head", held=True)
+    assert [file.name for file in tmp_path.iterdir()] == ["head"]
+
+
+def test_files_that_belong_together_appear_together_or_not_at_all(tmp_path, monkeypatch) -> None:
+    (tmp_path / "a").write_text("old")
+    files = {tmp_path / "a": b"1", tmp_path / "new" / "b": b"2", tmp_path / "new" / "c": b"3"}
+    write, written = Path.write_bytes, []
+
+    def full(path: Path, data: bytes) -> int:
+        written.append(path)
+        if len(written) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(FrspecError, match="cannot be written: No space left on device"):
+            storage.write_together(files)
+    assert [file.name for file in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_text() == "old"
+    storage.write_together(files)
+    assert {path: path.read_bytes() for path in files} == files
+    assert sorted(file.name for file in tmp_path.rglob("*")) == ["a", "b", "c", "new"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_a_line_that_does_not_fit_on_the_disk_is_one_sentence(tmp_path) -> None:
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(FrspecError, match="cannot be written: No space left on device"):
+        storage.append_text(tmp_path / "metrics.jsonl", "x\n")
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])

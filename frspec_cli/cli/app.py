@@ -6,6 +6,8 @@ transformers, datasets) is imported inside the command's function, so that `--he
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -126,6 +128,17 @@ def main() -> None:
     except FrspecError as error:
         _show(error)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        try:
+            sys.stdout.flush()
+        except OSError:  # would be tried again at the exit, with a traceback
+            with contextlib.suppress(OSError):
+                sys.stdout.close()
+        where = f" ({error.filename})" if error.filename else ""
+        _show(FrspecError(f"nothing more can be written{where}: {error.strerror}.", hint="Free space and try again."))
+        sys.exit(FrspecError.exit_code)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # Typer turns Ctrl-C into this exit code, and says nothing
             sys.stderr.write("interrupted\n")

@@ -75,9 +75,9 @@ class Output:
         self.err.print(Text.assemble(("warning: ", "yellow"), as_flags(text)))
 
     def data(self, text: str, end: str = "\n") -> None:
-        """Data: written to stdout as it is, at once."""
+        """Data: written to stdout as it is, at once; a byte of a file's name that is not UTF-8 is escaped (\\udcff)."""
         stream = sys.stderr if self._stdout_taken else sys.stdout
-        stream.write(text + end)
+        stream.write(text.encode("utf-8", "backslashreplace").decode() + end)
         stream.flush()
 
     def json(self, value: Any) -> None:

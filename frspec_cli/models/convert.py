@@ -82,12 +82,15 @@ def _write_model(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+    from frspec_cli.tensor_files import disk_errors
+
     with _reading(gguf) as (parent, file), storage.atomic_folder(folder, keep_existing=True) as temporary:
         AutoTokenizer.from_pretrained(parent, gguf_file=file).save_pretrained(temporary)
         model = AutoModelForCausalLM.from_pretrained(
             parent, gguf_file=file, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
         )
-        model.save_pretrained(temporary)
+        with disk_errors():
+            model.save_pretrained(temporary)
 
 
 def gguf_identity(gguf: Path) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from frspec_cli import outputs, storage
 from frspec_cli.errors import FrspecError, UsageError, option
 from frspec_cli.models.locate import serving_name
 from frspec_cli.subsets.formats import WRITERS, Writer
-from frspec_cli.subsets.manifest import manifest_path, write_manifest
+from frspec_cli.subsets.manifest import manifest_bytes, manifest_path
 from frspec_cli.subsets.subset import VocabularySubset
 
 
@@ -66,10 +66,11 @@ def export_subset(
     elif order == "count":
         ids = ids[np.lexsort((ids, -subset.counts))]
     files = writer.files(subset, ids, rows, str(out))
-    for file, data in files.items():
-        storage.write_bytes(file, data)
+    manifest = {}
     if not storage.is_stream(out):  # nothing can be put beside a pipe
-        write_manifest(out, subset, to=to, order=order, ids=ids, rows=rows, files=files)
+        path = manifest_path(out, is_folder=bool(writer.folder_files))
+        manifest[str(path)] = manifest_bytes(subset, to=to, order=order, ids=ids, rows=rows, files=files)
+    storage.write_together({**files, **manifest})
     warnings = [_rows_warning(subset) if writer.holds_rows and not vocab_rows else "", writer.warning(subset)]
     usage = writer.usage(_resolvable(subset), str(out))
     return Export(str(out), to, ids, tuple(filter(None, warnings)), usage, writer.usage_note)

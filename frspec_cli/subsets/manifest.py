@@ -36,14 +36,13 @@ class _Manifest(schema.Schema):
     files: dict[str, str] | None = None
 
 
-def manifest_path(out: Path | str) -> Path:
-    """Where the manifest of an exported file or folder is."""
+def manifest_path(out: Path | str, *, is_folder: bool = False) -> Path:
+    """Where the manifest of an exported file or folder (`is_folder` if it may not exist yet) is."""
     out = Path(out)
-    return out / f"vocabulary{_SUFFIX}" if out.is_dir() else out.with_name(out.name + _SUFFIX)
+    return out / f"vocabulary{_SUFFIX}" if is_folder or out.is_dir() else out.with_name(out.name + _SUFFIX)
 
 
-def write_manifest(
-    out: Path | str,
+def manifest_bytes(
     subset: VocabularySubset,
     *,
     to: str,
@@ -51,8 +50,8 @@ def write_manifest(
     ids: np.ndarray,
     rows: int,
     files: dict[str, bytes],
-) -> None:
-    """Writes the manifest of an export.
+) -> bytes:
+    """The manifest of an export, as it is written.
 
     to: the format.
     order: `rank` or `id`.
@@ -74,7 +73,7 @@ def write_manifest(
         "origin": subset.metadata["origin"],
         "frspec": __version__,
     }
-    storage.write_json(manifest_path(out), manifest)
+    return storage.json_bytes(manifest)
 
 
 def check_manifest(entries: ForeignList, tokenizer: LoadedTokenizer) -> list[str]:

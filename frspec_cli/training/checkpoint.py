@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 
-from frspec_cli import schema, storage
+from frspec_cli import leftovers, schema, storage
 from frspec_cli.errors import ArtifactError, FrspecError, option
 from frspec_cli.resume import TRAINING, RunFolder, run_folder
 from frspec_cli.tensor_files import read_metadata, read_safetensors, write_safetensors
@@ -94,8 +92,7 @@ class SavedRun:
 
     def log(self, record: dict[str, Any]) -> None:
         """Adds a line to metrics.jsonl."""
-        with open(self.metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        storage.append_text(self.metrics, json.dumps(record) + "\n")
 
     def cut_metrics(self, step: int) -> None:
         """Drops the metrics of steps after `step`, which no checkpoint holds."""
@@ -119,15 +116,5 @@ def held_folder(out: Path, inputs: Mapping[str, Any], *, restart: bool) -> Itera
     """
     with RunFolder.opened(run_folder(out, TRAINING)) as folder:
         folder.resume(inputs, restart=restart, record=_RECORD, keep=(FEATURES,))
-        _restore_head(out)
+        leftovers.clear(storage.followed(out), held=True)  # a better head may have been half in its place
         yield
-
-
-def _restore_head(out: Path) -> None:
-    """Clears away the heads that a killed run had half put in place beside `out`."""
-    ours = re.compile(rf"\.{re.escape(out.name)}\.\d+-[0-9a-f]{{8}}\.(tmp|old)")
-    for leftover in [path for path in out.parent.iterdir() if ours.fullmatch(path.name)]:
-        if leftover.suffix == ".old" and not out.exists():
-            leftover.rename(out)  # killed between the two renames that put a better head in its place
-        else:
-            shutil.rmtree(leftover)

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from frspec_cli import storage
 from frspec_cli.answers.records import Answer, fingerprint
 from frspec_cli.answers.states import States, target_states
 from frspec_cli.errors import ArtifactError, FrspecError
 from frspec_cli.models.lm_head import lm_head_of
-from frspec_cli.tensor_files import read_safetensors
+from frspec_cli.tensor_files import read_safetensors, write_safetensors
 
 FEATURES_VERSION = 1
 SHARD_ANSWERS = 32
@@ -78,7 +77,7 @@ class FeatureStore:
             path = self._path(number)
             if not path.is_file():
                 with storage.atomic_path(path) as temporary:
-                    save_file(self._compute(number), temporary)
+                    write_safetensors(self._compute(number), temporary, metadata={})
             self._loaded[number] = self._read(path, number)
             while len(self._loaded) > self._keep:
                 self._loaded.popitem(last=False)

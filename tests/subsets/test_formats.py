@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -374,6 +376,30 @@ def test_a_file_exchanged_after_its_export_does_not_pass(byte_level, tmp_path) -
     torch.save([7, 3, 251], tmp_path / "map.pt")
     with pytest.raises(FrspecError, match="does not hold the ids that its manifest"):
         import_list(read_foreign(tmp_path / "map.pt"), byte_level, vocab_rows=ROWS)
+
+
+@pytest.mark.parametrize("to", ["speculators", "sglang"])
+@pytest.mark.parametrize("fails", [1, 2, 3])
+def test_an_export_of_several_files_is_whole_or_not_there(
+    to: str, fails: int, byte_level, tmp_path, monkeypatch
+) -> None:
+    files = {"speculators": ["d2t.npy", "t2d.npy", "vocabulary.manifest.json"], "sglang": ["x", "x.manifest.json"]}[to]
+    subset, write, written = subset_of([7, 3, 250], byte_level), Path.write_bytes, []
+
+    def full(path: Path, data: bytes) -> int:
+        written.append(path)
+        if len(written) == fails:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, data)
+
+    if fails <= len(files):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "write_bytes", full)
+            with pytest.raises(FrspecError, match="cannot be written: No space left on device"):
+                export_subset(subset, to, tmp_path / "x")
+        assert list(tmp_path.iterdir()) == []
+    export_subset(subset, to, tmp_path / "x")
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == files
 
 
 def test_the_manifest_knows_the_tokenizer(byte_level, sentencepiece, tmp_path) -> None:
