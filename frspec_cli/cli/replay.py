@@ -10,10 +10,11 @@ import typer
 from frspec_cli import outputs
 from frspec_cli.cli import options
 from frspec_cli.cli.output import Output
-from frspec_cli.heads.options import yes_or_no
+from frspec_cli.heads.options import MTP, yes_or_no
 from frspec_cli.replay.options import (
     GROUPINGS,
     METHODS,
+    MTP_TREE,
     PROMPT_NEW_TOKENS,
     SMALLEST_ON_CURVE,
     ReplayOptions,
@@ -40,7 +41,8 @@ def command(
         list[str] | None,
         typer.Option(
             "--draft",
-            help="Draft head: a folder or hub id; may be given several times. Default: what ships for the model.",
+            help="Draft head: a folder, a hub id, or mtp for the model's own module; may be given several times. "
+            "Default: what ships for the model.",
         ),
     ] = None,
     norm_output: options.NormOutput = None,
@@ -65,7 +67,8 @@ def command(
         typer.Option(
             "--tree",
             metavar="DEPTH,BEAM,NODES",
-            help=f"A draft tree; may be given several times. Default: {_TREE.depth},{_TREE.beam},{_TREE.nodes}.",
+            help=f"A draft tree; may be given several times. Default: {_TREE.depth},{_TREE.beam},{_TREE.nodes}; "
+            f"for --draft mtp {MTP_TREE.depth},{MTP_TREE.beam},{MTP_TREE.nodes}, a chain.",
         ),
     ] = None,
     held_out: Annotated[
@@ -112,11 +115,12 @@ def command(
     `kept` is the acceptance length over that of the full vocabulary with the same head and tree, with a 95 % interval that
     draws answers for both together. Answers end at their end of sequence.
     """
+    usual = (MTP_TREE,) if draft and set(draft) == {MTP} else DEFAULTS.trees
     replay_options = ReplayOptions(
         methods=tuple(name.strip() for name in methods.split(",")),
         ks=tuple(k or ()),
         curve=curve,
-        trees=tuple(map(parse_tree, tree)) if tree else DEFAULTS.trees,
+        trees=tuple(map(parse_tree, tree)) if tree else usual,
         max_new_tokens=max_new_tokens,
         held_out=held_out,
         limit=limit,
@@ -130,12 +134,12 @@ def command(
     from frspec_cli.replay.suite import check_suite
     from frspec_cli.replay.sweep import run_replay
 
-    inputs: list[Path | str | None] = [suite, model, *(draft or []), *(vocab or [])]
+    inputs: list[Path | str | None] = [suite, model, *(each for each in draft or [] if each != MTP), *(vocab or [])]
     out = outputs.check(out, inputs=inputs, replaces=outputs.JSON, what="a result")
     output = Output(as_json=as_json, quiet=quiet, out=out)
     check_suite(suite, replay_options)
     pipelines = load_pipelines(
-        load_target(model, device=device, dtype=dtype),
+        load_target(model, device=device, dtype=dtype, hybrid=True),
         replay_options,
         drafts=draft or (),
         vocabs=[str(path) for path in vocab or ()],

@@ -17,7 +17,7 @@ from frspec_cli.decoding.compiling import Compiler, mark_static
 from frspec_cli.decoding.context_slots import ContextSlots
 from frspec_cli.decoding.options import TreeConfig
 from frspec_cli.decoding.tree import Pool, Tree, chain, grow, rerank
-from frspec_cli.heads.head import EagleHead
+from frspec_cli.heads.draft_head import DraftHead
 from frspec_cli.models.lm_head import LmHead
 
 
@@ -108,7 +108,7 @@ class EagleDrafter:
 
     def __init__(
         self,
-        head: EagleHead,
+        head: DraftHead,
         lm_head: LmHead,
         tree: TreeConfig,
         *,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from frspec_cli.decoding.attention import use_kernel
 from frspec_cli.decoding.compiling import Compiler
 from frspec_cli.decoding.context_slots import ContextSlots
 from frspec_cli.decoding.drafters import Drafter, EagleDrafter, LookupDrafter, NoDrafter
@@ -17,7 +18,9 @@ from frspec_cli.decoding.options import DEFAULTS, METHODS, GenerateOptions, Meth
 from frspec_cli.decoding.text import TextStream
 from frspec_cli.errors import FrspecError, option
 from frspec_cli.heads.checkpoint import load_head
-from frspec_cli.heads.head import EagleHead
+from frspec_cli.heads.draft_head import DraftHead
+from frspec_cli.heads.mtp import load_mtp
+from frspec_cli.heads.options import MTP
 from frspec_cli.heads.row_check import foreign_rows
 from frspec_cli.models.lm_head import LmHead
 from frspec_cli.models.shipped import DEFAULT_MODEL, shipped_for
@@ -38,7 +41,7 @@ class Pipeline:
     """
 
     target: Target
-    head: EagleHead | None = None
+    head: DraftHead | None = None
     subset: VocabularySubset | None = None
     draft: str | None = None
     vocab: str | None = None
@@ -114,7 +117,7 @@ class Pipeline:
         full = self.head.own_lm_head or self.target.lm_head
         return {"rows": drafter.lm_head.size, "bytes": drafter.lm_head.bytes, "full_bytes": full.bytes}
 
-    def _head(self, method: Method) -> EagleHead:
+    def _head(self, method: Method) -> DraftHead:
         if self.head is None:
             raise FrspecError(
                 f"{option('method')} {method} needs a draft head.",
@@ -122,7 +125,7 @@ class Pipeline:
             )
         return self.head
 
-    def _rows(self, head: EagleHead, subset: VocabularySubset) -> LmHead:
+    def _rows(self, head: DraftHead, subset: VocabularySubset) -> LmHead:
         ids = torch.from_numpy(subset.token_ids.astype("int64"))
         if head.own_lm_head is None:
             return self.target.lm_head.rows(ids)
@@ -141,7 +144,8 @@ def load_pipeline(
 ) -> Pipeline:
     """Loads head and subset for a target.
 
-    draft, vocab: default to what frspec ships for the model.
+    draft: a head's folder or hub id, or "mtp" for the target's own module. draft, vocab: default to what frspec ships for
+        the model.
     k: use the subset's first k tokens. Default: all of a user's subset, the usual number of a shipped one.
     norm_output: as in `load_head`.
     warn: called for what the head's config leaves in doubt, for a map that does not fit the head's rows, and if the subset's
@@ -153,18 +157,7 @@ def load_pipeline(
     draft = draft or (str(shipped.head) if shipped.head else None)
     if vocab is None and shipped.subset is not None:
         vocab, k = str(shipped.subset), k or shipped.k
-    head = None
-    if draft is not None:
-        head = load_head(
-            draft,
-            target_config=target.config,
-            embedding_weight=target.embedding,
-            device=target.device,
-            dtype=target.dtype,
-            norm_output=norm_output,
-            warn=warn,
-        )
-        _warn_of_foreign_rows(head, target, where=draft, warn=warn)
+    head = None if draft is None else _load_draft(target, draft, norm_output=norm_output, warn=warn)
     subset = None
     if vocab is not None:
         tokenizer = load_tokenizer(str(target.folder))
@@ -172,7 +165,25 @@ def load_pipeline(
     return Pipeline(target=target, head=head, subset=subset, draft=draft, vocab=vocab, compiler=compiler)
 
 
-def _warn_of_foreign_rows(head: EagleHead, target: Target, *, where: str, warn: Callable[[str], None]) -> None:
+def _load_draft(target: Target, draft: str, *, norm_output: bool | None, warn: Callable[[str], None]) -> DraftHead:
+    if draft == MTP:
+        module = load_mtp(target, norm_output=norm_output)
+        use_kernel(module.mtp)
+        return module
+    head = load_head(
+        draft,
+        target_config=target.config,
+        embedding_weight=target.embedding,
+        device=target.device,
+        dtype=target.dtype,
+        norm_output=norm_output,
+        warn=warn,
+    )
+    _warn_of_foreign_rows(head, target, where=draft, warn=warn)
+    return head
+
+
+def _warn_of_foreign_rows(head: DraftHead, target: Target, *, where: str, warn: Callable[[str], None]) -> None:
     if head.own_lm_head is None:
         return
     try:

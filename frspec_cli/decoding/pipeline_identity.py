@@ -8,7 +8,7 @@ import torch
 
 from frspec_cli import storage
 from frspec_cli.decoding.pipeline import Pipeline
-from frspec_cli.heads.head import EagleHead
+from frspec_cli.heads.draft_head import DraftHead
 from frspec_cli.models.identity import target_identity
 
 
@@ -23,7 +23,7 @@ def pipeline_identity(pipeline: Pipeline) -> dict[str, str | None]:
 
 
 @torch.inference_mode()
-def _head_identity(head: EagleHead) -> str:
+def _head_identity(head: DraftHead) -> str:
     """24 hex digits over at most 4,096 values of every tensor of the head, and how it is read if that is not the usual way."""
     digest = hashlib.sha256()
     for name, tensor in sorted(head.state_dict().items()):

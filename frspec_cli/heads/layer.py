@@ -14,7 +14,7 @@ from frspec_cli.heads.config import HeadConfig
 class KeyValueCache(Protocol):
     """Holds keys (after RoPE) and values: takes [B, KV, T, D] twice, returns [B, KV, L, D] twice."""
 
-    def update(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(self, keys: torch.Tensor, values: torch.Tensor, /) -> tuple[torch.Tensor, torch.Tensor]:
         """Adds T positions and returns all L that the mask covers."""
 
 

@@ -1,4 +1,4 @@
-"""The options of an export, without torch, so that the command line can check them at once."""
+"""What is asked of draft heads, without torch, so that the command line can check it at once."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from frspec_cli.errors import UsageError, option
 
 Peer = Literal["eagle", "sglang", "speculators"]
 PEERS: tuple[Peer, ...] = get_args(Peer)
+MTP = "mtp"
+"""What a user calls the target's own multi-token-prediction module in place of a draft head's folder."""
 
 
 def yes_or_no(norm_output: str | None) -> bool | None:

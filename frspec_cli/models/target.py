@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 _ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
+_HYBRID_LAYERS = _ATTENTION_LAYERS | {"linear_attention"}
 
 
 @dataclass(frozen=True)
@@ -114,9 +115,16 @@ class Target:
 
 
 def load_target(
-    name: str, *, device: str | None = None, dtype: str = "bfloat16", attention: str | None = None
+    name: str,
+    *,
+    device: str | None = None,
+    dtype: str = "bfloat16",
+    attention: str | None = None,
+    hybrid: bool = False,
 ) -> Target:
     """Loads what `name` means (see `locate_model`) onto `device` (default: CUDA if there is one) in `dtype`.
+
+    hybrid: linear attention will do as well, for what runs the model plainly: no tree can be rolled back there.
 
     Raises `FrspecError` for a model that frspec cannot decode: not a causal LM, or with layers that are not attention.
     """
@@ -125,7 +133,7 @@ def load_target(
     placed = resolve_device(device)
     folder = locate_model(name)
     config = read_model_config(name, folder)
-    _refuse_family(name, config)
+    _refuse_family(name, config, hybrid=hybrid)
     check_text_config(config, folder / "config.json")
     model, processor = _read_model(name, folder, config, dtype=dtype, attention=attention)
     model.requires_grad_(False).eval()
@@ -174,18 +182,23 @@ def read_model_config(name: str, folder: Path) -> Any:
         raise FrspecError(f"{name} has a config.json that transformers cannot use: {_reason(error)}.") from error
 
 
-def _refuse_family(name: str, config: Any) -> None:
+def is_hybrid(config: Any) -> bool:
+    """Whether a text config has layers of linear attention, whose state cannot be rolled back."""
+    return "linear_attention" in (getattr(config, "layer_types", None) or [])
+
+
+def _refuse_family(name: str, config: Any, *, hybrid: bool) -> None:
     """Raises `FrspecError` for what its config shows to be impossible, before any weights are read."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
     text = config.get_text_config()
-    others = sorted(set(getattr(text, "layer_types", None) or []) - _ATTENTION_LAYERS)
+    others = sorted(set(getattr(text, "layer_types", None) or []) - (_HYBRID_LAYERS if hybrid else _ATTENTION_LAYERS))
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     if others:
         reason = f"has {others[0]} layers: frspec decodes only models whose layers are full or sliding attention"
     elif getattr(text, "is_encoder_decoder", False) or model_class is None or _is_encoder(text):
         reason = f"is of the family {text.model_type}, which is not a decoder-only language model"
-    elif getattr(model_class, "_is_stateful", False):
+    elif getattr(model_class, "_is_stateful", False) and not (hybrid and is_hybrid(text)):
         reason = f"is of the family {text.model_type}, which has recurrent layers: frspec decodes only attention"
     elif getattr(text, "kv_lora_rank", None) is not None:
         reason = f"is of the family {text.model_type}, whose latent attention (MLA) frspec's cache cannot hold"

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from frspec_cli.decoding.drafters import EagleDrafter
 from frspec_cli.decoding.options import Method, refuse_unused
 from frspec_cli.decoding.pipeline import Pipeline, load_pipeline
-from frspec_cli.models.target import Target
+from frspec_cli.errors import UsageError, option
+from frspec_cli.models.target import Target, is_hybrid
 from frspec_cli.replay.options import SMALLEST_ON_CURVE, ReplayOptions
 from frspec_cli.subsets.load import load_subset
 from frspec_cli.subsets.subset import VocabularySubset
@@ -43,10 +44,19 @@ def load_pipelines(
     norm_output: bool | None = None,
     warn: Callable[[str], None] = lambda text: None,
 ) -> Pipelines:
-    """Every head with every subset; by default what ships for the model. Raises as `load_pipeline` does.
+    """Every head with every subset; by default what ships for the model.
 
     norm_output: of every head, as in `load_head`.
+
+    Raises as `load_pipeline` does, and `UsageError` for a tree with branches over a target with linear attention.
     """
+    wide = next((tree for tree in options.trees if tree.beam > 1), None)
+    if wide is not None and is_hybrid(target.config):
+        raise UsageError(
+            f"{target.name} has layers of linear attention, where no engine can verify a tree with branches "
+            f"({wide.depth},{wide.beam},{wide.nodes}).",
+            hint=f"Give a chain, such as {option('tree')} 3,1,4.",
+        )
     refuse_unused(options.methods, vocab=vocabs)
     k = max(options.ks, default=None)
     pipelines = []

@@ -28,7 +28,7 @@ from frspec_cli.answers.states import States
 from frspec_cli.decoding.drafters import DraftCache, EagleDrafter
 from frspec_cli.decoding.options import TreeConfig
 from frspec_cli.decoding.tree import Pool
-from frspec_cli.heads.head import EagleHead
+from frspec_cli.heads.draft_head import DraftHead
 from frspec_cli.models.lm_head import LmHead
 
 MISSES = ("outside", "beam", "rerank", "depth", "end")
@@ -75,7 +75,7 @@ class Acceptance:
 
 @torch.no_grad()
 def replay(
-    head: EagleHead,
+    head: DraftHead,
     lm_head: LmHead,
     texts: Sequence[tuple[Answer, States]],
     *,

@@ -12,6 +12,8 @@ GROUPINGS = ("task", "language", "position")
 PROMPT_NEW_TOKENS = 64
 """How many tokens the target answers to a prompt if nothing else is asked for."""
 SMALLEST_ON_CURVE = 256
+MTP_TREE = TreeConfig(depth=3, beam=1, nodes=4)
+"""For the target's own MTP module, unless something else is asked for: engines draft chains with it."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,236 @@
+"""The target's own multi-token-prediction (MTP) module as a draft head: a layer in the target's checkpoint.
+
+Its layers are transformers' (`MtpModel`), and so is the alignment: pair i is (token i+1, the target's post-norm state at i)
+at position i+1, as in an EAGLE head but for the position. What the module's own last norm yields goes into the target's LM
+head. Engines with a single module use it for every step: transformers would feed that back as the state of the next step, as
+Qwen's modules are run; others feed back what the norm was given.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from frspec_cli import schema
+from frspec_cli.errors import FrspecError, option
+from frspec_cli.heads.layer import KeyValueCache
+from frspec_cli.heads.options import MTP
+from frspec_cli.models.finite import is_finite
+from frspec_cli.models.lm_head import LmHead
+from frspec_cli.models.target import Target
+from frspec_cli.tensor_files import safetensors_shapes
+
+_NUMBERED = re.compile(r"(?:^|\.)layers\.(\d+)\.(?:enorm|hnorm|eh_proj)\.")
+"""GLM-4 MoE and others: the modules are layers behind the last one."""
+_QWEN = re.compile(r"^mtp\.layers\.(\d+)\.self_attn\.")
+"""Qwen3-Next, Qwen3.5: one module beside the model, with `fc` and its norms above its layer."""
+
+
+@dataclass(frozen=True)
+class MtpSize:
+    """A module's sizes and reading, in the words of `HeadConfig`."""
+
+    num_key_value_heads: int
+    head_dim: int
+    hidden_size: int
+    window: int | None
+    norm_output: bool
+    norm_before_residual: bool = False
+    layers: int = 1
+
+
+class MtpHead(nn.Module):
+    """One module with the interface of a draft head.
+
+    mtp: transformers' MtpModel of one module, tied to the target's embedding and rotary positions.
+    norm_output: whether the normed output is fed back, or what the norm was given.
+    """
+
+    own_lm_head: LmHead | None = None
+    taps: tuple[int, ...] = ()
+
+    def __init__(self, mtp: Any, *, norm_output: bool = True) -> None:
+        super().__init__()
+        self.mtp = mtp
+        config, layer = mtp.config, mtp.layers[0]
+        self.norm = layer.post_norm if layer.use_post_norm else getattr(mtp, "shared_post_norm", nn.Identity())
+        layer.use_post_norm = False  # applied here
+        self.config = MtpSize(
+            num_key_value_heads=config.num_key_value_heads,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+            hidden_size=config.hidden_size,
+            window=config.sliding_window if _layer_type(config) == "sliding_attention" else None,
+            norm_output=norm_output,
+        )
+
+    def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """int64 [B, T] -> the target's embeddings [B, T, H]."""
+        return self.mtp.embed_tokens(token_ids)
+
+    def fuse(self, last: torch.Tensor, taps: tuple[torch.Tensor, ...] = ()) -> torch.Tensor:
+        """The target's post-norm last state, [B, T, H], as it is."""
+        return last
+
+    def forward(
+        self,
+        embeddings: torch.Tensor,
+        features: torch.Tensor,
+        position_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        caches: Sequence[KeyValueCache] = (),
+    ) -> torch.Tensor:
+        """One step over T positions: what is fed back, [B, T, H].
+
+        embeddings: [B, T, H] of the next tokens.
+        features: [B, T, H].
+        position_ids: int64 [B, T], of the states; the module counts from the next tokens.
+        attention_mask: additive [B or 1, 1, T, L]; L = T without caches.
+        caches: the layer's, or none.
+        """
+        positions = position_ids + 1
+        hidden = self.mtp.layers[0](
+            embeddings,
+            features,
+            position_embeddings=self._rotary(embeddings, positions),
+            attention_mask=attention_mask,
+            position_ids=positions,
+            past_key_values=_OneLayer(caches[0]) if caches else None,
+        )
+        return self.norm(hidden) if self.config.norm_output else hidden
+
+    def lm_input(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The LM head's input: the normed output."""
+        return hidden if self.config.norm_output else self.norm(hidden)
+
+    def _rotary(self, embeddings: torch.Tensor, positions: torch.Tensor) -> Any:
+        if self.mtp.rotary_emb is None:
+            return None
+        kinds = {"layer_type": self.mtp.config.layer_types[0]} if self.mtp.has_per_layer_rope else {}
+        return self.mtp.rotary_emb(embeddings, position_ids=positions, **kinds)
+
+
+class _OneLayer:
+    """One layer's cache as transformers' layers call it: with their number, which is 0 here."""
+
+    def __init__(self, layer: KeyValueCache) -> None:
+        self.layer = layer
+
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, number: int, *args: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.layer.update(keys, values)
+
+
+def _layer_type(config: Any) -> str:
+    """Of the first module, from its own config."""
+    return (getattr(config, "layer_types", None) or ["full_attention"])[0]
+
+
+def load_mtp(target: Target, *, norm_output: bool | None = None) -> MtpHead:
+    """The MTP module of the target's checkpoint, ready to draft.
+
+    norm_output: as in `MtpHead`; None for transformers' way, the normed output.
+
+    Raises `FrspecError` if the checkpoint has none, if transformers cannot load that of its family, or if frspec cannot run it.
+    """
+    from transformers.modeling_layers import MtpModel
+
+    count = _declare_modules(target)
+    if count > 1:
+        raise _refused(target, f"has {count} MTP modules, of which frspec can run only a single one")
+    kind = (getattr(target.config, "mtp_layer_types", None) or ["full_attention"])[0]
+    if kind not in ("full_attention", "sliding_attention"):
+        raise _refused(target, f"has an MTP module with a {kind} layer: frspec runs only full and sliding attention")
+    if getattr(target.config, "kv_lora_rank", None) is not None:
+        raise _refused(target, "has an MTP module with latent attention (MLA), which frspec's cache cannot hold")
+    try:
+        mtp = MtpModel.from_pretrained(target.model, device_map={"": target.device})
+    except Exception as error:  # whatever it comes across: missing tensors, fields that a family's config lacks
+        raise _refused(
+            target, f"has an MTP module that transformers cannot load: {_first_line(error, target)}"
+        ) from error
+    _check(target, mtp)
+    return MtpHead(mtp, norm_output=norm_output is not False).requires_grad_(False).eval()
+
+
+def _declare_modules(target: Target) -> int:
+    """How many modules the checkpoint holds, by its tensors' names; transformers is told what a config leaves out.
+
+    It looks for the modules of GLM-4 MoE under the layer numbers of the published sizes only, and Qwen's configs do not state
+    theirs in its words (`num_mtp_layers`, `mtp_layer_types`).
+    """
+    config, layers = target.config, target.config.num_hidden_layers
+    names = _tensor_names(target.folder)
+    found = (int(match[1]) for match in map(_NUMBERED.search, names) if match)
+    numbered = {number for number in found if number >= layers}
+    stated = getattr(config, "num_mtp_layers", None)
+    if numbered and stated:
+        last = layers + stated
+        if numbered != set(range(layers, last)):
+            raise _refused(
+                target,
+                f"states {stated} MTP modules in its config, and its checkpoint holds those of layers "
+                f"{', '.join(map(str, sorted(numbered)))}",
+            )
+        target.model._keys_to_ignore_on_load_unexpected = [
+            rf"(^|\.)layers\.{number}\." for number in range(layers, last)
+        ]
+        return stated
+    single = {int(match[1]) for match in map(_QWEN.match, names) if match}
+    if single:
+        if stated is None:
+            config.num_mtp_layers, config.mtp_layer_types = len(single), ["full_attention"] * len(single)
+        return len(single)
+    if stated is None:
+        raise _refused(target, "has no MTP module that transformers knows: its config states no `num_mtp_layers`")
+    raise _refused(target, "has no MTP module in its checkpoint, which may have been saved without it")
+
+
+def _check(target: Target, mtp: Any) -> None:
+    """Refuses what would draft badly without a word: a norm of another kind, and numbers that are not finite."""
+    norm = type(target.model.get_decoder().norm)
+    if type(mtp.layers[0].enorm) is not norm:
+        raise _refused(
+            target,
+            f"has an MTP module to which transformers gives norms of the kind {type(mtp.layers[0].enorm).__name__}, where "
+            f"the model's is {norm.__name__}",
+        )
+    for name, tensor in mtp.layers.state_dict().items():
+        if not is_finite(tensor):
+            raise _refused(target, f"has NaN or infinity in its MTP module's {name}")
+
+
+class _Index(schema.Schema):
+    weight_map: dict[str, str]
+
+
+def _tensor_names(folder: Path) -> list[str]:
+    """Of the checkpoint that transformers loads from `folder`."""
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        return list(safetensors_shapes(single))
+    if index.is_file():
+        return list(schema.check(_Index, schema.read_object(index), index).weight_map)
+    return []
+
+
+def _refused(target: Target, reason: str) -> FrspecError:
+    return FrspecError(
+        f"{option('draft')} {MTP}: {target.name} (family {target.config.model_type}) {reason.rstrip('.')}.",
+        hint=f"Name a draft head with {option('draft')}, or train one: frspec collect, then frspec train-draft.",
+    )
+
+
+def _first_line(error: Exception, target: Target) -> str:
+    """What transformers says, without the path that it repeats and its question at the end."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    said = said.replace(f" from {target.folder}", "").replace(
+        " (checkpoint keys not matching the conversion mapping?)", ""
+    )
+    return said if len(said) <= 300 else f"{said[:300]}..."
