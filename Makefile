@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.frspec-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check bench-count bench-cycle clean counts subset answers head
+.PHONY: help setup demo test test-slow test-peers check bench-count bench-cycle clean counts subset answers head
 
 # A recipe is a few variables (recipes/NAME.mk); the rules that use them stand at the end of this file.
 RECIPE ?= smollm2-135m
@@ -15,6 +15,7 @@ WORK := out/$(RECIPE)
 help:
 	@echo 'make demo        plain decoding, EAGLE-2 and FR-Spec side by side on a real model'
 	@echo 'make test        the quick tests            make test-slow   the slow ones, Ray included'
+	@echo 'make test-peers  what frspec exports, in speculators'\'' and SpecForge'\''s own code'
 	@echo 'make check       lint, format, types, imports   make bench-count   counting against the published loop'
 	@echo 'make bench-cycle one step of plain decoding, FR-Spec and transformers at three lengths of context'
 	@echo 'make study-subsets WEB="files..."   which counts make the best subset: web text or the model'\''s own answers'
@@ -48,6 +49,11 @@ test: setup
 test-slow: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'
 	$(BIN)/python -m pytest -q -m slow
+
+# What frspec exports, loaded and run by peers' own packages, each in an environment of its own under .peers.
+test-peers: setup
+	$(BIN)/python -m tests.peers.environments .peers
+	FRSPEC_PEERS=.peers $(BIN)/python -m pytest -q -rs tests/peers
 
 check: setup
 	$(BIN)/ruff check frspec_cli benchmarks tests
