@@ -230,6 +230,7 @@ COMMANDS = {
     "bench": "bench --suite {run}/prompts.jsonl --model {model} -o {run}/prompts.jsonl",
     "replay": "replay {run}/answers.jsonl --model {model} -o {run}/answers.jsonl",
     "profile": "profile --suite {run}/prompts.jsonl --model {model} -o {run}/prompts.jsonl",
+    "report": "report {run}/prompts.jsonl -o {run}/prompts.jsonl",
 }
 
 

@@ -41,6 +41,7 @@ COMMANDS = {  # in the order of the work: count, choose, draft, decode, measure
     "bench": "Measure methods side by side: the same prompts, interleaved in one run, tokens counted one way.",
     "replay": "Show what is accepted, and why no more is, by the draft alone: any number of heads, subsets, sizes and trees.",
     "profile": "Show where the time of one cycle goes, and how EAGLE-2's cycle compares with FR-Spec's at the same tree.",
+    "report": "Write one self-contained page from results: what was found, pictures, tables and the commands.",
     "demo": "Plain decoding, EAGLE-2 and FR-Spec side by side on SmolLM2-135M, in float32.",
     "fetch": "Download an embedded model into the cache ($FRSPEC_CACHE), or list them.",
     "env": "Show versions, devices and folders, for a bug report.",

@@ -116,6 +116,7 @@ COMMANDS = {
     "bench": "bench --suite {run}/prompts.jsonl --model {model} {head} --limit 2 -n 4 -o {out}/b.json {precision}",
     "replay": "replay {run}/answers.jsonl --model {model} {head} --limit 4 -o {out}/r.json {precision}",
     "profile": "profile --suite {run}/prompts.jsonl --model {model} {head} --limit 1 -n 4 -o {out}/p.json {precision}",
+    "report": "report {files}/coverage.json -o {out}/report.html --csv {out}/report.csv",
     "fetch": "fetch",
     "env": "env",
 }
@@ -134,6 +135,9 @@ def files(folder: Path, tiny_folder: Path, tmp_path_factory: pytest.TempPathFact
     for source in (text, made / "ids.txt"):
         assert run_cli("count-freq", source, "-t", tiny_folder, "-o", source.with_suffix(".parquet"))[0] == 0
     write(made / "eagle3", eagle3())
+    code, printed, _ = run_cli("coverage", folder / "s.parquet", "--on", folder / "answers.jsonl", "--json")
+    assert code == 0
+    (made / "coverage.json").write_text(printed)
     choice = {"message": {"content": "hen", "role": "assistant"}, "finish_reason": "stop", "token_ids": [7, 0]}
     (made / "batch.jsonl").write_text(json.dumps({"choices": [choice], "prompt_token_ids": [5]}) + "\n")
     return made

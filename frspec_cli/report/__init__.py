@@ -1,0 +1,1 @@
+"""Results as tables, pictures and one page. Reads nothing but the JSON that other commands wrote."""

@@ -1,0 +1,53 @@
+"""The command that made a result, as far as its record says."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+from frspec_cli.errors import as_flags, option
+from frspec_cli.report.results import Result
+
+_NAMES = {"ks": "k", "trees": "tree", "drafts": "draft", "vocabs": "vocab", "compiled": "compile"}
+_LEFT_OUT = {"recorded", "suite"}  # no option of that name, or written otherwise here
+
+
+def command_of(result: Result) -> str:
+    """One line for the shell; what the record does not hold (`out`, paths of files since moved) is the reader's."""
+    if result.kind == "coverage":
+        rows = result.record["rows"]
+        subsets, texts = (list(dict.fromkeys(row[name] for row in rows)) for name in ("subset", "on"))
+        words = [*subsets, *(word for text in texts for word in (option("on"), text))]
+        return _line("coverage", words)
+    recorded: dict[str, Any] = result.record["options"]
+    suite = str(recorded.get("suite") or "SUITE")
+    words = [suite] if result.kind == "replay" else [option("suite"), suite]
+    skipped = _LEFT_OUT | ({"vocab"} if "vocabs" in recorded else set())
+    if result.kind == "profile":
+        skipped |= {"ignore_eos", "runs", "temperature"}
+    for name, value in recorded.items():
+        if name not in skipped:
+            words += _words(_NAMES.get(name, name), value)
+    return _line(result.kind, words)
+
+
+def _words(name: str, value: Any) -> Iterator[str]:
+    """An option and its value; nothing for one that was not given."""
+    if value is None or value is False or value == [] or value == "":
+        return
+    if value is True:
+        yield option(name)
+    elif name == "methods":
+        yield from (option(name), ",".join(value))
+    elif isinstance(value, list):
+        for each in value:
+            if each is not None:
+                yield from (option(name), ",".join(map(str, each)) if isinstance(each, list) else str(each))
+    else:
+        yield from (option(name), str(value))
+
+
+def _line(command: str, words: list[str]) -> str:
+    quoted = [word if word.startswith(option("")[0]) else shlex.quote(word) for word in words]
+    return as_flags(" ".join(["frspec", command, *quoted]))

@@ -1,0 +1,68 @@
+"""Tables as Markdown, LaTeX and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from frspec_cli.report.tables import Table
+
+_TEX = str.maketrans(
+    {
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "–": "--",
+        "×": r"$\times$",
+    }
+)
+
+
+def as_markdown(tables: Sequence[Table]) -> str:
+    """A heading for each result, and its tables."""
+    lines: list[str] = []
+    result = None
+    for table in tables:
+        if table.result != result:
+            result = table.result
+            lines += [f"## {result}", ""]
+        lines += [f"### {table.figure}", "", _row(("", *table.columns)), "|---|" + "---:|" * len(table.columns)]
+        lines += [_row((name, *(cell.text for cell in cells))) for name, cells in table.rows]
+        lines += ["", *([table.note, ""] if table.note else [])]
+    return "\n".join(lines)
+
+
+def as_latex(tables: Sequence[Table]) -> str:
+    """One `table` environment each, with booktabs' rules."""
+    parts = [r"% Needs \usepackage{booktabs}."]
+    for table in tables:
+        header = " & ".join(["", *(column.translate(_TEX) for column in table.columns)])
+        rows = [
+            " & ".join(text.translate(_TEX) for text in (name, *(c.text for c in cells))) for name, cells in table.rows
+        ]
+        caption = f"{table.result}: {table.figure}. {table.note}".strip().translate(_TEX)
+        body = "\n".join(f"{row} \\\\" for row in rows)
+        parts.append(
+            f"\\begin{{table}}\n\\centering\n\\caption{{{caption}}}\n\\begin{{tabular}}{{l{'r' * len(table.columns)}}}\n"
+            f"\\toprule\n{header} \\\\\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n\\end{{table}}"
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def as_csv(tables: Sequence[Table]) -> str:
+    """One line for each number: result, figure, row, column, value, low, high."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(("result", "figure", "row", "column", "value", "low", "high"))
+    for table in tables:
+        for name, cells in table.rows:
+            for column, cell in zip(table.columns, cells, strict=True):
+                if cell.value is not None:
+                    writer.writerow((table.result, table.figure, name, column, cell.value, cell.low, cell.high))
+    return file.getvalue()
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
