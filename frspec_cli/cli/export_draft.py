@@ -10,16 +10,24 @@ import typer
 from frspec_cli import outputs
 from frspec_cli.cli import options
 from frspec_cli.cli.output import Output
+from frspec_cli.errors import UsageError
 
 
 def command(
-    head: Annotated[str, typer.Argument(metavar="HEAD", help="A draft head: a folder or hub id.")],
+    head: Annotated[
+        str, typer.Argument(metavar="HEAD", help="A draft head: a folder or hub id; or mtp for the model's own module.")
+    ],
     to: Annotated[
-        str, typer.Option("--to", help="eagle (EAGLE's own code), sglang, or speculators (which vLLM loads).")
+        str,
+        typer.Option(
+            "--to",
+            help="eagle (EAGLE's own code), sglang, or speculators (which vLLM loads); for mtp safetensors: the LM head's "
+            "rows of --vocab with their ids.",
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
     vocab: Annotated[
-        Path | None, typer.Option("--vocab", help="Slice an EAGLE-3 head to this subset, inside the tokens it has.")
+        Path | None, typer.Option("--vocab", help="The subset: an EAGLE-3 head is sliced inside the tokens it has.")
     ] = None,
     k: options.K = None,
     model: Annotated[
@@ -34,8 +42,13 @@ def command(
     EAGLE-1/2 heads go to eagle and sglang, EAGLE-3 heads to all three. A FrspecEagle head has norms that no other layout
     has a place for, so only frspec runs it. Slicing an EAGLE-3 head to a subset is the only way to FR-Spec under vLLM.
     """
-    from frspec_cli.heads.options import ExportOptions
+    from frspec_cli.heads.options import MTP, ROWS, ExportOptions
 
+    if head == MTP or to == ROWS:
+        if norm_output is not None:
+            raise UsageError("--norm-output has no effect on the rows of an LM head.")
+        _export_rows(head, to, out, vocab, k, model, Output(as_json=as_json, quiet=quiet))
+        return
     peer: Any = to  # checked by the options
     export = ExportOptions(to=peer, vocab=vocab, k=k, model=model, norm_output=norm_output)
 
@@ -53,4 +66,25 @@ def command(
     output.result(
         {"out": str(out), "format": to, "k": written.k, "sha256": written.sha256, "warnings": list(written.warnings)},
         f"wrote {out} for {to}{rows}",
+    )
+
+
+def _export_rows(
+    head: str, to: str, out: Path, vocab: Path | None, k: int | None, model: str | None, output: Output
+) -> None:
+    """The rows of a subset for the model's own MTP module."""
+    from frspec_cli.heads.mtp_rows import FOLDER, export_rows, holds_only_rows
+    from frspec_cli.heads.options import MTP, ROWS
+
+    if head != MTP or to != ROWS:
+        raise UsageError(f"{MTP} is exported with --to {ROWS}, and nothing else is.")
+    if vocab is None or model is None:
+        raise UsageError(f"{MTP} needs --model, whose LM head it uses, and --vocab, whose rows are written.")
+    out = outputs.check(out, inputs=[vocab, model], kind="folder", replaces=holds_only_rows, what=FOLDER)
+    written = export_rows(model, vocab, out, k=k)
+    for warning in written.warnings:
+        output.warn(warning)
+    output.result(
+        {"out": str(out), "format": to, "k": written.k, "sha256": written.sha256, "warnings": list(written.warnings)},
+        f"wrote {out}: {written.k:,} rows of the LM head and their ids",
     )

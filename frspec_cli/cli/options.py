@@ -15,7 +15,11 @@ Model = Annotated[
     typer.Option("--model", "-m", help="Folder, .gguf, short name (frspec fetch lists them) or owner/name on the hub."),
 ]
 Draft = Annotated[
-    str | None, typer.Option("--draft", help="Draft head: a folder or hub id. Default: what ships for the model.")
+    str | None,
+    typer.Option(
+        "--draft",
+        help="Draft head: a folder, a hub id, or mtp for the model's own module. Default: what ships for the model.",
+    ),
 ]
 NormOutput = Annotated[
     str | None,

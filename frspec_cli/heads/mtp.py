@@ -166,9 +166,8 @@ def _declare_modules(target: Target) -> int:
     theirs in its words (`num_mtp_layers`, `mtp_layer_types`).
     """
     config, layers = target.config, target.config.num_hidden_layers
-    names = _tensor_names(target.folder)
-    found = (int(match[1]) for match in map(_NUMBERED.search, names) if match)
-    numbered = {number for number in found if number >= layers}
+    names = tensor_names(target.folder)
+    numbered = numbered_modules(names, layers)
     stated = getattr(config, "num_mtp_layers", None)
     if numbered and stated:
         last = layers + stated
@@ -210,7 +209,13 @@ class _Index(schema.Schema):
     weight_map: dict[str, str]
 
 
-def _tensor_names(folder: Path) -> list[str]:
+def numbered_modules(names: Sequence[str], layers: int) -> set[int]:
+    """The numbers of the modules that are layers behind a model's `layers`."""
+    found = (int(match[1]) for match in map(_NUMBERED.search, names) if match)
+    return {number for number in found if number >= layers}
+
+
+def tensor_names(folder: Path) -> list[str]:
     """Of the checkpoint that transformers loads from `folder`."""
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.is_file():

@@ -12,6 +12,8 @@ Peer = Literal["eagle", "sglang", "speculators"]
 PEERS: tuple[Peer, ...] = get_args(Peer)
 MTP = "mtp"
 """What a user calls the target's own multi-token-prediction module in place of a draft head's folder."""
+ROWS = "safetensors"
+"""What its LM head's rows of a subset are exported to."""
 
 
 def yes_or_no(norm_output: str | None) -> bool | None:

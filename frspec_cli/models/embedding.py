@@ -1,4 +1,4 @@
-"""The input embedding of a model, read from its files without loading the model."""
+"""The input embedding and the LM head of a model, read from its files without loading the model."""
 
 from __future__ import annotations
 
@@ -18,11 +18,27 @@ def read_embedding(folder: Path) -> torch.Tensor | None:
 
     Of several (a module for multi-token prediction may have a copy), it is the one with the shortest name.
     """
+    return _read(folder, _NAMES)
+
+
+def read_lm_head(folder: Path, *, tied: bool) -> tuple[torch.Tensor, torch.Tensor | None] | None:
+    """(weight [V, H], bias [V] or None) of the model's LM head; None if no tensor is named like one.
+
+    tied: the input embedding serves if there is none.
+    """
+    weight = _read(folder, ("lm_head.weight",))
+    if weight is None and tied:
+        weight = read_embedding(folder)
+    return None if weight is None else (weight, _read(folder, ("lm_head.bias",)))
+
+
+def _read(folder: Path, names: tuple[str, ...]) -> torch.Tensor | None:
+    """The tensor with the shortest name that is one of `names` after whatever comes before; None if there is none."""
     matches = [
         (len(name), name, path)
         for path in sorted(folder.glob("*.safetensors"))
         for name in safetensors_shapes(path)
-        if any(name == each or name.endswith("." + each) for each in _NAMES)
+        if any(name == each or name.endswith("." + each) for each in names)
     ]
     if not matches:
         return None

@@ -7,6 +7,7 @@ strings inside a text are ordinary text (`encode_special_tokens`), and no specia
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,6 +27,9 @@ from frspec_cli.tokens.template_options import TemplateOptions
 
 if TYPE_CHECKING:
     import tokenizers
+
+_WORKING = re.compile(r"think|tool", re.IGNORECASE)
+"""Of added tokens that a model writes around its thoughts and its calls, in whatever brackets."""
 
 
 @dataclass(frozen=True)
@@ -147,12 +151,13 @@ class LoadedTokenizer:
     def forced_candidates(self) -> dict[int, str]:
         """id -> why a subset keeps it whatever its count (`eos`, `template` or `byte`), in the order of ids.
 
-        Every EOS id; added tokens, not white space, that occur in a chat template; SentencePiece byte tokens. A token
-        that ends a turn is one of the first two. Reserved tokens are never forced.
+        Every EOS id; added tokens, not white space, that occur in a chat template or that thoughts and tool calls are
+        written with; SentencePiece byte tokens. A token that ends a turn is one of the first two. Reserved tokens are
+        never forced.
         """
         forced = dict.fromkeys(self.byte_token_ids, "byte")
         for index, token in self.added.items():
-            if token.strip() and any(token in template for template in self.chat_templates):
+            if token.strip() and (_WORKING.search(token) or any(token in each for each in self.chat_templates)):
                 forced[index] = "template"
         forced.update(dict.fromkeys(self.eos_ids, "eos"))
         return dict(sorted(forced.items()))

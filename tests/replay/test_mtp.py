@@ -219,3 +219,21 @@ def test_the_engine_still_refuses_linear_attention(cli, tmp_path) -> None:
     assert "has linear_attention layers: frspec decodes only models whose layers are full or sliding" in " ".join(
         err.split()
     )
+
+
+@pytest.mark.parametrize("family", ["Glm4Moe"], indirect=True)
+def test_generate_and_verify_with_the_module(cli, family, tmp_path) -> None:
+    """The text is plain decoding's, by chain and by tree, greedy and sampled; verify finds no difference."""
+    common = ["--model", family[0], "--device", "cpu", "--dtype", "float64", "-n", 20]
+    texts = {}
+    for method, *more in (["ar"], ["eagle", "--draft", "mtp"], ["eagle", "--draft", "mtp", "--norm-output", "no"]):
+        for heat in (0, 1):
+            code, out, err = cli(
+                "generate", "the fox", *common, "--method", method, *more, "--temperature", heat, "--json"
+            )  # fmt: skip
+            assert code == 0, err
+            texts.setdefault(heat, []).append(json.loads(out)["token_ids"])
+    assert all(each == same[0] for same in texts.values() for each in same)
+    code, out, err = cli("verify", *common, "--draft", "mtp", "--method", "eagle", "--limit", 2, "--json")
+    assert code == 0, err
+    assert json.loads(out)["passed"] is True

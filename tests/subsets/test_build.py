@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,7 @@ from frspec_cli.subsets.mix import MIX_UNITS, NamedTable, gather
 from frspec_cli.subsets.recipe import Recipe
 from frspec_cli.subsets.subset import VocabularySubset
 from frspec_cli.subsets.tokenizer_check import check_subset
+from frspec_cli.tokens.tokenizer import load_tokenizer
 
 
 def entry(table, name: str = "counts") -> NamedTable:
@@ -26,6 +29,16 @@ def test_forced_are_end_and_template_tokens_but_not_reserved_ones(byte_level, ma
     assert subset.forced == 3
     assert subset.tokens[3] == byte_level.token_bytes(65)
     assert subset.metadata["coverage"] == 1.0
+
+
+def test_tokens_of_thoughts_and_calls_are_forced_without_a_template_that_has_them(byte_level, tmp_path) -> None:
+    copy = shutil.copytree(byte_level.path.parent, tmp_path / "thinking")
+    backend = load_tokenizer(str(copy)).backend
+    before = load_tokenizer(str(copy)).forced_candidates
+    backend.add_tokens(["<think>", "</think>", "[TOOL_CALLS]", "<|other|>"])
+    backend.save(str(copy / "tokenizer.json"))
+    added = {name: backend.token_to_id(name) for name in ("<think>", "</think>", "[TOOL_CALLS]")}
+    assert load_tokenizer(str(copy)).forced_candidates == before | dict.fromkeys(added.values(), "template")
 
 
 def test_byte_tokens_are_forced_where_there_are_any(sentencepiece, make_table) -> None:
