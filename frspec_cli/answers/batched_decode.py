@@ -110,7 +110,7 @@ def decode_batch(
         positions = lengths + step
         if 2 * len(left) <= len(rows):  # half of the rows are done: copying the cache once pays
             keep = torch.tensor(left, device=device)
-            cache.batch_select_indices(keep)
+            cache.reorder_cache(keep)  # selects as `batch_select_indices` does, which layers of linear attention lack
             ids, mask, positions, lengths = ids[keep], mask[keep], positions[keep], lengths[keep]
             rows = [rows[place] for place in left]
     return [Completion(tuple(ids), stopped=ids[-1] in ends) for ids in completions]

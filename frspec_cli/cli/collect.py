@@ -78,7 +78,7 @@ def command(
     from frspec_cli.models.target import load_target
 
     read_prompts(prompts, limit=1, texts=True)  # a wrong file is reported before the model is loaded
-    target = load_target(model, device=device, dtype=dtype)
+    target = load_target(model, device=device, dtype=dtype, hybrid=True)
     with _Bar(output) as bar:
         result = collect(target, prompts, out, collect_options, callbacks=bar.callbacks(), restart=restart)
     rate = result.new_tokens / max(result.seconds, 1e-9)

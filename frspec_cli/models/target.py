@@ -183,8 +183,9 @@ def read_model_config(name: str, folder: Path) -> Any:
 
 
 def is_hybrid(config: Any) -> bool:
-    """Whether a text config has layers of linear attention, whose state cannot be rolled back."""
-    return "linear_attention" in (getattr(config, "layer_types", None) or [])
+    """Whether a text config has layers of attention and of linear attention, whose state cannot be rolled back."""
+    kinds = set(getattr(config, "layer_types", None) or [])
+    return "linear_attention" in kinds and bool(kinds & _ATTENTION_LAYERS)
 
 
 def _refuse_family(name: str, config: Any, *, hybrid: bool) -> None:
@@ -192,13 +193,14 @@ def _refuse_family(name: str, config: Any, *, hybrid: bool) -> None:
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
     text = config.get_text_config()
+    hybrid = hybrid and is_hybrid(text)
     others = sorted(set(getattr(text, "layer_types", None) or []) - (_HYBRID_LAYERS if hybrid else _ATTENTION_LAYERS))
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     if others:
         reason = f"has {others[0]} layers: frspec decodes only models whose layers are full or sliding attention"
     elif getattr(text, "is_encoder_decoder", False) or model_class is None or _is_encoder(text):
         reason = f"is of the family {text.model_type}, which is not a decoder-only language model"
-    elif getattr(model_class, "_is_stateful", False) and not (hybrid and is_hybrid(text)):
+    elif getattr(model_class, "_is_stateful", False) and not hybrid:
         reason = f"is of the family {text.model_type}, which has recurrent layers: frspec decodes only attention"
     elif getattr(text, "kv_lora_rank", None) is not None:
         reason = f"is of the family {text.model_type}, whose latent attention (MLA) frspec's cache cannot hold"

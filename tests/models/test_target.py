@@ -145,10 +145,11 @@ def test_a_loaded_target_knows_its_ends_and_its_template(tiny_folder) -> None:
         ("deepseek_v3", r"of the family deepseek_v3, whose latent attention \(MLA\) frspec's cache cannot hold"),
     ],
 )
-def test_families_that_cannot_be_decoded_are_refused_by_name(tmp_path, family, message) -> None:
+@pytest.mark.parametrize("hybrid", [False, True])
+def test_families_that_cannot_be_decoded_are_refused_by_name(tmp_path, family, message, hybrid) -> None:
     transformers.AutoConfig.for_model(family, num_hidden_layers=1).save_pretrained(tmp_path)
     with pytest.raises(FrspecError, match=message):
-        load_target(str(tmp_path), device="cpu")
+        load_target(str(tmp_path), device="cpu", hybrid=hybrid)
 
 
 def test_experts_run_in_float64(tmp_path, tiny_folder) -> None:
