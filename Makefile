@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.frspec-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-peers check bench-count bench-cycle clean counts subset answers head
+.PHONY: help setup demo test test-slow test-peers check bench-count bench-cycle clean counts subset answers head tables
 
 # A recipe is a few variables (recipes/NAME.mk); the rules that use them stand at the end of this file.
 RECIPE ?= smollm2-135m
@@ -87,6 +87,29 @@ $(WORK)/answers.jsonl: | $(READY)
 
 $(WORK)/head/config.json: $(WORK)/answers.jsonl
 	$(BIN)/frspec train-draft $< --model $(MODEL) --out $(@D) $(TRAIN_OPTIONS)
+
+# The tables of data/tables: KINDS and LANGUAGES are text as count-freq reads it (labelled by kind, and in meta.lang by
+# language), TOKENIZERS a folder of folders, GPT_OSS the folder of gpt-oss's tokenizer, which must give GPT-4o's counts.
+TABLES := out/tables
+OF_SHORT_NAMES := llama3=llama3 qwen3=qwen3 gemma3=gemma3 deepseek-v3=deepseek_v3 gpt-4o=gpt4o
+tables: $(foreach pair,$(OF_SHORT_NAMES),data/tables/$(firstword $(subst =, ,$(pair))).parquet)
+
+define TABLE_RULES
+$(TABLES)/$(1)-kinds.parquet: | $(READY)
+	@test -n '$(KINDS)' -a -n '$(LANGUAGES)' -a -n '$(TOKENIZERS)' -a -n '$(GPT_OSS)' || \
+		{ echo 'say what to count: make tables KINDS=... LANGUAGES=... TOKENIZERS=... GPT_OSS=...' >&2; exit 1; }
+	$(BIN)/frspec count-freq $(KINDS) --tokenizer $(2) --out $$@
+$(TABLES)/$(1)-languages.parquet: | $(READY)
+	$(BIN)/frspec count-freq $(LANGUAGES) --tokenizer $(2) --source-field meta.lang --out $$@
+endef
+define SHIPPED_RULE
+data/tables/$(1).parquet: $(TABLES)/$(1)-kinds.parquet $(TABLES)/$(1)-languages.parquet $(3)
+	$(BIN)/python -m benchmarks.shipped_tables --name $(1) --tokenizer $(2) --kinds $$(word 1,$$^) --languages $$(word 2,$$^) \
+		$(if $(3),--also gpt-oss $(GPT_OSS) $(3)) --out $$(@D)
+endef
+$(foreach pair,$(OF_SHORT_NAMES),$(eval $(call TABLE_RULES,$(firstword $(subst =, ,$(pair))),$(TOKENIZERS)/$(lastword $(subst =, ,$(pair))))))
+$(eval $(call TABLE_RULES,gpt-oss,$(GPT_OSS)))
+$(foreach pair,$(OF_SHORT_NAMES),$(eval $(call SHIPPED_RULE,$(firstword $(subst =, ,$(pair))),$(TOKENIZERS)/$(lastword $(subst =, ,$(pair))),$(if $(filter gpt-4o=%,$(pair)),$(TABLES)/gpt-oss-kinds.parquet $(TABLES)/gpt-oss-languages.parquet))))
 
 # Which counts make the best subset? ANSWERS: recorded by collect; WEB: any text that count-freq reads. Resumes.
 ANSWERS ?= $(WORK)/answers.jsonl

@@ -20,6 +20,7 @@ from frspec_cli.subsets.formats import read_foreign
 from frspec_cli.subsets.formats.content import container
 from frspec_cli.subsets.formats.folder import maps_in
 from frspec_cli.subsets.manifest import described_reading
+from frspec_cli.subsets.shipped_tables import short_name, table_path
 from frspec_cli.subsets.subset import VocabularySubset
 
 
@@ -32,8 +33,12 @@ class _Result(Schema):
 
 
 def describe(path: Path | str) -> dict[str, Any]:
-    """`{"kind": ..., ...}` of anything frspec reads or writes. Raises `FrspecError` for what it does not know."""
-    path = Path(path)
+    """`{"kind": ..., ...}` of anything frspec reads or writes, or of the table that a short name means.
+
+    Raises `FrspecError` for what it does not know.
+    """
+    short = short_name(str(path))
+    path = Path(path) if short is None else table_path(short)
     if not path.exists():
         raise FrspecError(f"there is no file or folder {path}.")
     if path.is_dir():
@@ -76,14 +81,22 @@ def _table(path: Path) -> dict[str, Any]:
     table = FrequencyTable.read(path)
     totals = table.totals()
     metadata = table.metadata
-    kept = ("tokenizer", "documents", "tokens", "bytes", "skipped", "encoder", "options", "stability")
+    kept = ("text", "documents", "tokens", "bytes", "skipped", "encoder", "options", "stability")
     return {
         "kind": "frequency-table",
+        **({"file": str(path)} if table.tokens is not None else {}),
+        "tokenizer": _without_spelling(metadata["tokenizer"]),
+        **({"also_of": [record["reference"] for record in metadata["also"]]} if metadata.get("also") else {}),
+        "spelled": table.tokens is not None,
         "distinct_tokens": int((totals > 0).sum()),
         "sources": {source: int(table.counts[source].sum()) for source in table.sources},
         "shards": len(metadata.get("shards", [])),
         **{name: metadata[name] for name in kept if name in metadata},
     }
+
+
+def _without_spelling(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name not in ("tokens", "holes")}
 
 
 def _subset(path: Path) -> dict[str, Any]:

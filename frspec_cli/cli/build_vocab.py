@@ -19,10 +19,15 @@ if TYPE_CHECKING:
 
 
 def command(
-    counts: Annotated[
-        list[Path], typer.Argument(metavar="COUNTS...", help="Frequency tables from count-freq; several are added.")
-    ],
     out: Annotated[str, typer.Option("--out", "-o", help="A file; with several --k a folder for subset-<k>.parquet.")],
+    counts: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[COUNTS]...",
+            help="Frequency tables from count-freq; several are added. Default: the table that ships for --model "
+            "(llama3, qwen3, gemma3, deepseek-v3, gpt-4o, gpt-oss, or a tokenizer that equals one of theirs).",
+        ),
+    ] = None,
     k: Annotated[list[int] | None, typer.Option("--k", help="Number of tokens; may be given several times.")] = None,
     coverage: Annotated[
         float | None,
@@ -75,6 +80,7 @@ def command(
     The first rows of a large subset are the smaller one, so one file serves all sizes (except with --script-budget
     and --shards).
     """
+    counts = counts or []
     _check(k or [], coverage, formats or [], model, tokenizer)
     recipe = Recipe(
         weights=_weights(mix or []),
@@ -96,7 +102,7 @@ def command(
 
     from frspec_cli.subsets.build import load_builder
 
-    builder = load_builder(counts, recipe, tokenizer=model or tokenizer, warn=output.warn)
+    builder = load_builder(counts, recipe, tokenizer=model or tokenizer, say=output.say, warn=output.warn)
     if builder.evidence.left_out:
         output.say(f"left out, since --mix gives them no weight: {', '.join(builder.evidence.left_out)}")
     if recipe.shards > 1 and builder.rows_from == "tokenizer":
@@ -170,7 +176,8 @@ def _show(output: Output, builder: Builder, rows: list[dict]) -> None:
     effects = [[f"{row['k']:,}", *_effect(each)] for row in rows for each in row.get("budgets", [])]
     if effects:
         columns = ["k", "script", "budget", "its tokens counted", "covered with it", "by frequency alone"]
-        output.table("Script budgets, held out by fold", columns, effects, left=2)
+        how = "held out by fold" if builder.has_folds else "in sample, since the table has no folds"
+        output.table(f"Script budgets, {how}", columns, effects, left=2)
     slices = [[f"{row['k']:,}", *_slices(row["shards"])] for row in rows if "shards" in row]
     if slices:
         columns = ["k", "slices", "tokens of each", "covered with them", "by frequency alone", "fullest slice then"]
@@ -180,7 +187,7 @@ def _show(output: Output, builder: Builder, rows: list[dict]) -> None:
 
 
 def _effect(effect: dict) -> list[str]:
-    shares = [f"{effect[name]:.2%}" if effect[name] is not None else "-" for name in ("coverage", "by_frequency")]
+    shares = [f"{effect[name]:.2%}" for name in ("coverage", "by_frequency")]
     return [effect["script"], f"{effect['rows']:,}", f"{effect['tokens']:,}", *shares]
 
 

@@ -104,6 +104,8 @@ def _merged_tokenizer(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     merged = {**records[0], "reference": reference, "model_rows": min(rows, default=None), "forced": ordered}
     if not all(record.get("split_rules") for record in records):
         merged.pop("split_rules", None)  # of an earlier version's table they are not known
+    for name in ("tokens", "holes"):  # of a table that spells its tokens, which the sum does not
+        merged.pop(name, None)
     return merged
 
 

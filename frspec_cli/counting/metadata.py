@@ -8,6 +8,7 @@ from pydantic import Field
 
 from frspec_cli.schema import Count, Rows, Schema, TokenId
 
+_Hex = Annotated[str, Field(pattern="^([0-9a-f]{2})*$", max_length=4096)]
 _Id = Annotated[str, Field(pattern="^[0-9]{1,8}$")]
 
 
@@ -15,6 +16,7 @@ class TokenizerRecord(Schema):
     """The tokenizer whose ids a file holds. forced: id -> why it is kept whatever its count.
 
     split_rules: as `tokens.split_rules` gives them; files of earlier versions have none.
+    holes, tokens: of a table that spells its tokens, as in `RecordedTokenizer`.
     """
 
     reference: str
@@ -24,6 +26,8 @@ class TokenizerRecord(Schema):
     highest_id: TokenId | None = None
     model_rows: Rows | None = None
     forced: dict[_Id, str] | None = None
+    holes: list[TokenId] | None = None
+    tokens: dict[_Id, _Hex] | None = None
 
 
 class _CountingTokenizer(TokenizerRecord):
@@ -49,9 +53,15 @@ class _Encoder(Schema):
 
 
 class TableMetadata(Schema):
-    """The `frspec` key of a frequency table."""
+    """The `frspec` key of a frequency table.
+
+    also: further tokenizers that were found to give the same counts on the same text.
+    text: what was counted, in one sentence.
+    """
 
     tokenizer: _CountingTokenizer
+    also: list[_CountingTokenizer] | None = None
+    text: str | None = None
     lines: Count | None = None
     documents: Count | None = None
     tokens: Count | None = None

@@ -21,7 +21,21 @@ _FOREIGN = (OSError, pa.ArrowException, ValueError, KeyError, NotImplementedErro
 """What pyarrow raises for broken files; some of it is a plain ValueError."""
 
 
-def write_parquet(path: Path | str, schema: pa.Schema, arrays: list[pa.Array], metadata: dict[str, Any]) -> None:
+_SMALL: dict[str, Any] = {
+    "compression_level": 22,
+    "use_dictionary": ["source", "fold"],
+    "column_encoding": {
+        "token_id": "DELTA_BINARY_PACKED",
+        "count": "BYTE_STREAM_SPLIT",
+        "token": "DELTA_LENGTH_BYTE_ARRAY",
+    },
+}
+"""A table in half of the bytes and twenty times the time: for what is shipped."""
+
+
+def write_parquet(
+    path: Path | str, schema: pa.Schema, arrays: list[pa.Array], metadata: dict[str, Any], *, small: bool = False
+) -> None:
     """Writes columns and metadata, whole or not at all; equal contents give equal bytes.
 
     In the metadata, a byte of a file's name that is not UTF-8 is JSON's escape of a lone surrogate, such as \\udcff.
@@ -31,7 +45,7 @@ def write_parquet(path: Path | str, schema: pa.Schema, arrays: list[pa.Array], m
     table = pa.Table.from_arrays(arrays, schema=schema.with_metadata({"frspec": described}))
     # pyarrow takes only names in UTF-8.
     with storage.atomic_path(path) as temporary, open(temporary, "wb") as file:
-        pq.write_table(table, file, compression="zstd")
+        pq.write_table(table, file, compression="zstd", **(_SMALL if small else {}))
 
 
 def open_parquet(path: Path | str) -> pq.ParquetFile:
@@ -58,7 +72,13 @@ def open_parquet(path: Path | str) -> pq.ParquetFile:
 
 
 def read_parquet(
-    path: Path | str, columns: pa.Schema, what: str, *, metadata: type[Schema], make: str
+    path: Path | str,
+    columns: pa.Schema,
+    what: str,
+    *,
+    metadata: type[Schema],
+    make: str,
+    only: list[str] | None = None,
 ) -> tuple[pa.Table, dict[str, Any]]:
     """The columns and the metadata, both as they must be: nothing is read before types and sizes are checked.
 
@@ -66,6 +86,7 @@ def read_parquet(
     what: what messages call such a file.
     metadata: the schema of its metadata.
     make: the command that makes one.
+    only: the columns to read. Default: all.
     Raises `FrspecError` if the file is missing, broken, something else, or of a later schema.
     """
     with open_parquet(path) as file:
@@ -80,11 +101,11 @@ def read_parquet(
         check(metadata, described, path)
         _check_columns(file, columns, path)
         try:
-            table = file.read()
+            table = file.read(only)
             table.validate(full=True)
         except _FOREIGN as error:
             raise _unreadable(path, error) from None
-    for name in columns.names:
+    for name in columns.names if only is None else [name for name in only if name in columns.names]:
         if table[name].null_count:
             raise ArtifactError(
                 path, f"the column {name}", "a value in every row", found=f"null in {table[name].null_count}"

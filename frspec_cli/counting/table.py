@@ -1,7 +1,8 @@
 """The frequency table: how often each token occurred, by source and by fold, in a parquet file that other tools open.
 
 Rows `token_id:int32, source:dictionary, fold:int8, count:int64`, sorted by (token_id, source, fold), counts > 0 only;
-with --document-frequency a fifth column `documents:int64`, the documents that hold the token.
+with --document-frequency a further column `documents:int64`, the documents that hold the token, and in tables that are
+shipped `token:binary` (see `spelling`), so that they serve without the tokenizer.
 `fold` is the document's hash mod 10: totals over folds are the exact counts, and folds give held-out coverage and
 intervals without reading the text again. The metadata holds no time and no worker count: equal inputs, equal bytes.
 """
@@ -19,7 +20,10 @@ import pyarrow as pa
 from frspec_cli.counting.columns import column, strings, values
 from frspec_cli.counting.metadata import TableMetadata
 from frspec_cli.counting.parquet import read_parquet, write_parquet
+from frspec_cli.counting.spelling import COLUMN as SPELLING
+from frspec_cli.counting.spelling import read_spelling, spelling_column
 from frspec_cli.errors import ArtifactError, FrspecError
+from frspec_cli.tokens.recorded import RecordedTokenizer
 
 FOLDS = 10
 _TOKENS_AT_ONCE = 1 << 10
@@ -35,6 +39,7 @@ _SCHEMA = pa.schema(
     ]
 )
 _DOCUMENTS = pa.field("documents", pa.int64())
+_MAKE = "frspec count-freq SOURCE --tokenizer T --out counts.parquet"
 
 
 @dataclass(frozen=True)
@@ -46,11 +51,18 @@ class FrequencyTable:
         `fingerprint`, `size`, `highest_id`, `model_rows` or None, `forced` {id: reason}), `lines`, `documents`, `tokens`,
         `bytes`, `skipped` {reason: n}, `shards`, `encoder`, `options`, `stability` {k: {...}}.
     documents: source -> int64 [FOLDS, rows], documents that hold the token; None unless they were counted.
+    tokens: id -> bytes of every counted token; None unless the table spells its tokens.
     """
 
     counts: Mapping[str, np.ndarray]
     metadata: dict[str, Any] = field(default_factory=dict)
     documents: Mapping[str, np.ndarray] | None = None
+    tokens: Mapping[int, bytes] | None = None
+
+    @property
+    def tokenizers(self) -> list[RecordedTokenizer]:
+        """The tokenizer that counted and those that give the same counts; [] unless the table spells its tokens."""
+        return _recorded(self.metadata, self.tokens)
 
     @property
     def rows(self) -> int:
@@ -85,8 +97,8 @@ class FrequencyTable:
         """The fingerprint of the tokenizer that counted."""
         return self.metadata["tokenizer"]["fingerprint"]
 
-    def write(self, path: Path | str) -> None:
-        """Writes the parquet file, whole or not at all; equal tables give equal bytes."""
+    def write(self, path: Path | str, *, small: bool = False) -> None:
+        """Writes the parquet file, whole or not at all; equal tables give equal bytes. small: in half of the bytes, slowly."""
         sources = self.sources
         cell, count = _counted_cells([self.counts[source] for source in sources], self.rows)
         token, source_and_fold = np.divmod(cell, max(1, len(sources) * FOLDS))
@@ -103,7 +115,10 @@ class FrequencyTable:
             _, documents = _counted_cells([self.documents[source] for source in sources], self.rows)
             arrays.append(column(documents, pa.int64()))
             schema = schema.append(_DOCUMENTS)
-        write_parquet(path, schema, arrays, self.metadata)
+        if self.tokens is not None:
+            arrays.append(spelling_column(token, self.tokens))
+            schema = schema.append(SPELLING)
+        write_parquet(path, schema, arrays, self.metadata, small=small)
 
     @staticmethod
     def read(path: Path | str) -> FrequencyTable:
@@ -111,13 +126,25 @@ class FrequencyTable:
 
         Raises `FrspecError` if the file is missing, broken, not a frequency table, or of a later schema.
         """
-        make = "frspec count-freq SOURCE --tokenizer T --out counts.parquet"
-        table, metadata = read_parquet(path, _SCHEMA, "frequency table", metadata=TableMetadata, make=make)
+        table, metadata = read_parquet(path, _SCHEMA, "frequency table", metadata=TableMetadata, make=_MAKE)
         if _DOCUMENTS.name in table.column_names and table.schema.field(_DOCUMENTS.name).type != _DOCUMENTS.type:
             raise ArtifactError(path, "the column documents", "int64", found="of another type")
         rows = int(metadata["tokenizer"]["highest_id"]) + 1
         documents = _dense(table, rows, path, "documents") if _DOCUMENTS.name in table.column_names else None
-        return FrequencyTable(_dense(table, rows, path, "count"), metadata, documents)
+        return FrequencyTable(_dense(table, rows, path, "count"), metadata, documents, read_spelling(table, path))
+
+    @staticmethod
+    def read_tokenizers(path: Path | str) -> list[RecordedTokenizer]:
+        """Only the `tokenizers` of a table. Raises `FrspecError` like `read`."""
+        only = ["token_id", SPELLING.name]
+        table, metadata = read_parquet(path, _SCHEMA, "frequency table", metadata=TableMetadata, make=_MAKE, only=only)
+        return _recorded(metadata, read_spelling(table, path))
+
+
+def _recorded(metadata: Mapping[str, Any], tokens: Mapping[int, bytes] | None) -> list[RecordedTokenizer]:
+    if tokens is None:
+        return []
+    return [RecordedTokenizer(record, tokens) for record in (metadata["tokenizer"], *metadata.get("also", []))]
 
 
 def sum_by_fold(counts: Iterable[np.ndarray], rows: int) -> np.ndarray:

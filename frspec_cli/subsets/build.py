@@ -17,9 +17,10 @@ from frspec_cli.subsets import choose, mix
 from frspec_cli.subsets.choose import Budget, Choice, Ranking
 from frspec_cli.subsets.recipe import FORCED_KINDS, Recipe
 from frspec_cli.subsets.scripts import Scripts
+from frspec_cli.subsets.shipped_tables import find_table, named_tokenizer
 from frspec_cli.subsets.subset import VocabularySubset
-from frspec_cli.subsets.tokenizer_check import check_table
-from frspec_cli.tokens.tokenizer import LoadedTokenizer, load_tokenizer
+from frspec_cli.subsets.tokenizer_check import Tokenizer, check_table
+from frspec_cli.tokens.tokenizer import load_tokenizer
 
 
 def load_builder(
@@ -27,24 +28,54 @@ def load_builder(
     recipe: Recipe,
     *,
     tokenizer: str | None = None,
+    say: Callable[[str], None] = lambda text: None,
     warn: Callable[[str], None] = lambda text: None,
 ) -> Builder:
-    """Opens the tables. tokenizer: the name of a tokenizer or model, in place of the one recorded in the first table.
+    """Opens the tables.
 
-    Raises `FrspecError` as reading, loading and `Builder` do.
+    paths: none to take the table that ships for `tokenizer`.
+    tokenizer: the name of a tokenizer or model, in place of the one recorded in the first table.
+    say: called with a sentence about a shipped table that is taken.
+    Raises `FrspecError` as reading, loading and `Builder` do, `UsageError` for neither a table nor a name.
     """
+    if not paths:
+        if tokenizer is None:
+            raise UsageError(
+                f"name a frequency table, or with {option('model')} a model for which one ships.",
+                hint="`frspec count-freq` makes one of your own text.",
+            )
+        path, loaded = find_table(tokenizer, warn=warn)
+        shipped = mix.NamedTable.read(path)
+        say(_about(shipped, tokenizer))
+        return Builder([shipped], loaded, recipe, warn=warn)
     tables = [mix.NamedTable.read(path) for path in paths]
     if tokenizer is not None:
-        return Builder(tables, load_tokenizer(tokenizer), recipe, warn=warn)
-    recorded = tables[0].table.metadata["tokenizer"]["reference"]
+        return Builder(tables, named_tokenizer(tokenizer), recipe, warn=warn)
+    return Builder(tables, _recorded(tables[0]), recipe, warn=warn)
+
+
+def _about(shipped: mix.NamedTable, name: str) -> str:
+    """What a user should know of a table that was not asked for by its path."""
+    metadata = shipped.table.metadata
+    text = metadata.get("text") or f"{', '.join(shipped.table.sources)}."
+    return (
+        f"no table is named, so the one that ships for {name} is taken ({shipped.name}, {metadata['tokens']:,} tokens): {text} "
+        "Text like your own makes a better subset: frspec count-freq."
+    )
+
+
+def _recorded(entry: mix.NamedTable) -> Tokenizer:
+    """The tokenizer that counted a table: from its files, or as the table itself remembers it."""
+    recorded = entry.table.metadata["tokenizer"]["reference"]
+    if entry.table.tokenizers:
+        return entry.table.tokenizers[0]
     try:
-        loaded = load_tokenizer(recorded)
+        return load_tokenizer(recorded)
     except FrspecError as error:
         raise FrspecError(
-            f"the tokenizer that counted {tables[0].name}, {recorded}, cannot be loaded: {error.message}",
+            f"the tokenizer that counted {entry.name}, {recorded}, cannot be loaded: {error.message}",
             hint=f"Say where it is with {option('tokenizer')}, or {option('model')}.",
         ) from None
-    return Builder(tables, loaded, recipe, warn=warn)
 
 
 class Builder:
@@ -53,7 +84,7 @@ class Builder:
     def __init__(
         self,
         tables: Sequence[mix.NamedTable],
-        tokenizer: LoadedTokenizer,
+        tokenizer: Tokenizer,
         recipe: Recipe,
         *,
         warn: Callable[[str], None] = lambda text: None,
@@ -91,12 +122,17 @@ class Builder:
         ranking = self.ranking(without_fold=without_fold)
         return choose.choose(ranking, k, budgets=budgets, pad=pad, shards=self.recipe.shards)
 
+    @property
+    def has_folds(self) -> bool:
+        """Whether at least two folds hold text, so that some of it can be held out."""
+        return int((self.by_fold.sum(axis=1) > 0).sum()) > 1
+
     def held_out(self, k: int, *, by_frequency: bool = False) -> Interval | None:
         """What k ids ranked by nine folds cover of the tenth, over all ten; None if fewer than two folds hold text.
 
         by_frequency: of the k most frequent, without budgets and shards.
         """
-        if (self.by_fold.sum(axis=1) > 0).sum() < 2:
+        if not self.has_folds:
             return None
         covered = np.zeros(FOLDS)
         for fold in range(FOLDS):
@@ -131,22 +167,21 @@ class Builder:
     def budget_effects(self, k: int) -> list[dict[str, Any]]:
         """For each script budget: what share of the text in that script k ids cover, with the budgets and without.
 
-        Held out by fold; the shares are None if fewer than two folds hold text.
+        Held out by fold; of a table without folds in sample (`held_out` says which).
         """
         tokens = {script: np.zeros(FOLDS) for script in self.recipe.budgets}
         covered = {script: np.zeros((2, FOLDS)) for script in self.recipe.budgets}  # with the budgets, by frequency
         for fold in range(FOLDS):
-            by_frequency = self.ranking(without_fold=fold).token_ids[:k]
-            choices = [self.choose(k, without_fold=fold).token_ids, by_frequency]
+            without = fold if self.has_folds else None
+            by_frequency = self.ranking(without_fold=without).token_ids[:k]
+            choices = [self.choose(k, without_fold=without).token_ids, by_frequency]
             for script, scores in self._script_scores([fold]).items():
                 tokens[script][fold] = scores.sum()
                 covered[script][:, fold] = [scores[ids].sum() for ids in choices]
         effects = []
         for script, rows in self.recipe.budgets.items():
-            shares: list[Any] = [None, None]
-            if (tokens[script] > 0).sum() > 1:
-                shares = list(covered[script].sum(axis=1) / tokens[script].sum())
-            numbers = {"rows": rows, "tokens": int(tokens[script].sum())}
+            shares = list(covered[script].sum(axis=1) / max(1, tokens[script].sum()))
+            numbers = {"rows": rows, "tokens": int(tokens[script].sum()), "held_out": self.has_folds}
             effects.append({"script": script, **numbers, "coverage": shares[0], "by_frequency": shares[1]})
         return effects
 
@@ -183,7 +218,7 @@ class Builder:
         return self.recipe.rounded(choose.smallest_covering(ranking, share))
 
     def _vocabulary_rows(self) -> tuple[int, str]:
-        recorded = self.tables[0].table.metadata["tokenizer"].get("model_rows")
+        recorded = self._recorded().get("model_rows")
         for rows, origin in (
             (self.recipe.vocabulary_rows, "option"),
             (self.tokenizer.model_rows, "model"),
@@ -193,9 +228,15 @@ class Builder:
                 return rows, origin
         return self.tokenizer.highest_id + 1, "tokenizer"
 
+    def _recorded(self) -> dict[str, Any]:
+        """What the first table says of this tokenizer: it may name several that give its counts."""
+        metadata = self.tables[0].table.metadata
+        same = [each for each in metadata.get("also", []) if each["fingerprint"] == self.tokenizer.fingerprint]
+        return same[0] if same else metadata["tokenizer"]
+
     def _forced(self) -> dict[int, str]:
         kinds = FORCED_KINDS[self.recipe.forced]
-        recorded = self.tables[0].table.metadata["tokenizer"].get("forced") or {}
+        recorded = self._recorded().get("forced") or {}
         candidates = {int(index): kind for index, kind in recorded.items()} | self.tokenizer.forced_candidates
         forced = {index: kind for index, kind in candidates.items() if kind in kinds and index < self.rows}
         for index in self.recipe.force_ids:

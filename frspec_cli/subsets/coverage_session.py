@@ -11,9 +11,9 @@ from frspec_cli.subsets.evaluation import IN_SAMPLE, Evaluation, evaluate, missi
 from frspec_cli.subsets.load import load_subset
 from frspec_cli.subsets.mix import NamedTable
 from frspec_cli.subsets.scripts import Scripts
+from frspec_cli.subsets.shipped_tables import named_tokenizer
 from frspec_cli.subsets.subset import show_token
-from frspec_cli.subsets.tokenizer_check import check_subset
-from frspec_cli.tokens.tokenizer import LoadedTokenizer, load_tokenizer
+from frspec_cli.subsets.tokenizer_check import Tokenizer, check_subset
 
 
 class CoverageSession:
@@ -25,7 +25,7 @@ class CoverageSession:
         """tokenizer: its name, in place of the recorded ones."""
         self.name, self.say, self.warn = tokenizer, say, warn
         self._failed: set[str] = set()
-        self._tokenizers: dict[str, LoadedTokenizer] = {}
+        self._tokenizers: dict[str, Tokenizer] = {}
         self._scripts: dict[str, Scripts] = {}
 
     def open(self, on: list[str], subsets: list[Path]) -> list[NamedTable]:
@@ -46,7 +46,7 @@ class CoverageSession:
         if evaluation.how == IN_SAMPLE:
             missing = missing_tables(subset, tables)
             add = f"it was also chosen from {', '.join(missing)}: add {option('on')} for it"
-            why = add if missing else "too little to hold out"
+            why = add if missing else "there are no folds to hold out"
             self.warn(f"{path} was chosen from {table.name} itself, so its coverage is flattered ({why}).")
         return evaluation
 
@@ -62,19 +62,21 @@ class CoverageSession:
     def token(self, table: NamedTable, index: int) -> str:
         """A token as a person reads it, or its id if the tokenizer cannot be loaded."""
         tokenizer = self._tokenizer_of(table)
-        known = tokenizer is not None and index in tokenizer.vocabulary
+        known = tokenizer is not None and index in tokenizer.spelled
         return show_token(tokenizer.token_bytes(index)) if tokenizer and known else f"id {index}"
 
-    def _load(self, name: str) -> LoadedTokenizer:
+    def _load(self, name: str) -> Tokenizer:
         if name not in self._tokenizers:
-            self._tokenizers[name] = load_tokenizer(name)
+            self._tokenizers[name] = named_tokenizer(name)
         return self._tokenizers[name]
 
     def _name_for(self, table: NamedTable) -> str:
         return self.name or table.table.metadata["tokenizer"]["reference"]
 
-    def _tokenizer_of(self, table: NamedTable) -> LoadedTokenizer | None:
+    def _tokenizer_of(self, table: NamedTable) -> Tokenizer | None:
         """The tokenizer that counted; None (and one warning) if it cannot be loaded. Raises if it is another one."""
+        if self.name is None and table.table.tokenizers:
+            return table.table.tokenizers[0]
         name, fingerprint = self._name_for(table), table.table.fingerprint
         if name in self._failed:
             return None

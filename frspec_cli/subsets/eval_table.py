@@ -9,16 +9,19 @@ from pathlib import Path
 from frspec_cli.corpus.jsonl import first_json
 from frspec_cli.errors import FrspecError
 from frspec_cli.subsets.mix import NamedTable
+from frspec_cli.subsets.shipped_tables import short_name, table_path
 
 
 def load_eval_table(
     path: str, tokenizer: Callable[[], str], *, say: Callable[[str], None] = lambda text: None
 ) -> NamedTable:
-    """Reads a table, or counts a text or answers file; what was counted has the sha256 "".
+    """Reads a table, which a short name may mean too, or counts a text or answers file; what was counted has the sha256 "".
 
     tokenizer: gives the name of the tokenizer to count with; called only if needed.
     Raises `FrspecError` as reading and counting do.
     """
+    if (short := short_name(path)) is not None:
+        return NamedTable.read(table_path(short))
     return NamedTable.read(path) if is_table(path) else _count(path, tokenizer(), say)
 
 

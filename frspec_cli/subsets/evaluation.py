@@ -16,7 +16,7 @@ from frspec_cli.subsets.mix import NamedTable
 from frspec_cli.subsets.recipe import Recipe
 from frspec_cli.subsets.scripts import Scripts
 from frspec_cli.subsets.subset import VocabularySubset
-from frspec_cli.tokens.tokenizer import LoadedTokenizer
+from frspec_cli.subsets.tokenizer_check import Tokenizer
 
 HELD_OUT, OTHER_TEXT, IN_SAMPLE = "held out by fold", "other text", "in sample"
 
@@ -72,7 +72,7 @@ def evaluate(
     subset: VocabularySubset,
     table: NamedTable,
     tables: Sequence[NamedTable],
-    tokenizer: LoadedTokenizer | None,
+    tokenizer: Tokenizer | None,
 ) -> Evaluation:
     """Decides how a subset is measured on a table: held out by fold if it was chosen from that very table.
 

@@ -16,8 +16,7 @@ from frspec_cli.subsets.formats.base import LONGEST_EOS_BLOCK
 from frspec_cli.subsets.manifest import check_manifest, described_reading
 from frspec_cli.subsets.mix import NamedTable
 from frspec_cli.subsets.subset import VocabularySubset, show_token
-from frspec_cli.subsets.tokenizer_check import check_table, tokens_bytes
-from frspec_cli.tokens.tokenizer import LoadedTokenizer
+from frspec_cli.subsets.tokenizer_check import Tokenizer, check_table, tokens_bytes
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Imported:
 
 def import_list(
     entries: ForeignList,
-    tokenizer: LoadedTokenizer,
+    tokenizer: Tokenizer,
     *,
     vocab_rows: int | None = None,
     dedupe: bool = False,
@@ -81,7 +80,7 @@ def import_list(
     )
 
 
-def _settled(entries: ForeignList, tokenizer: LoadedTokenizer, vocab_rows: int | None, dedupe: bool) -> ForeignList:
+def _settled(entries: ForeignList, tokenizer: Tokenizer, vocab_rows: int | None, dedupe: bool) -> ForeignList:
     """The reading of a file with two: the one that its manifest describes, or the only one that fits the vocabulary.
 
     Raises `FrspecError` if both fit: which one is meant cannot be seen, and the wrong one would draft other tokens.
@@ -102,7 +101,7 @@ def _settled(entries: ForeignList, tokenizer: LoadedTokenizer, vocab_rows: int |
     )
 
 
-def _fits(entries: ForeignList, tokenizer: LoadedTokenizer, vocab_rows: int | None, dedupe: bool) -> bool:
+def _fits(entries: ForeignList, tokenizer: Tokenizer, vocab_rows: int | None, dedupe: bool) -> bool:
     try:
         _check_range(entries, tokenizer, _rows(entries, tokenizer, vocab_rows)[0])
         _without_repeats(entries, tokenizer, dedupe)
@@ -115,7 +114,7 @@ def _first(entries: ForeignList, most: int = 4) -> str:
     return ", ".join(map(str, entries.ids[:most].tolist())) + (", ..." if len(entries.ids) > most else "")
 
 
-def _padding_rows(ids: np.ndarray, tokenizer: LoadedTokenizer) -> list[str]:
+def _padding_rows(ids: np.ndarray, tokenizer: Tokenizer) -> list[str]:
     """What is said about rows of the model past the tokenizer's last token; vLLM takes such a vocabulary too."""
     number = int((ids > tokenizer.highest_id).sum())
     if not number:
@@ -132,7 +131,7 @@ def _ranked_by(totals: np.ndarray, ids: np.ndarray, rows: int) -> tuple[np.ndarr
     return ids[order], counts[order]
 
 
-def _rows(entries: ForeignList, tokenizer: LoadedTokenizer, given: int | None) -> tuple[int, str]:
+def _rows(entries: ForeignList, tokenizer: Tokenizer, given: int | None) -> tuple[int, str]:
     """The target's rows and who says so. A file's own number must agree with the model's."""
     if given is not None:
         known, origin = given, "option"
@@ -151,7 +150,7 @@ def _rows(entries: ForeignList, tokenizer: LoadedTokenizer, given: int | None) -
     return known, origin
 
 
-def _check_range(entries: ForeignList, tokenizer: LoadedTokenizer, rows: int) -> None:
+def _check_range(entries: ForeignList, tokenizer: Tokenizer, rows: int) -> None:
     outside = np.flatnonzero((entries.ids < 0) | (entries.ids >= rows))
     if len(outside):
         at = int(outside[0])
@@ -167,7 +166,7 @@ def _check_range(entries: ForeignList, tokenizer: LoadedTokenizer, rows: int) ->
 
 
 def _without_repeats(
-    entries: ForeignList, tokenizer: LoadedTokenizer, dedupe: bool
+    entries: ForeignList, tokenizer: Tokenizer, dedupe: bool
 ) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
     """The ids, each once at its first place; a warning if that removed any."""
     _, first = np.unique(entries.ids, return_index=True)
@@ -191,7 +190,7 @@ def _without_repeats(
     return entries.ids[kept], None if entries.counts is None else entries.counts[kept], [warning]
 
 
-def _what_is_missing(ids: np.ndarray, tokenizer: LoadedTokenizer, rows: int) -> list[str]:
+def _what_is_missing(ids: np.ndarray, tokenizer: Tokenizer, rows: int) -> list[str]:
     """Tokens that frspec would force in and the file lacks: without an end token the draft never proposes an end."""
     present = set(ids.tolist())
     missing = {i: kind for i, kind in tokenizer.forced_candidates.items() if i not in present and i < rows}

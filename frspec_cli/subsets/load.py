@@ -10,14 +10,13 @@ from frspec_cli.subsets.formats import read_foreign
 from frspec_cli.subsets.formats.content import container
 from frspec_cli.subsets.importing import import_list
 from frspec_cli.subsets.subset import VocabularySubset
-from frspec_cli.subsets.tokenizer_check import check_subset
-from frspec_cli.tokens.tokenizer import LoadedTokenizer
+from frspec_cli.subsets.tokenizer_check import Tokenizer, check_subset
 
 
 def load_subset(
     path: Path | str,
     *,
-    tokenizer: LoadedTokenizer | None = None,
+    tokenizer: Tokenizer | None = None,
     model_rows: int | None = None,
     k: int | None = None,
     warn: Callable[[str], None] = lambda text: None,
@@ -46,7 +45,7 @@ def load_subset(
 
 
 def _read(
-    path: Path | str, tokenizer: LoadedTokenizer | None, model_rows: int | None, warn: Callable[[str], None]
+    path: Path | str, tokenizer: Tokenizer | None, model_rows: int | None, warn: Callable[[str], None]
 ) -> VocabularySubset:
     if not Path(path).is_dir() and container(path) == "parquet":
         return VocabularySubset.read(path)

@@ -16,8 +16,7 @@ from frspec_cli import __version__, schema, storage
 from frspec_cli.errors import FrspecError
 from frspec_cli.subsets.formats import ForeignList
 from frspec_cli.subsets.subset import VocabularySubset
-from frspec_cli.subsets.tokenizer_check import tokens_bytes
-from frspec_cli.tokens.tokenizer import LoadedTokenizer
+from frspec_cli.subsets.tokenizer_check import Tokenizer, tokens_bytes
 
 _SUFFIX = ".manifest.json"
 
@@ -76,7 +75,7 @@ def manifest_bytes(
     return storage.json_bytes(manifest)
 
 
-def check_manifest(entries: ForeignList, tokenizer: LoadedTokenizer) -> list[str]:
+def check_manifest(entries: ForeignList, tokenizer: Tokenizer) -> list[str]:
     """Compares a file with its manifest, if it has one. Returns what the user should know.
 
     Raises `FrspecError` if the file holds other ids, or ids that mean other tokens in `tokenizer`.

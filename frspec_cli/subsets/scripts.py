@@ -17,6 +17,7 @@ import numpy as np
 import regex
 
 from frspec_cli.errors import UsageError
+from frspec_cli.tokens.recorded import RecordedTokenizer
 from frspec_cli.tokens.tokenizer import LoadedTokenizer
 
 NONE, PARTIAL, OTHER = "none", "partial", "other"
@@ -114,12 +115,12 @@ class Scripts:
     tokens: Mapping[int, bytes]
 
     @staticmethod
-    def of(tokenizer: LoadedTokenizer, rows: int) -> Scripts:
-        """Every row's script; rows without a token are `none`."""
+    def of(tokenizer: LoadedTokenizer | RecordedTokenizer, rows: int) -> Scripts:
+        """Every row's script; rows without a token whose bytes are known are `none`."""
         names = (NONE, PARTIAL, OTHER, *NAMES)
         index = {name: code for code, name in enumerate(names)}
         codes = np.zeros(rows, dtype=np.int16)
-        ids = [token_id for token_id in tokenizer.vocabulary if token_id < rows]
+        ids = [token_id for token_id in tokenizer.spelled if token_id < rows]
         contents = tokenizer.tokens_bytes(ids)
         scripts = [script_of(content) for content in contents]
         codes[ids] = [index[script] for script in scripts]

@@ -6,7 +6,7 @@ reason to refuse: what counts is whether every id that is used stands for the sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,15 @@ import numpy as np
 from frspec_cli.counting.table import FrequencyTable
 from frspec_cli.errors import FrspecError
 from frspec_cli.subsets.subset import VocabularySubset, show_token
+from frspec_cli.tokens.recorded import RecordedTokenizer
 from frspec_cli.tokens.split_rules import differing_parts
 from frspec_cli.tokens.tokenizer import LoadedTokenizer, load_tokenizer
 
+Tokenizer = LoadedTokenizer | RecordedTokenizer
+"""One that is at hand, or as a table remembers it."""
 
-def check_subset(
-    subset: VocabularySubset, tokenizer: LoadedTokenizer, *, name: str, warn: Callable[[str], None]
-) -> None:
+
+def check_subset(subset: VocabularySubset, tokenizer: Tokenizer, *, name: str, warn: Callable[[str], None]) -> None:
     """Raises `FrspecError` unless every id of the subset means the same bytes in `tokenizer`.
 
     name: what messages call the subset.
@@ -38,7 +40,7 @@ def check_subset(
     index = _first_difference(zip(subset.token_ids.tolist(), subset.tokens, strict=True), tokenizer)
     if index is not None:
         ours = show_token(subset.tokens[int(np.flatnonzero(subset.token_ids == index)[0])])
-        theirs = show_token(tokenizer.token_bytes(index)) if index in tokenizer.vocabulary else "no token"
+        theirs = show_token(tokenizer.token_bytes(index)) if index in tokenizer.spelled else "no token"
         raise FrspecError(
             f"{name} was made for another tokenizer: {both} differ, first at id {index}, which is {ours} there and "
             f"{theirs} here.",
@@ -47,24 +49,26 @@ def check_subset(
     warn(f"{name}: the tokenizers {both} differ, but all {subset.k} ids of the subset mean the same bytes in both.")
 
 
-def check_table(table: FrequencyTable, tokenizer: LoadedTokenizer, *, name: str, warn: Callable[[str], None]) -> None:
+def check_table(table: FrequencyTable, tokenizer: Tokenizer, *, name: str, warn: Callable[[str], None]) -> None:
     """Raises `FrspecError` unless every counted id means the same bytes in `tokenizer`, which splits text alike.
 
-    A table holds ids and no bytes, so the tokenizer that counted must be available to compare them.
+    Most tables hold ids and no bytes, so the tokenizer that counted must be available to compare them.
     """
     record = table.metadata["tokenizer"]
     both = _both(record, tokenizer)
+    if same_counts(table.tokenizers, tokenizer, name=name, warn=warn):
+        return
     if table.fingerprint == tokenizer.fingerprint:
         _check_split_rules(record, tokenizer, name)
         return
-    theirs = recorded_tokenizer(record)
+    theirs = recorded_tokenizer(record) if table.tokens is None else table.tokenizers[0]
     if theirs is None:
         raise FrspecError(
             f"{name} was counted with another tokenizer: {both}.",
             hint="Name the tokenizer that counted, or count again with this one.",
         )
     counted = np.flatnonzero(table.totals() > 0).tolist()
-    index = _first_difference([(each, theirs.token_bytes(each)) for each in counted], tokenizer)
+    index = _first_difference(zip(counted, theirs.tokens_bytes(counted), strict=True), tokenizer)
     if index is not None:
         raise FrspecError(
             f"{name} was counted with another tokenizer: {both} differ, first at id {index}, which is "
@@ -75,6 +79,28 @@ def check_table(table: FrequencyTable, tokenizer: LoadedTokenizer, *, name: str,
     warn(f"{name}: the tokenizers {both} differ, but all {len(counted)} counted ids mean the same bytes in both.")
 
 
+def same_counts(
+    recorded: Sequence[RecordedTokenizer], tokenizer: Tokenizer, *, name: str, warn: Callable[[str], None]
+) -> bool:
+    """Whether `tokenizer` gives the counts of a table that spells its tokens.
+
+    recorded: the table's tokenizers. One of them is the same, or spells every counted id alike and splits text alike.
+    name: what messages call the table.
+    warn: called with a sentence in the second case.
+    """
+    alike = [each for each in recorded if not differing_parts(each.identity, tokenizer.identity)]
+    if any(each.fingerprint == tokenizer.fingerprint for each in alike):
+        return True
+    for each in alike:
+        if _first_difference(each.counted.items(), tokenizer) is None:
+            both = _both(each.identity, tokenizer)
+            warn(
+                f"{name}: the tokenizers {both} differ, but all {len(each.counted)} counted ids mean the same bytes in both."
+            )
+            return True
+    return False
+
+
 def check_subset_against_table(
     subset: VocabularySubset, table: FrequencyTable, *, name: str, warn: Callable[[str], None]
 ) -> None:
@@ -82,7 +108,7 @@ def check_subset_against_table(
     if subset.fingerprint == table.fingerprint:
         return
     record = table.metadata["tokenizer"]
-    counted_by = recorded_tokenizer(record)
+    counted_by = next(iter(table.tokenizers), None) or recorded_tokenizer(record)
     if counted_by is None:
         raise FrspecError(
             f"{name} was made for another tokenizer than the table's: {subset.metadata['tokenizer']['reference']} "
@@ -109,12 +135,12 @@ def eos_ids(record: Mapping[str, Any]) -> list[int] | None:
     return None if tokenizer is None else sorted(tokenizer.eos_ids)
 
 
-def tokens_bytes(tokenizer: LoadedTokenizer, ids: Iterable[int]) -> list[bytes]:
+def tokens_bytes(tokenizer: Tokenizer, ids: Iterable[int]) -> list[bytes]:
     """The bytes of each id; none for the rows that a model may have past its tokenizer's last token."""
     return [b"" if index > tokenizer.highest_id else tokenizer.token_bytes(index) for index in ids]
 
 
-def _check_split_rules(record: Mapping[str, Any], tokenizer: LoadedTokenizer, name: str) -> None:
+def _check_split_rules(record: Mapping[str, Any], tokenizer: Tokenizer, name: str) -> None:
     if parts := differing_parts(record, tokenizer.identity):
         raise FrspecError(
             f"{name} was counted with a tokenizer that splits text differently: {_both(record, tokenizer)} differ in "
@@ -123,17 +149,16 @@ def _check_split_rules(record: Mapping[str, Any], tokenizer: LoadedTokenizer, na
         )
 
 
-def _first_difference(tokens: Iterable[tuple[int, bytes]], tokenizer: LoadedTokenizer) -> int | None:
+def _first_difference(tokens: Iterable[tuple[int, bytes]], tokenizer: Tokenizer) -> int | None:
     """The lowest id whose bytes differ from those that `tokenizer` has for it; None if all agree."""
-    for index, content in sorted(tokens):
-        if index > tokenizer.highest_id and not content:
-            continue  # a row past the last token in both
-        if index not in tokenizer.vocabulary or tokenizer.token_bytes(index) != content:
-            return index
-    return None
+    # A row past the last token in both has no bytes and is no difference.
+    compared = [(index, content) for index, content in sorted(tokens) if index <= tokenizer.highest_id or content]
+    known = [index for index, _ in compared if index in tokenizer.spelled]
+    here = dict(zip(known, tokenizer.tokens_bytes(known), strict=True))
+    return next((index for index, content in compared if here.get(index) != content), None)
 
 
-def _both(record: Mapping[str, Any], tokenizer: LoadedTokenizer) -> str:
+def _both(record: Mapping[str, Any], tokenizer: Tokenizer) -> str:
     return (
         f"{record['reference']} ({record['fingerprint'][:12]}) and {tokenizer.reference} ({tokenizer.fingerprint[:12]})"
     )

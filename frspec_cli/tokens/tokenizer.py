@@ -78,6 +78,11 @@ class LoadedTokenizer:
         return hashlib.sha256(lines.encode("utf-8", "surrogatepass")).hexdigest()
 
     @property
+    def spelled(self) -> dict[int, str]:
+        """The tokens whose bytes `tokens_bytes` knows: all."""
+        return self.vocabulary
+
+    @property
     def size(self) -> int:
         """Number of tokens (not the highest id + 1: ids may have holes)."""
         return len(self.vocabulary)
