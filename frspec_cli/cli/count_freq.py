@@ -201,7 +201,11 @@ def command(
         template=template_options(chat_template, template_arg or ()),
     )
     selection = Selection(glob=glob, lines=lines, name=source_name, split=split, config=config)
-    shards = find_shards(sources, selection, say=output.say)
+    notes: list[str] = []
+    shards = find_shards(sources, selection, say=output.say, note=notes.append)
+    outputs.check(out, inputs=[path for shard in shards for path in shard.paths])  # known only now
+    for note in notes:
+        output.say(note)
     with _Bar(output) as bar:
         try:
             result = count_corpus(shards, tokenizer, out, options=counted, how=how, callbacks=bar.callbacks())

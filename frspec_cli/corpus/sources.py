@@ -82,14 +82,20 @@ class _FileEntry:
 
 
 def find_shards(
-    sources: Sequence[str], selection: Selection | None = None, *, say: Callable[[str], None] = lambda text: None
+    sources: Sequence[str],
+    selection: Selection | None = None,
+    *,
+    say: Callable[[str], None] = lambda text: None,
+    note: Callable[[str], None] | None = None,
 ) -> list[Shard]:
     """The shards that `sources` mean, sorted. Raises `FrspecError` for a source that does not exist or holds no text.
 
-    say: gets a sentence for each folder in which files are passed over, and one for named files that are read as plain text.
+    note: gets a sentence for each folder in which files are passed over, and one for named files that are read as plain text.
+        Default: `say`.
     """
     selection = selection or Selection()
-    passed = _PassedOver(say)
+    note = note or say
+    passed = _PassedOver(note)
     entries: list[_FileEntry] = []
     hub: list[Shard] = []
     for source in sources:
@@ -110,7 +116,7 @@ def find_shards(
         passed.tell(source)
         entries += matches
     if selection.glob is None:
-        _tell_plain_text(entries, say)
+        _tell_plain_text(entries, note)
     if (repeated := len(entries) - len({entry.url for entry in entries})) > 0:
         say(f"{repeated} files were named more than once; each is counted once.")
     common = _common_folder([entry.url for entry in entries if "://" not in entry.url])
