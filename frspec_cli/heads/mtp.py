@@ -21,6 +21,7 @@ from frspec_cli import schema
 from frspec_cli.errors import FrspecError, option
 from frspec_cli.heads.layer import KeyValueCache
 from frspec_cli.heads.options import MTP
+from frspec_cli.models.embedding import first_rows
 from frspec_cli.models.finite import is_finite
 from frspec_cli.models.lm_head import LmHead
 from frspec_cli.models.target import Target
@@ -28,6 +29,9 @@ from frspec_cli.tensor_files import safetensors_shapes
 
 _NUMBERED = re.compile(r"(?:^|\.)layers\.(\d+)\.(?:enorm|hnorm|eh_proj)\.")
 """GLM-4 MoE and others: the modules are layers behind the last one."""
+_OWN_ROWS = re.compile(r"(^mtp|\.\d+)\.(embed_tokens|shared_head\.head|lm_head)\.weight$")
+_COMPARED = 256
+"""Rows of an embedding or an LM head that tell a copy from another one."""
 _QWEN = re.compile(r"^mtp\.layers\.(\d+)\.self_attn\.")
 """Qwen3-Next, Qwen3.5: one module beside the model, with `fc` and its norms above its layer."""
 
@@ -149,6 +153,7 @@ def load_mtp(target: Target, *, norm_output: bool | None = None) -> MtpHead:
         raise _refused(target, f"has an MTP module with a {kind} layer: frspec runs only full and sliding attention")
     if getattr(target.config, "kv_lora_rank", None) is not None:
         raise _refused(target, "has an MTP module with latent attention (MLA), which frspec's cache cannot hold")
+    _refuse_own_rows(target)
     try:
         mtp = MtpModel.from_pretrained(target.model, device_map={"": target.device})
     except Exception as error:  # whatever it comes across: missing tensors, fields that a family's config lacks
@@ -203,6 +208,22 @@ def _check(target: Target, mtp: Any) -> None:
     for name, tensor in mtp.layers.state_dict().items():
         if not is_finite(tensor):
             raise _refused(target, f"has NaN or infinity in its MTP module's {name}")
+
+
+def _refuse_own_rows(target: Target) -> None:
+    """An embedding or an LM head in the module is mostly a copy of the target's. Of another one transformers would ignore the
+    LM head, and (5.23) load an embedding into the target itself."""
+    for name in filter(_OWN_ROWS.search, tensor_names(target.folder)):
+        number = re.search(r"layers\.(\d+)\.", name)
+        if number is not None and int(number[1]) < target.config.num_hidden_layers and not name.startswith("mtp."):
+            continue
+        theirs = target.embedding if "embed" in name else target.lm_head.weight
+        begin = first_rows(target.folder, name, _COMPARED)
+        if not torch.equal(begin.to(theirs.device, theirs.dtype), theirs[: len(begin)]):
+            raise _refused(
+                target,
+                f"has an MTP module with rows of its own ({name}), which transformers cannot load beside the target's",
+            )
 
 
 class _Index(schema.Schema):

@@ -137,3 +137,19 @@ def test_a_norm_of_another_kind(tmp_path) -> None:
     (folder / "config.json").write_text(json.dumps(config | layers))
     said = refusal(folder)
     assert "Qwen3_5RMSNormGated" in said or "cannot load" in said
+
+
+def test_rows_of_its_own_are_told_from_copies(family, tmp_path) -> None:
+    name = "model.layers.3.embed_tokens.weight" if "Glm" in family.name else "mtp.embed_tokens.weight"
+    copied = edited(family, tmp_path / "copy", lambda all: all | {name: all["model.embed_tokens.weight"].clone()})
+    load_mtp(loaded(copied))
+    said = refusal(edited(family, tmp_path / "own", lambda all: all | {name: all["model.embed_tokens.weight"] * 2}))
+    assert (
+        f"has an MTP module with rows of its own ({name}), which transformers cannot load beside the target's" in said
+    )
+
+
+def test_a_head_of_its_own_is_refused(tmp_path) -> None:
+    folder, name = save_mtp_target(tmp_path / "glm", "Glm4Moe"), "model.layers.3.shared_head.head.weight"
+    load_mtp(loaded(edited(folder, tmp_path / "copy", lambda all: all | {name: all["lm_head.weight"].clone()})))
+    assert name in refusal(edited(folder, tmp_path / "own", lambda all: all | {name: -all["lm_head.weight"]}))
