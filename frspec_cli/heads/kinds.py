@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from frspec_cli.errors import FrspecError
+from frspec_cli.errors import FrspecError, option
 
 RUNS = "frspec runs EAGLE-1, 2, 3 and 3.1"
+
+_MTP = "a multi-token-prediction (MTP) module"
 
 _BY_NAME = (
     ("peagle", "a P-EAGLE head"),
@@ -21,8 +23,8 @@ _BY_NAME = (
     ("hydra", "a Hydra head"),
     ("mlpspeculator", "an MLP speculator"),
     ("gemma4assistant", "a Gemma-4 assistant"),
-    ("nextn", "a multi-token-prediction (MTP) module"),
-    ("mtp", "a multi-token-prediction (MTP) module"),
+    ("nextn", _MTP),
+    ("mtp", _MTP),
 )
 """What a config calls itself (architectures, model_type, speculators_model_type), in lower case, letters and digits only."""
 
@@ -35,10 +37,10 @@ _BY_TENSOR = (
     ("medusa_head.", "a Medusa head"),
     ("hydra_head.", "a Hydra head"),
     ("masked_embedding.", "a Gemma-4 assistant"),
-    ("eh_proj.", "a multi-token-prediction (MTP) module"),
-    ("nextn.", "a multi-token-prediction (MTP) module"),
-    ("mtp.", "a multi-token-prediction (MTP) module"),
-    ("mtp_layers.", "a multi-token-prediction (MTP) module"),
+    ("eh_proj.", _MTP),
+    ("nextn.", _MTP),
+    ("mtp.", _MTP),
+    ("mtp_layers.", _MTP),
 )
 """Parts of tensor names; the first that occurs decides."""
 
@@ -90,4 +92,5 @@ def refuse_other_kind(raw: dict[str, Any], names: Iterable[str], *, where: str) 
     """Raises `FrspecError` that names the kind if config.json (`raw`) or tensors (`names`) are another drafter's."""
     other = other_kind(raw, names)
     if other is not None:
-        raise FrspecError(f"{where}: this is {other}; {RUNS}.")
+        own = f"An MTP module drafts for the target whose checkpoint holds it: {option('draft')} mtp."
+        raise FrspecError(f"{where}: this is {other}; {RUNS}.", hint=own if other == _MTP else "")

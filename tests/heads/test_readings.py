@@ -67,8 +67,9 @@ def test_relatives_with_an_fc_are_refused_by_their_name(tmp_path, names, config,
 )
 def test_drafters_of_other_kinds_are_refused_by_their_name(cli, tmp_path, names, config, kind):
     folder = write(tmp_path / "a", {name: torch.zeros(2, 2) for name in names}, config)
-    with pytest.raises(FrspecError, match=f"this is {kind}; frspec runs EAGLE-1, 2, 3 and 3.1"):
+    with pytest.raises(FrspecError, match=f"this is {kind}; frspec runs EAGLE-1, 2, 3 and 3.1") as refusal:
         load(folder)
+    assert ("draft mtp" in as_fields(refusal.value.hint or "")) is ("MTP" in kind)
     assert kind.replace("\\", "") in cli("inspect", folder)[1]
 
 
