@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.frspec-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-peers check bench-count bench-cycle clean counts subset answers head tables
+.PHONY: help setup demo test test-slow test-peers check attack bench-count bench-cycle clean counts subset answers head tables
 
 # A recipe is a few variables (recipes/NAME.mk); the rules that use them stand at the end of this file.
 RECIPE ?= smollm2-135m
@@ -17,6 +17,7 @@ help:
 	@echo 'make test        the quick tests            make test-slow   the slow ones, Ray included'
 	@echo 'make test-peers  what frspec exports, in speculators'\'' and SpecForge'\''s own code'
 	@echo 'make check       lint, format, types, imports   make bench-count   counting against the published loop'
+	@echo 'make attack      kills, damaged files, pickles, hostile records and templates: what fails (10 minutes)'
 	@echo 'make bench-cycle one step of plain decoding, FR-Spec and transformers at three lengths of context'
 	@echo 'make study-subsets WEB="files..."   which counts make the best subset: web text or the model'\''s own answers'
 	@echo 'make study-loss    full and subset head, each with a head trained by --loss sampled and one by --loss subset'
@@ -60,6 +61,9 @@ check: setup
 	$(BIN)/ruff format --check frspec_cli benchmarks tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+attack: setup
+	$(BIN)/python -m benchmarks.attack $(ARGS)
 
 bench-count: setup
 	$(BIN)/python -m benchmarks.counting $(ARGS)

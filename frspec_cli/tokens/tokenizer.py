@@ -17,17 +17,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from frspec_cli.errors import FrspecError
+from frspec_cli.errors import ArtifactError, FrspecError
 from frspec_cli.models.eos import eos_ids
 from frspec_cli.models.locate import locate_tokenizer
 from frspec_cli.models.rows import model_rows
-from frspec_cli.schema import read_object
+from frspec_cli.schema import read_object, shown
 from frspec_cli.tokens.definition import Definition, read_definition
 from frspec_cli.tokens.template_options import TemplateOptions
 
 if TYPE_CHECKING:
     import tokenizers
 
+_CONFIG = "tokenizer_config.json"
 _WORKING = re.compile(r"think|tool", re.IGNORECASE)
 """Of added tokens that a model writes around its thoughts and its calls, in whatever brackets."""
 
@@ -137,17 +138,27 @@ class LoadedTokenizer:
 
     @cached_property
     def chat_templates(self) -> tuple[str, ...]:
-        """Every chat template's source (Jinja), ready to be rendered; () for a base model."""
+        """Every chat template's source (Jinja), ready to be rendered; () for a base model.
+
+        Raises `FrspecError` if a file beside the tokenizer.json holds something else in its place.
+        """
         file = self.path.with_name("chat_template.jinja")
-        own = [file.read_text(encoding="utf-8")] if file.is_file() else []
-        configured = self.beside("tokenizer_config.json").get("chat_template") or []
+        own = [_template_in(file)] if file.is_file() else []
+        configured = self.beside(_CONFIG).get("chat_template") or []
         entries = [{"template": configured}] if isinstance(configured, str) else configured
-        return self.template.apply([*own, *(entry["template"] for entry in entries)])
+        try:
+            listed = [entry["template"] for entry in entries]
+        except (TypeError, KeyError):
+            listed = [None]
+        if not all(isinstance(source, str) for source in listed):
+            where, found = self.path.with_name(_CONFIG), shown(configured)
+            raise ArtifactError(where, "chat_template", "a template or a list of named ones", found=found)
+        return self.template.apply([*own, *listed])
 
     @cached_property
     def eos_ids(self) -> tuple[int, ...]:
         """Every id that generation_config, config or tokenizer_config names as end of sequence, sorted."""
-        token = token_text(self.beside("tokenizer_config.json").get("eos_token"))
+        token = token_text(self.beside(_CONFIG).get("eos_token"))
         return eos_ids(
             self.beside("generation_config.json"), self.beside("config.json"), self.id_of(token) if token else None
         )
@@ -202,8 +213,16 @@ def load_tokenizer(name: str, template: TemplateOptions | None = None) -> Loaded
 
 
 def token_text(token: Any) -> str:
-    """A token's text as tokenizer_config.json gives it: a string, an object with its content, or null."""
-    return (token.get("content") if isinstance(token, dict) else token) or ""
+    """A token's text as tokenizer_config.json gives it: a string, or an object with its content; "" for anything else."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else ""
+
+
+def _template_in(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FrspecError(f"{file} cannot be read: {error}.", hint="It must be a Jinja template in UTF-8.") from None
 
 
 def _byte_characters() -> dict[str, int]:

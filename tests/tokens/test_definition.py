@@ -98,3 +98,21 @@ def test_a_library_that_panics_is_one_sentence(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(tokenizers, "Tokenizer", type("Tokenizer", (), {"from_file": staticmethod(panic)}))
     with pytest.raises(FrspecError, match=r"the tokenizers library cannot read .*: capacity overflow"):
         _ = loaded.backend
+
+
+@pytest.mark.parametrize("value", [0.5, 7, True, ["x"], [{}], {"x": 1}, [{"name": "a", "template": 5}]])
+def test_a_chat_template_that_is_none_is_refused_with_file_and_field(value: Any, tmp_path: Path) -> None:
+    loaded = load_tokenizer(_write(tmp_path / "tokenizer.json", *CASES["plain"]))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": value, "eos_token": value}))
+    with pytest.raises(
+        FrspecError, match=r"tokenizer_config\.json: chat_template is .*; expected a template or a list"
+    ):
+        _ = loaded.chat_templates
+    assert loaded.eos_ids == ()
+
+
+def test_a_chat_template_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    loaded = load_tokenizer(_write(tmp_path / "tokenizer.json", *CASES["plain"]))
+    (tmp_path / "chat_template.jinja").write_bytes(b"{{ '\xed\xa0\x80' }}")
+    with pytest.raises(FrspecError, match=r"chat_template\.jinja cannot be read: 'utf-8' codec"):
+        _ = loaded.chat_templates

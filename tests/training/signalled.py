@@ -2,8 +2,8 @@
 
     python -m tests.training.signalled STEP SIGNAL {self,parent} train-draft ...
 
-In the step after STEP the process (rank 0) sends SIGNAL to itself, or to the process that launched it; then it waits until
-the signal has arrived.
+In the step after STEP the process (rank 0) sends SIGNAL to itself, or to the process that launched it, which passes it on to
+every rank; then each that gets the signal waits until it has arrived, so that none is caught by it later.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ take_step = Trainer._take_step
 
 
 def signalled_step(self: Trainer, *arguments: object) -> object:
-    if self.step == step and self.ranks.main:
-        waiting = signal.getsignal(signal.SIGINT)
-        os.kill(os.getpid() if receiver == "self" else os.getppid(), getattr(signal, name))
-        while signal.getsignal(signal.SIGINT) is waiting:  # `deferred` sets another handler when the signal arrives
+    if self.step == step and (self.ranks.main or receiver == "parent"):
+        if self.ranks.main:
+            os.kill(os.getpid() if receiver == "self" else os.getppid(), getattr(signal, name))
+        while signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # `deferred` sets it when it arrives
             time.sleep(0.01)
     return take_step(self, *arguments)
 

@@ -82,17 +82,25 @@ def test_stopped_and_killed_it_ends_in_the_same_bits(answers, tiny_folder, tmp_p
     assert not list(tmp_path.rglob(".*"))
 
 
-@pytest.mark.slow
-def test_killed_at_random_instants_it_ends_in_the_same_bits(answers, tiny_folder, tmp_path, undisturbed):
-    out, draw = tmp_path / "head", random.Random(1)
-    for _ in range(12):
-        process = begin(command(answers, tiny_folder, out))
+def kill_until_done(arguments: list[str], draw: random.Random, *, kills: int, seconds: tuple[float, float]) -> None:
+    """Kills the command at random instants until it ends or `kills` have hit; at least one must hit."""
+    hits = 0
+    for _ in range(kills):
+        process = begin(arguments)
         try:
-            process.communicate(timeout=draw.uniform(2.0, 9.0))
+            process.communicate(timeout=draw.uniform(*seconds))
             break
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
+            hits += process.returncode == -signal.SIGKILL
+    assert hits
+
+
+@pytest.mark.slow
+def test_killed_at_random_instants_it_ends_in_the_same_bits(answers, tiny_folder, tmp_path, undisturbed):
+    out = tmp_path / "head"
+    kill_until_done(command(answers, tiny_folder, out), random.Random(1), kills=12, seconds=(2.0, 9.0))
     code, err = run(command(answers, tiny_folder, out))
     assert code == 0, err
     assert contents(out) == undisturbed
@@ -101,18 +109,10 @@ def test_killed_at_random_instants_it_ends_in_the_same_bits(answers, tiny_folder
 
 @pytest.mark.slow
 def test_collect_killed_at_random_instants_ends_in_the_same_bytes(answers, tiny_folder, tmp_path):
-    draw = random.Random(2)
     arguments = ["collect", str(answers.parent / "prompts.jsonl"), "--model", str(tiny_folder), "-n", "400"]
     arguments += ["--batch-size", "2", "--device", "cpu", "--dtype", "float32", "--temperature", "1"]
-    for name, kills in (("undisturbed", 0), ("killed", 8)):
-        for _ in range(kills):
-            process = begin([*arguments, "--out", str(tmp_path / name)])
-            try:
-                process.communicate(timeout=draw.uniform(3.0, 9.0))
-                break
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.communicate()
+    kill_until_done([*arguments, "--out", str(tmp_path / "killed")], random.Random(2), kills=8, seconds=(3.0, 9.0))
+    for name in ("killed", "undisturbed"):
         code, err = run([*arguments, "--out", str(tmp_path / name)])
         assert code == 0, err
     assert (tmp_path / "killed").read_bytes() == (tmp_path / "undisturbed").read_bytes()
