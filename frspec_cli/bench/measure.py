@@ -9,11 +9,10 @@ from typing import Any, Protocol, TypeVar
 from frspec_cli.decoding.engine import Engine
 from frspec_cli.decoding.generation import Generation
 from frspec_cli.decoding.sampling import Sampling
+from frspec_cli.decoding.warm_up import warm_up as warm_up_engine
 from frspec_cli.errors import FrspecError
 
 WARM_UP_TOKENS = 8
-WARM_UP_STEPS = 4
-"""The prefill and three cycles: a CUDA graph is recorded in the second."""
 Item = TypeVar("Item")
 
 
@@ -131,32 +130,13 @@ def measure_prompt(
 
 
 def warm_up(decoder: Decoder, prompts: Sequence[Sequence[int]], *, max_new_tokens: int) -> None:
-    """Decodes a little, unmeasured.
-
-    A compiled engine does so at every cache length that these prompts (as token ids) call for: it compiles for each, which
-    no measurement may contain. A prompt that cannot be decoded is passed over; it fails when it is measured.
-    """
-    if not isinstance(decoder, Engine):
-        _first_that_runs(prompts, lambda ids: decoder.complete(ids, max_new_tokens=WARM_UP_TOKENS, ignore_eos=True))
+    """Decodes a little, unmeasured: an engine at every shape that these prompts (as token ids) call for."""
+    if isinstance(decoder, Engine):
+        warm_up_engine(decoder, prompts, max_new_tokens=max_new_tokens)
         return
-
-    def first_steps(ids: Sequence[int]) -> None:
-        steps = decoder.generate(ids, max_new_tokens=max_new_tokens, ignore_eos=True)
-        for _ in zip(range(WARM_UP_STEPS), steps, strict=False):
-            pass
-
-    by_length: dict[int, list[Sequence[int]]] = {}
-    for ids in prompts:
-        length = decoder.cache_length(len(ids), max_new_tokens) if decoder.compiled else 0
-        by_length.setdefault(length, []).append(ids)
-    for members in by_length.values():
-        _first_that_runs(members, first_steps)
-
-
-def _first_that_runs(prompts: Iterable[Sequence[int]], decode: Any) -> None:
     for ids in prompts:
         try:
-            decode(ids)
+            decoder.complete(ids, max_new_tokens=WARM_UP_TOKENS, ignore_eos=True)
         except FrspecError:
             continue
         return

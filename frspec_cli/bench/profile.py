@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ from frspec_cli.statistics import median, median_ratio
 
 TARGET, LAYER, LM_HEAD, TREE, REST = "target", "draft layer", "draft LM head", "tree operations", "rest"
 PARTS = (TARGET, LAYER, LM_HEAD, TREE, REST)
-"""LM head: with its log-softmax. Tree operations: what else drafting does (top-k, growth, rerank). Rest: choosing,
-walking, moving rows, the read by the host."""
+"""LM head: with the top-k over its rows. Tree operations: what else drafting does (growth, rerank). Rest: choosing, walking,
+moving rows, the read by the host."""
 
 MOST_ROUNDS_INSIDE = 8
 """The most prompts that the second pass takes: shares need fewer than ratios."""
@@ -125,7 +126,7 @@ class Probe:
     """
 
     def __init__(self, engine: Engine) -> None:
-        self._wait = torch.cuda.synchronize if engine.device.type == "cuda" else lambda: None
+        self._wait = partial(torch.cuda.synchronize, engine.device) if engine.device.type == "cuda" else lambda: None
         self._seconds = dict.fromkeys(PARTS, 0.0)
         self._inner: list[float] = []
         self._wrap(engine, "forward", TARGET)
@@ -133,7 +134,7 @@ class Probe:
         self._wrap(engine.drafter, "append_states", LAYER)
         if isinstance(engine.drafter, EagleDrafter):
             self._wrap(engine.drafter, "_run", LAYER)
-            self._wrap(engine.drafter, "_log_probs", LM_HEAD)
+            self._wrap(engine.drafter, "_candidates", LM_HEAD)
 
     def take(self) -> dict[str, float]:
         """Seconds by part; `rest` is left to the caller, who knows the whole."""

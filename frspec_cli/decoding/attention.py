@@ -1,7 +1,8 @@
 """Attention over a cache of fixed length: the masks, and the kernel that reads grouped heads without copying them.
 
 A mask is additive, in the model's dtype (0 or the dtype's lowest number), shape [1, 1, T, L]: T query rows over L cache
-slots. Boolean masks are right under SDPA and silently wrong under eager attention, so frspec makes none.
+slots. Boolean masks are right under SDPA and silently wrong under eager attention, so frspec makes none. What is plainly
+causal gets no mask but the sign for it (`causal_mask`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from frspec_cli.errors import FrspecError
+from frspec_cli.heads.grouped import causal_mask, grouped_attention
 
 KERNEL = "frspec"
 """The name under which `attend` is registered with transformers."""
@@ -42,36 +44,10 @@ def attend(
 ) -> tuple[torch.Tensor, None]:
     """Softmax attention in transformers' calling convention; grouped heads are not expanded.
 
-    query: [B, Q, T, D].
-    key, value: [B, KV, L, D]; KV divides Q.
-    attention_mask: additive [B or 1, 1, T, L].
-    softcap: the scores are capped before the mask (Gemma-2), in float32 as transformers does.
-
-    Returns [B, T, Q, D]. Raises `FrspecError` if the family asks for anything else.
+    Tensors as in `grouped_attention`; returns [B, T, Q, D]. Raises `FrspecError` if the family asks for anything else.
     """
     _refuse_unknown(module, attention_mask, others)
-    if softcap is None and query.shape[2] == 1:
-        # The heads of a group as rows over the keys that they share: one row a head takes seven times as long in
-        # bfloat16 on a CPU, where a product with a single row has no fast kernel.
-        batch, heads, size = query.shape[0], query.shape[1], query.shape[3]
-        rows = query.reshape(batch, key.shape[1], -1, size)
-        out = torch.nn.functional.scaled_dot_product_attention(
-            rows, key, value, attn_mask=attention_mask, scale=scaling
-        )
-        return out.reshape(batch, 1, heads, size), None
-    if softcap is None:
-        out = torch.nn.functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=attention_mask, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
-        )
-        return out.transpose(1, 2).contiguous(), None
-    groups = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    scores = query @ key.transpose(2, 3) * (scaling if scaling is not None else query.shape[-1] ** -0.5)
-    scores = torch.tanh(scores / softcap) * softcap
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    weights = torch.softmax(scores, dim=-1, dtype=torch.promote_types(query.dtype, torch.float32)).to(query.dtype)
-    return (weights @ value).transpose(1, 2).contiguous(), None
+    return grouped_attention(query, key, value, attention_mask, scaling=scaling, softcap=softcap), None
 
 
 def _refuse_unknown(module: torch.nn.Module, mask: torch.Tensor | None, others: dict[str, Any]) -> None:
@@ -125,29 +101,51 @@ def layer_windows(config: Any) -> tuple[dict[str, int | None], bool]:
 
 
 class TargetMasks:
-    """Builds the masks of one model for a block of new rows behind what the cache holds."""
+    """Builds the masks of one model for a block of new rows behind what the cache holds.
 
-    def __init__(self, config: Any, *, length: int, dtype: torch.dtype, device: torch.device) -> None:
+    groups: how many query heads share a key head; the masks have the rows of all of them (see `grouped_attention`).
+    """
+
+    def __init__(self, config: Any, *, length: int, dtype: torch.dtype, device: torch.device, groups: int = 1) -> None:
         self.windows, self.as_dict = layer_windows(config)
         self.dtype = dtype
+        self.groups = groups
         self.slots = torch.arange(length, device=device)
 
-    def __call__(self, block: torch.Tensor, positions: torch.Tensor, among: torch.Tensor) -> Any:
+    def __call__(
+        self, block: torch.Tensor, positions: torch.Tensor, among: torch.Tensor, end: int | None = None
+    ) -> Any:
         """The mask(s) for T rows written at slots `block` (int64 [T], consecutive) with `positions` (int64 [T]).
 
         Slots before the block hold one token each, in order; a row sees all of them, and of the block what `among`
-        (bool [T, T], reflexive) says. A window counts positions, never slots. Returns a mask, or a dict of them.
+        (bool [T, T], reflexive) says. A window counts positions, never slots.
+        end: only the slots before this one are attended; None for all. Returns a mask, or a dict of them.
         """
-        committed = self.slots[None, :] < block[:1, None]
+        slots = self.slots[:end]
+        committed = slots[None, :] < block[:1, None]
         columns = block.expand(len(block), -1)
         visible = committed.expand(len(block), -1).scatter(1, columns, among)
         if all(window is None for window in self.windows.values()):
-            masks = dict.fromkeys(self.windows, additive(visible, self.dtype))
+            masks = dict.fromkeys(self.windows, self._additive(visible))
         else:
-            key_positions = self.slots.scatter(0, block, positions)
+            key_positions = slots.scatter(0, block, positions)
             distance = positions[:, None] - key_positions[None, :]
             masks = {
-                kind: additive(visible if window is None else visible & (distance < window), self.dtype)
+                kind: self._additive(visible if window is None else visible & (distance < window))
                 for kind, window in self.windows.items()
             }
         return masks if self.as_dict else next(iter(masks.values()))
+
+    def causal(self, block: torch.Tensor, end: int) -> Any:
+        """The same for T rows of a prompt at slots `block`, the last of the `end` that are attended."""
+        sign = causal_mask(len(block), self.dtype, block.device)
+        if all(window is None or end <= window for window in self.windows.values()):
+            masks: Any = dict.fromkeys(self.windows, sign)
+            return masks if self.as_dict else sign
+        masks = self(block, block, block[:, None] >= block[None, :], end)
+        if not self.as_dict:
+            return masks
+        return {kind: sign if self.windows[kind] is None else mask for kind, mask in masks.items()}
+
+    def _additive(self, visible: torch.Tensor) -> torch.Tensor:
+        return additive(visible, self.dtype).repeat(1, 1, self.groups, 1)

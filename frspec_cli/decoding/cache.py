@@ -15,15 +15,36 @@ from frspec_cli.decoding.attention import unsupported
 from frspec_cli.decoding.compiling import mark_static
 
 LENGTH_STEP = 256
-"""Cache lengths are multiples of this: attention pays for every slot, a compiled step for every other length."""
+"""Cache lengths are multiples of this."""
+
+ATTENDED_STEP = 32
+"""Attention reads this many slots or a multiple: the text's own, rounded up, whatever the cache could hold."""
+
+FIRST_BUCKET = 512
+"""Compiled steps, made once for each shape, read this many slots, or twice, four times, .. as many."""
 
 _PER_BUFFER = {"head_dim", "num_attention_heads", "num_key_value_heads", "sliding_window"}
 """What a config must state once for all layers."""
 
 
-def cache_length(tokens: int) -> int:
+def cache_length(tokens: int, *, compiled: bool = False) -> int:
     """The length of a cache that must hold `tokens` rows, rounded up."""
-    return -(-tokens // LENGTH_STEP) * LENGTH_STEP
+    return bucket(tokens) if compiled else round_up(tokens, LENGTH_STEP)
+
+
+def attended(tokens: int, *, compiled: bool) -> int:
+    """How many slots a step reads that must see the first `tokens`."""
+    return bucket(tokens) if compiled else round_up(tokens, ATTENDED_STEP)
+
+
+def bucket(tokens: int) -> int:
+    """The first of 512, 1024, 2048, .. that is not below `tokens`."""
+    return FIRST_BUCKET << max(0, (tokens - 1) // FIRST_BUCKET).bit_length()
+
+
+def round_up(number: int, step: int) -> int:
+    """The first multiple of `step` that is not below `number`."""
+    return -(-number // step) * step
 
 
 class SlotLayer(CacheLayerMixin):
@@ -46,16 +67,17 @@ class SlotLayer(CacheLayerMixin):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Writes [R, KV, T, D] rows and returns all keys and values, [R, KV, L, D].
+        """Writes [R, KV, T, D] rows and returns the keys and values of the slots that are attended, [R, KV, A, D].
 
         Raises `FrspecError` if the layer's heads are not those that the config promised.
         """
         self._check("keys", key_states)
         self._check("values", value_states)
-        assert self.buffer.slots is not None
-        self.keys.index_copy_(2, self.buffer.slots, key_states)
-        self.values.index_copy_(2, self.buffer.slots, value_states)
-        return self.keys, self.values
+        slots, begin, end = self.buffer.slots, self.buffer.begin, self.buffer.end
+        assert slots is not None
+        self.keys.index_copy_(2, slots, key_states)
+        self.values.index_copy_(2, slots, value_states)
+        return self.keys[:, :, begin:end], self.values[:, :, begin:end]
 
     def _check(self, name: str, states: torch.Tensor) -> None:
         """Latent attention (DeepSeek) and heads whose size depends on the layer (Gemma-4) do not fit one buffer."""
@@ -87,7 +109,8 @@ class SlotBuffer:
     """The cache of R texts in a model with uniform layers, and the slots to write at next.
 
     data: [2 * layers, R, KV, L, D].
-    slots: int64 [T], the same for all texts; set it before each forward pass of T rows, and to None after it.
+    slots: int64 [T], the same for all texts; see `expect`.
+    begin, end: the slots that are attended.
     config: the model's, to name it in errors.
     """
 
@@ -95,6 +118,7 @@ class SlotBuffer:
         self.data = data
         self.config = config
         self.slots: torch.Tensor | None = None
+        self.begin, self.end = 0, data.shape[3]
         self.layers = [SlotLayer(self, index) for index in range(len(data) // 2)]
 
     @staticmethod
@@ -130,10 +154,23 @@ class SlotBuffer:
             config=config,
         )
 
+    def expect(self, slots: torch.Tensor | None, begin: int = 0, end: int | None = None) -> None:
+        """Before a forward pass of T rows: where they are written (int64 [T]) and which slots they may attend to.
+
+        After it, `expect(None)`.
+        """
+        self.slots = slots
+        self.begin, self.end = begin, self.data.shape[3] if end is None else end
+
     @property
     def length(self) -> int:
         """L."""
         return self.data.shape[3]
+
+    @property
+    def kv_heads(self) -> int:
+        """KV."""
+        return self.data.shape[2]
 
     @property
     def bytes(self) -> int:

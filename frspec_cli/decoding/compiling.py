@@ -3,7 +3,8 @@
 What is compiled are functions of tensors of fixed shape, each as one graph: the target's step (forward pass and walk), the
 draft's tree, and the draft's block of accepted rows. The prompt's pass, whose shape changes, is not, nor is moving the
 accepted rows to the front: inside, all keys and values became one mutated input. On a GPU each graph is replayed as one
-CUDA graph. A cache length compiles once and never again.
+CUDA graph. The number of attended slots is 512, 1024, 2048, ..: each compiles once (`warm_up`, before any clock) and never
+again.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ Compiler = Callable[[Callable[..., Any]], Callable[..., Any]]
 """Takes a step and returns one that computes the same."""
 
 GRAPHS = 64
-"""The most compiled forms of one step that are kept: one per engine, cache length and choice of greedy or sampling."""
+"""The most compiled forms of one step that are kept: one per engine, number of attended slots, and greedy or sampling."""
 
 
 def compiler_for(device: torch.device) -> Compiler:
     """The compiler of steps that run on `device`. Raises `FrspecError` if no tool to compile with is installed."""
     _check_tools(device)
     torch._dynamo.config.recompile_limit = max(GRAPHS, torch._dynamo.config.recompile_limit)
+    # An operation on the host would otherwise cost the CUDA graph, with no more than a line in a log.
+    torch._inductor.config.triton.cudagraph_or_error = True
     return _as_cuda_graph if device.type == "cuda" else _as_one_graph
 
 

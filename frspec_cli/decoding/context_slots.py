@@ -63,12 +63,13 @@ class ContextSlots:
     def _load(self, changed: dict[int, int]) -> None:
         """Copies the rows of the tokens into their slots (slot -> token)."""
         device = self.unused_mask.device
-        slots = torch.tensor([self.first + slot for slot in changed], device=device)
-        tokens = torch.tensor(list(changed.values()), device=device)
         rows = list(changed.values())
         if self.row_in_full is not None:
             rows = [self.row_in_full[token] for token in rows]
-        source = torch.tensor(rows, device=device)
+        host = torch.tensor([[self.first + slot for slot in changed], list(changed.values()), rows])
+        if device.type == "cuda":  # one copy, and the host does not wait for it
+            host = host.pin_memory()
+        slots, tokens, source = host.to(device, non_blocking=True)
         assert self.lm_head.ids is not None
         self.lm_head.weight.index_copy_(0, slots, self.full.weight[source])
         self.lm_head.ids.index_copy_(0, slots, tokens)

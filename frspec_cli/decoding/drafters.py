@@ -1,4 +1,4 @@
-"""What proposes a tree each cycle: nothing (plain decoding), an EAGLE head, or n-grams of the context.
+"""What proposes a tree each cycle: nothing (plain decoding), an EAGLE head, or n-grams of the text (`lookup`).
 
 A drafter sees the past only: the tokens emitted so far and the target's hidden states of the accepted rows. It may be
 wrong in any way without changing the output; it only costs acceptance.
@@ -12,12 +12,14 @@ from typing import NamedTuple, Protocol
 import torch
 
 from frspec_cli.decoding.attention import additive
-from frspec_cli.decoding.cache import SlotBuffer
+from frspec_cli.decoding.cache import SlotBuffer, attended, round_up
 from frspec_cli.decoding.compiling import Compiler, mark_static
 from frspec_cli.decoding.context_slots import ContextSlots
 from frspec_cli.decoding.options import TreeConfig
-from frspec_cli.decoding.tree import Pool, Tree, chain, grow, rerank
+from frspec_cli.decoding.tree import Candidates, Pool, Tree, grow, likeliest, rerank
+from frspec_cli.errors import UsageError, option
 from frspec_cli.heads.draft_head import DraftHead
+from frspec_cli.heads.grouped import causal_mask
 from frspec_cli.models.lm_head import LmHead
 
 
@@ -32,6 +34,8 @@ class Drafter(Protocol):
     """Rows that the target verifies each cycle, root included; 1 for plain decoding."""
     k: int
     """Number of tokens that it can propose; 0 for plain decoding."""
+    reach: int
+    """Set by the engine before `append_states` and `propose`: the text's rows that are final are at most this many."""
 
     def reset(self, *, length: int) -> None:
         """Starts a new text of at most `length` tokens."""
@@ -65,6 +69,7 @@ class NoDrafter:
     depth = 0
     nodes = 1
     k = 0
+    reach = 0
 
     def reset(self, *, length: int) -> None:
         pass
@@ -85,22 +90,27 @@ class NoDrafter:
 class DraftCache(NamedTuple):
     """The draft's keys and values for R texts.
 
-    buffer: slot i < `length` holds pair i; behind them are beam * (depth - 1) rows for a tree.
-    slots: int64, all slot numbers.
-    length: slots for pairs.
+    buffer: slot `front` + i holds pair i; before them is room for the beam * (depth - 1) rows of a tree.
+    slots: int64, the pairs' numbers 0, 1, ..
+    front: slots of the tree's region.
     """
 
     buffer: SlotBuffer
     slots: torch.Tensor
-    length: int
+    front: int
+
+    @property
+    def length(self) -> int:
+        """Slots for pairs."""
+        return len(self.slots)
 
 
 class EagleDrafter:
     """EAGLE-2 over an EAGLE head: the same code for the full LM head and for a subset's rows (FR-Spec).
 
-    The draft's cache holds pair i = (token i+1, feature f_i) at slot i. It keeps no tree row: each cycle one fixed block
-    of depth + 1 rows re-runs what was accepted with the target's true features, and the rows of the levels below are in
-    a region of their own behind the text.
+    The draft's cache holds pair i = (token i+1, feature f_i). It keeps no tree row: each cycle one block of at most
+    depth + 1 rows re-runs what was accepted with the target's true features, and the rows of the levels below are in a
+    region of their own in front of the text, so that what a step attends to is always the start of the cache.
 
     slots: spare LM head rows for tokens of the text that the subset lacks; None for none.
     compiler: compiles the tree's growth and the block; None runs them as they are.
@@ -125,13 +135,20 @@ class EagleDrafter:
         self.k = lm_head.size  # without the context slots
         self.device = lm_head.weight.device
         self.dtype = lm_head.weight.dtype
-        self.caches: dict[int, DraftCache] = {}
-        self.own_rows = torch.eye(self.tree.beam * (self.depth - 1), dtype=torch.bool, device=self.device)
-        self.row_levels = torch.arange(len(self.own_rows), device=self.device) // self.tree.beam + 1
+        self.reach = 0
+        self.cache: DraftCache | None = None
+        rows = self.tree.beam * (self.depth - 1)
+        # Kernels want masks and keys that begin at a multiple of 16.
+        self.own_rows = torch.eye(rows, round_up(rows, 16), dtype=torch.bool, device=self.device)
+        self.row_levels = torch.arange(self.own_rows.shape[1], device=self.device) // self.tree.beam + 1
         self.window = head.config.window
         self.compiled = compiler is not None
         self.grow, self.block = self._grow, self._block
         if compiler is not None:
+            if tree.prices is not None:
+                raise UsageError(
+                    f"{option('compile')} needs trees of one size: one that is sized by cost differs from cycle to cycle."
+                )
             mark_static(self.lm_head.weight, self.lm_head.bias, self.lm_head.ids)
             self.grow, self.block = compiler(self._grow), compiler(self._block)
 
@@ -142,22 +159,19 @@ class EagleDrafter:
             layers=config.layers,
             kv_heads=config.num_key_value_heads,
             head_dim=config.head_dim,
-            length=length + len(self.own_rows),
+            length=self.own_rows.shape[1] + length,
             dtype=self.dtype,
             device=self.device,
             texts=texts,
         )
-        return DraftCache(buffer, torch.arange(buffer.length, device=self.device), length)
+        return DraftCache(buffer, torch.arange(length, device=self.device), self.own_rows.shape[1])
 
     def reset(self, *, length: int) -> None:
-        """Starts a new text, in a new cache or the last one of this length."""
-        if length not in self.caches:
-            if not self.compiled:  # as in the engine: a compiled step is bound to its buffer
-                self.caches.clear()
-            self.caches[length] = self.allocate(length)
+        """Starts a new text, in the last one's cache if that is long enough."""
+        if self.cache is None or self.cache.length < length:
+            self.cache = self.allocate(length)
             if self.compiled:
-                self.caches[length].buffer.mark_static()
-        self.cache = self.caches[length]
+                self.cache.buffer.mark_static()
         if self.context_slots is not None:
             self.context_slots.clear()
 
@@ -168,19 +182,36 @@ class EagleDrafter:
     def append_states(
         self, tokens: torch.Tensor, last: torch.Tensor, taps: tuple[torch.Tensor, ...], start: torch.Tensor
     ) -> None:
-        block = self.block if len(tokens) == self.depth + 1 else self._block  # the prompt's passes are not compiled
-        self.hidden = block(tokens, last, taps, start)
+        end = self.reach + len(tokens)
+        if len(tokens) > self.depth + 1:  # a part of the prompt
+            self.hidden = self.read(self._cache, tokens[None], last[None], tuple(tap[None] for tap in taps), start, end)
+        else:
+            self.hidden = self.block(tokens, last, taps, start, self._attended(end))
 
     def propose(self, root: torch.Tensor, position: torch.Tensor, valid: torch.Tensor) -> Tree:
-        return self.grow(root, position, self.hidden.index_select(1, valid - 1))
+        return self.grow(root, position, self.hidden.index_select(1, valid - 1), self._attended(self.reach))
+
+    @property
+    def _cache(self) -> DraftCache:
+        assert self.cache is not None, "no text was started"
+        return self.cache
+
+    def _attended(self, pairs: int) -> int:
+        return min(attended(pairs, compiled=self.compiled), self._cache.length)
 
     def _block(
-        self, tokens: torch.Tensor, last: torch.Tensor, taps: tuple[torch.Tensor, ...], start: torch.Tensor
+        self,
+        tokens: torch.Tensor,
+        last: torch.Tensor,
+        taps: tuple[torch.Tensor, ...],
+        start: torch.Tensor,
+        end: int,
     ) -> torch.Tensor:
-        return self.read(self.cache, tokens[None], last[None], tuple(tap[None] for tap in taps), start)
+        visible = self._sees(self._cache, start + torch.arange(len(tokens), device=self.device), end)
+        return self.read(self._cache, tokens[None], last[None], tuple(tap[None] for tap in taps), start, end, visible)
 
-    def _grow(self, root: torch.Tensor, position: torch.Tensor, last: torch.Tensor) -> Tree:
-        return rerank(root, self.pool(self.cache, position, last), self.tree)
+    def _grow(self, root: torch.Tensor, position: torch.Tensor, last: torch.Tensor, end: int) -> Tree:
+        return rerank(root, self.pool(self._cache, position, last, end), self.tree)
 
     def read(
         self,
@@ -189,32 +220,45 @@ class EagleDrafter:
         last: torch.Tensor,
         taps: tuple[torch.Tensor, ...],
         start: torch.Tensor,
+        end: int,
+        visible: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Writes T pairs of each of R texts into the cache; returns the draft's hidden states [R, T, H].
 
         tokens: int64 [R, T].
         last, taps: the target's states, [R, T, H] each.
-        start: int64 [1], the first pair's slot.
+        start: int64 [1], the number of the first pair.
+        end: pairs before this one are attended.
+        visible: bool [R, T, end]; None for causal, where the T pairs are the last before `end`.
         """
         features = self.head.fuse(last, taps)
-        slots = start + torch.arange(tokens.shape[1], device=self.device)
-        visible = (cache.slots[None, :] <= slots[:, None])[None]
-        if self.window is not None:
-            visible = visible & (slots[:, None] - cache.slots[None, :] < self.window)
-        return self._run(cache, tokens, features, slots[None], slots, visible)
+        rows = start + torch.arange(tokens.shape[1], device=self.device)
+        if visible is None and self.window is not None and end > self.window:
+            visible = self._sees(cache, rows, end)
+        causal = causal_mask(tokens.shape[1], self.dtype, self.device)
+        mask = causal if visible is None else additive(visible, self.dtype)
+        cache.buffer.expect(cache.front + rows, cache.front, cache.front + end)
+        return self._run(cache, tokens, features, rows[None], mask)
 
-    def pool(self, cache: DraftCache, position: torch.Tensor, last: torch.Tensor) -> Pool:
+    def _sees(self, cache: DraftCache, rows: torch.Tensor, end: int) -> torch.Tensor:
+        """bool [1, T, end]: the pairs that each of the pairs `rows` (int64 [T]) sees."""
+        distance = rows[:, None] - cache.slots[None, :end]
+        visible = distance >= 0 if self.window is None else (distance >= 0) & (distance < self.window)
+        return visible[None]
+
+    def pool(self, cache: DraftCache, position: torch.Tensor, last: torch.Tensor, end: int) -> Pool:
         """The candidates of the trees behind one token of each of R texts.
 
         position: int64 [R], the roots' positions.
         last: [R, 1, H], the draft's hidden states before the roots.
+        end: pairs before this one are attended.
         """
         beam = self.tree.beam
-        pairs = cache.slots[: cache.length]
+        pairs = cache.slots[:end]
         committed = (pairs < position[:, None])[:, None].expand(-1, beam, -1)
-        frontier = {"hidden": last, "seen": self.own_rows.new_zeros(len(position), 1, len(self.own_rows))}
+        frontier = {"hidden": last, "seen": self.own_rows.new_zeros(len(position), 1, cache.front)}
 
-        def step(tokens: torch.Tensor, came_from: torch.Tensor, level: int) -> torch.Tensor:
+        def step(tokens: torch.Tensor, came_from: torch.Tensor, level: int) -> Candidates:
             rows = slice((level - 1) * beam, level * beam)
             seen = self.own_rows[rows] | _take(frontier["seen"], came_from)
             before, among = committed, seen
@@ -222,18 +266,18 @@ class EagleDrafter:
                 first = position[:, None, None] + level - self.window
                 before = committed & (pairs >= first)
                 among = seen & (self.row_levels > level - self.window)
+            cache.buffer.expect(torch.arange(rows.start, rows.stop, device=self.device), 0, cache.front + end)
             hidden = self._run(
                 cache,
                 tokens,
                 _take(frontier["hidden"], came_from),
                 (position[:, None] + (level - 1)).expand(-1, beam),
-                cache.slots[cache.length + rows.start : cache.length + rows.stop],
-                torch.cat((before, among), dim=-1),
+                additive(torch.cat((among, before), dim=-1), self.dtype),
             )
             frontier.update(hidden=hidden, seen=seen)
-            return self._log_probs(hidden)
+            return self._candidates(hidden)
 
-        return grow(self._log_probs(last), step, self.lm_head.to_token_ids, self.tree)
+        return grow(self._candidates(last), step, self.lm_head.to_token_ids, self.tree)
 
     def _run(
         self,
@@ -241,69 +285,28 @@ class EagleDrafter:
         tokens: torch.Tensor,
         features: torch.Tensor,
         positions: torch.Tensor,
-        slots: torch.Tensor,
-        visible: torch.Tensor,
+        mask: torch.Tensor,
     ) -> torch.Tensor:
-        """The head over T rows of each text, written at `slots`: hidden states [R, T, H].
+        """The head over T rows of each text, written where the cache's buffer expects them: hidden states [R, T, H].
 
         tokens, positions: int64 [R, T].
         features: [R, T, H].
-        slots: int64 [T].
-        visible: bool [R, T, L].
+        mask: as the head takes it.
         """
-        cache.buffer.slots = slots
-        hidden = self.head(
-            self.head.embed(tokens), features, positions, additive(visible, self.dtype), caches=cache.buffer.layers
-        )
-        cache.buffer.slots = None
+        hidden = self.head(self.head.embed(tokens), features, positions, mask, caches=cache.buffer.layers)
+        cache.buffer.expect(None)
         return hidden
 
-    def _log_probs(self, hidden: torch.Tensor) -> torch.Tensor:
-        """hidden [R, T, H] -> log-softmax over the LM head's rows, at least float32 [R, T, V]."""
+    def _candidates(self, hidden: torch.Tensor) -> Candidates:
+        """hidden [R, T, H] -> the `beam` likeliest rows at each."""
+        return likeliest(self._logits(hidden), self.tree.beam)
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """hidden [R, T, H] -> the LM head's logits [R, T, V]."""
         logits = self.lm_head(self.head.lm_input(hidden))
-        if self.context_slots is not None:
-            logits = logits + self.context_slots.unused_mask
-        return torch.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        return logits if self.context_slots is None else logits + self.context_slots.unused_mask
 
 
 def _take(rows: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """Of [R, N, H], the rows int64 [R, K] of each text: [R, K, H]."""
     return rows.gather(1, index[..., None].expand(-1, -1, rows.shape[-1]))
-
-
-class LookupDrafter:
-    """Drafts by n-gram: what followed the most recent earlier occurrence of the text's last tokens."""
-
-    taps: tuple[int, ...] = ()
-
-    def __init__(self, depth: int, *, longest: int = 3) -> None:
-        self.depth = depth
-        self.nodes = depth + 1
-        self.k = 0
-        self.longest = longest
-
-    def reset(self, *, length: int) -> None:
-        self.text: list[int] = []
-
-    def append_tokens(self, tokens: Sequence[int]) -> None:
-        self.text.extend(tokens)
-
-    def append_states(
-        self, tokens: torch.Tensor, last: torch.Tensor, taps: tuple[torch.Tensor, ...], start: torch.Tensor
-    ) -> None:
-        pass
-
-    def propose(self, root: torch.Tensor, position: torch.Tensor, valid: torch.Tensor) -> Tree:
-        drafted = self._continuation()
-        padded = drafted + [0] * (self.depth - len(drafted))
-        present = torch.arange(self.depth, device=root.device) < len(drafted)
-        return chain(root, torch.tensor(padded, dtype=torch.int64, device=root.device), present)
-
-    def _continuation(self) -> list[int]:
-        text = self.text
-        for size in range(min(self.longest, len(text) - 1), 0, -1):
-            tail = text[-size:]
-            for begin in range(len(text) - size - 1, -1, -1):
-                if text[begin : begin + size] == tail:
-                    return text[begin + size : begin + size + self.depth]
-        return []

@@ -1,25 +1,26 @@
 """The engine: one loop for plain decoding, EAGLE-2, FR-Spec and lookup, so that they differ in nothing but the drafter.
 
 A cycle drafts a tree, runs the target once over its nodes, walks the tree and keeps the accepted rows: `Engine.cycle`, a
-function from state to state. Shapes are fixed for a whole text, and the host reads from the device once a cycle: how many
-tokens were accepted, and which.
+function from state to state. The host reads from the device once a cycle: how many tokens were accepted, and which. Attention
+reads the slots that the text has reached, however long it may become.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from transformers.cache_utils import Cache
 
-from frspec_cli.decoding.attention import TargetMasks, unsupported, use_kernel
-from frspec_cli.decoding.cache import SlotBuffer, cache_length
+from frspec_cli.decoding.attention import unsupported, use_kernel
+from frspec_cli.decoding.cache import attended, cache_length
 from frspec_cli.decoding.compiling import Compiler
 from frspec_cli.decoding.drafters import Drafter, NoDrafter
+from frspec_cli.decoding.family_check import check_family
 from frspec_cli.decoding.generation import Cycle, Generation, Stopwatch
 from frspec_cli.decoding.noise import GumbelNoise
 from frspec_cli.decoding.sampling import Sampling
+from frspec_cli.decoding.state import State, Verified, Workspace
 from frspec_cli.decoding.text import TextStream
 from frspec_cli.decoding.tree import Tree
 from frspec_cli.decoding.walk import best, scores, walk
@@ -30,57 +31,8 @@ from frspec_cli.models.target import Target
 _NOT_FINITE = -1
 """What is read in place of a number of drafts, or of a token, if a logit that decides is NaN or infinite."""
 
-PREFILL_ROWS = 512
-"""Rows of the prompt that run in one pass; their masks are PREFILL_ROWS x length."""
-
-
-class Workspace(NamedTuple):
-    """The target's cache of one length, and what goes with it."""
-
-    buffer: SlotBuffer
-    cache: Cache
-    masks: TargetMasks
-
-    @staticmethod
-    def of(target: Target, length: int) -> Workspace:
-        buffer = SlotBuffer.for_model(target.config, length=length, dtype=target.dtype, device=target.device)
-        masks = TargetMasks(target.config, length=length, dtype=target.dtype, device=target.device)
-        return Workspace(buffer, buffer.as_cache(), masks)
-
-
-class State(NamedTuple):
-    """Where a text is between two cycles.
-
-    workspace: the target's cache, whose first `committed` rows are final; the rows behind them are written in place.
-    committed: int64 [1], how many: the text's tokens but the last one.
-    valid: int64 [1], how many rows of the drafter's last block count.
-    root: int64 [1], the text's last token, which the target has not read yet.
-    """
-
-    workspace: Workspace
-    committed: torch.Tensor
-    valid: torch.Tensor
-    root: torch.Tensor
-
-
-class Verified(NamedTuple):
-    """What the target's step over a tree of N nodes and depth D yields.
-
-    scores: [N, V], what the target maximised.
-    path: int64 [D + 1], the accepted nodes, root first.
-    outcome: int64 [D + 2], the number of accepted drafts, then the target's token after each node of the path. The number is
-        -1 if the logits of a node of the path are not all finite.
-    valid: int64 [1], accepted + 1.
-    root: int64 [1], the last token that counts.
-    states: [D + 1, H] each, the tapped hidden states of the path, the post-norm one last.
-    """
-
-    scores: torch.Tensor
-    path: torch.Tensor
-    outcome: torch.Tensor
-    valid: torch.Tensor
-    root: torch.Tensor
-    states: tuple[torch.Tensor, ...]
+PREFILL_ROWS = 1024
+"""Rows of the prompt that run in one pass."""
 
 
 class Engine:
@@ -98,7 +50,7 @@ class Engine:
         # A cycle writes the tree's rows behind the text, and then a block of depth + 1 rows that may be longer.
         self.rows = max(self.drafter.nodes, self.drafter.depth + 1)
         self.offsets = torch.arange(self.rows, device=self.device)
-        self.workspaces: dict[int, Workspace] = {}
+        self._workspace: Workspace | None = None
         self.compiled = compiler is not None
         self.step = compiler(self.verify) if compiler is not None else self.verify
         self._text: object = None
@@ -138,13 +90,14 @@ class Engine:
         them, and ends the text at its stop strings.
 
         Raises `FrspecError` if the prompt is empty, has ids that the target lacks, or does not fit into its context; if the
-        target's logits are not finite; and if the engine has started another text since: its memory is that text's then.
+        target's logits are not finite, or its family's are others than transformers' own (`check_family`); and if the engine
+        has started another text since: its memory is that text's then.
         """
-        self._check(prompt_ids, max_new_tokens)
+        self.check(prompt_ids, max_new_tokens)
+        check_family(self)
         ends = set() if ignore_eos else set(self.target.eos_ids)
         sampling = sampling or Sampling()
-        warpers = [] if sampling.greedy else sampling.warpers()
-        noise = None if sampling.greedy else GumbelNoise(sampling.seed, self.target.rows, self.device)
+        warpers, noise = sampling.warpers(), self.noise(sampling)
         self._text = mine = object()
         watch = Stopwatch(self.device)
         first = None if noise is None else noise.rows(len(prompt_ids), 1)
@@ -186,7 +139,8 @@ class Engine:
             self.drafter.append_tokens(emitted)
             watch.lap("draft")
             position += accepted + 1
-            scored, drafted, prefill = done.scores, self.drafter.nodes - 1, False
+            state = state._replace(reach=position)
+            scored, drafted, prefill = done.scores, len(done.scores) - 1, False
 
     def _not_finite(self, workspace: Workspace, token_ids: Sequence[int], produced: int) -> FrspecError:
         """The error for logits that are not finite behind the ids, of which `produced` are new.
@@ -200,9 +154,10 @@ class Engine:
 
     def cache_length(self, prompt_tokens: int, max_new_tokens: int) -> int:
         """Slots of the cache that a text needs."""
-        return cache_length(prompt_tokens + max_new_tokens + self.rows)
+        return cache_length(prompt_tokens + max_new_tokens + self.rows, compiled=self.compiled)
 
-    def _check(self, prompt_ids: Sequence[int], max_new_tokens: int) -> None:
+    def check(self, prompt_ids: Sequence[int], max_new_tokens: int) -> None:
+        """Raises `FrspecError` if this text cannot be decoded."""
         if not prompt_ids:
             raise FrspecError("the prompt has no tokens.", hint="Give a text to continue.")
         if max_new_tokens < 1:
@@ -220,15 +175,17 @@ class Engine:
                 hint=f"Shorten the prompt or lower {option('max_new_tokens')}.",
             )
 
+    def noise(self, sampling: Sampling) -> GumbelNoise | None:
+        """What sampling draws from; None for greedy."""
+        return None if sampling.greedy else GumbelNoise(sampling.seed, self.target.rows, self.device)
+
     def workspace(self, length: int) -> Workspace:
-        """The cache of `length` slots: a new one, or the last text's."""
-        if length not in self.workspaces:
-            if not self.compiled:  # a compiled step is bound to its buffer, so there each length keeps its own
-                self.workspaces.clear()
-            self.workspaces[length] = Workspace.of(self.target, length)
+        """A cache of at least `length` slots: the last text's, or a new one. What is compiled for one is not for the next."""
+        if self._workspace is None or self._workspace.buffer.length < length:
+            self._workspace = Workspace.of(self.target, length)
             if self.compiled:
-                self.workspaces[length].buffer.mark_static()
-        return self.workspaces[length]
+                self._workspace.buffer.mark_static()
+        return self._workspace
 
     @torch.inference_mode()
     def prefill(
@@ -248,15 +205,16 @@ class Engine:
             rows = torch.arange(begin, begin + len(chunk), device=self.device)
             # An index, not a count: of a strided row, the LM head's product would first copy the whole weight.
             last = torch.tensor([len(chunk) - 1], device=self.device)
-            among = rows[:, None] >= rows[None, :]
-            logits, states = self.forward(workspace, chunk, rows, rows, among, keep=last)
+            end = begin + len(chunk)
+            logits, states = self.forward(workspace, chunk, rows, rows, None, end=end, keep=last)
             scored = _scores(logits, warpers, noise, torch.zeros_like(last))
             root = best(scored)
             following = torch.cat((prompt[begin + 1 : begin + 1 + len(chunk)], root))[: len(chunk)]
+            self.drafter.reach = begin
             self.drafter.append_states(following, states[-1], states[:-1], rows[:1])
         count = torch.tensor([len(prompt)], device=self.device)
         root = root.masked_fill(~finite_rows(logits), _NOT_FINITE)
-        return State(workspace, count, last + 1, root), scored
+        return State(workspace, len(prompt), count, last + 1, root), scored
 
     @torch.inference_mode()
     def cycle(
@@ -266,37 +224,44 @@ class Engine:
         noise: torch.Tensor | None = None,
         lap: Callable[[str], None] = lambda name: None,
     ) -> tuple[State, Verified]:
-        """One cycle, without any read by the host: the state after it, and what the target's step yielded.
+        """One cycle, without making the host wait: the state after it, and what the target's step yielded.
 
         warpers, noise: as in `verify`. lap: called when drafting and verifying end. The next cycle may run once the
         drafter has been given the emitted tokens (`append_tokens`).
         """
+        self.drafter.reach = state.reach
         tree = self.drafter.propose(state.root, state.committed, state.valid)
         lap("draft")
-        done = self.step(state.workspace, tree, state.committed, warpers, noise)
-        if tree.nodes > 1:
-            size = len(done.path)
-            state.workspace.buffer.move(state.committed + done.path, state.committed + self.offsets[:size])
+        end = min(attended(state.reach + self.rows, compiled=self.compiled), state.workspace.buffer.length)
+        done = self.step(state.workspace, tree, state.committed, end, warpers, noise)
+        # Elsewhere than in this memory reading the number would make the host wait, and what is compiled has one shape.
+        count = int(done.valid) if self.device.type == "cpu" and not self.compiled else len(done.path)
+        if tree.nodes > 1 and count > 1:
+            state.workspace.buffer.move(state.committed + done.path[1:count], state.committed + self.offsets[1:count])
         lap("verify")
-        self.drafter.append_states(done.outcome[1:], done.states[-1], done.states[:-1], state.committed)
+        states = tuple(each[:count] for each in done.states)
+        self.drafter.append_states(done.outcome[1 : count + 1], states[-1], states[:-1], state.committed)
         lap("draft")
-        return State(state.workspace, state.committed + done.valid, done.valid, done.root), done
+        reach = state.reach + len(done.path)
+        return State(state.workspace, reach, state.committed + done.valid, done.valid, done.root), done
 
     def verify(
         self,
         workspace: Workspace,
         tree: Tree,
         count: torch.Tensor,
+        end: int,
         warpers: Sequence[Any],
         noise: torch.Tensor | None,
     ) -> Verified:
         """The target over a tree behind `count` (int64 [1]) committed rows, and the walk.
 
+        end: slots before this one are attended; the tree's rows are among them.
         warpers: transformers' logits warpers. noise: float32 [depth + 1, V], None for greedy. All shapes are fixed, so it
         compiles into one graph.
         """
         rows = count + self.offsets[: tree.nodes]
-        logits, states = self.forward(workspace, tree.tokens, count + tree.levels, rows, tree.ancestors)
+        logits, states = self.forward(workspace, tree.tokens, count + tree.levels, rows, tree.ancestors, end=end)
         scored = _scores(logits, warpers, noise, tree.levels)
         path, emitted, accepted = walk(tree, best(scored), self.drafter.depth)
         finite = finite_rows(logits.index_select(0, path)).all()
@@ -315,27 +280,31 @@ class Engine:
         tokens: torch.Tensor,
         positions: torch.Tensor,
         slots: torch.Tensor,
-        among: torch.Tensor,
+        among: torch.Tensor | None,
         *,
+        end: int | None = None,
         keep: torch.Tensor | int = 0,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         """The target over T new rows: (logits [T, V], hidden states [T, H] of each tap and the post-norm last).
 
         tokens, positions, slots: int64 [T].
-        among: bool [T, T], which of the new rows each sees.
+        among: bool [T, T], which of the new rows each sees; None for causal, where they are the last before `end`.
+        end: slots before this one are attended; None for all.
         keep: only these rows' logits, int64 [M]; 0 for all.
         """
-        workspace.buffer.slots = slots
+        workspace.buffer.expect(slots, 0, end)
+        end = workspace.buffer.end
+        masks = workspace.masks.causal(slots, end) if among is None else workspace.masks(slots, positions, among, end)
         out = self.target.model(
             input_ids=tokens[None],
             position_ids=positions[None],
-            attention_mask=workspace.masks(slots, positions, among),
+            attention_mask=masks,
             past_key_values=workspace.cache,
             use_cache=True,
             output_hidden_states=list(self.hidden),
             logits_to_keep=keep,
         )
-        workspace.buffer.slots = None
+        workspace.buffer.expect(None)
         return out.logits[0], tuple(out.hidden_states[index][0] for index in self.hidden)
 
 

@@ -118,6 +118,7 @@ class Stopwatch:
     """Where the time of a text goes, without waiting for the device: CUDA events there, the clock elsewhere."""
 
     def __init__(self, device: torch.device) -> None:
+        self.device = device
         self.cuda = device.type == "cuda"
         self.laps: list[tuple[str, Any, Any]] = []
         self.cycles: list[int] = []  # how many laps there were when each began
@@ -138,7 +139,7 @@ class Stopwatch:
     def timing(self) -> Timing:
         """Seconds by name, `other` the rest, and `total`. Waits for the device."""
         if self.cuda:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.device)
         total = time.perf_counter() - self.begun
         laps = [(name, start.elapsed_time(end) / 1000 if self.cuda else end - start) for name, start, end in self.laps]
         booked = {"prefill": 0.0, "draft": 0.0, "verify": 0.0}
@@ -155,5 +156,5 @@ class Stopwatch:
         if not self.cuda:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
-        event.record()
+        event.record(torch.cuda.current_stream(self.device))
         return event

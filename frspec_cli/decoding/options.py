@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from frspec_cli.decoding.sampling import Sampling
@@ -41,12 +42,38 @@ of any paper is near them."""
 
 
 @dataclass(frozen=True)
+class TreePrices:
+    """What the parts of a tree cost, in tokens: as many as the engine emits in the time that the part takes.
+
+    row: one more row for the target to verify.
+    level: one more draft level.
+
+    A node whose path is likely to be accepted with less than `row` is left out, and a level is not drafted that could not
+    earn `level`. Raises `UsageError` if a price is negative or no number.
+    """
+
+    row: float
+    level: float
+
+    def __post_init__(self) -> None:
+        for name in ("row", "level"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UsageError(f"the price of a {name}, {getattr(self, name)}, is not a number from 0 on.")
+
+    @staticmethod
+    def measured(*, row_seconds: float, level_seconds: float, tokens_per_second: float) -> TreePrices:
+        """The prices where a row and a level take these times, and decoding has this speed."""
+        return TreePrices(row=row_seconds * tokens_per_second, level=level_seconds * tokens_per_second)
+
+
+@dataclass(frozen=True)
 class TreeConfig:
     """How large a draft tree may grow.
 
     depth: draft levels = draft forward passes per cycle.
     beam: candidates kept at each level.
     nodes: rows that the target verifies per cycle, root included.
+    prices: leave out, cycle by cycle, what does not pay; None for trees of fixed size.
 
     EAGLE's published tree (depth 5, top-k 10, total-token 60) is (6, 10, 60) here. Raises `UsageError` if a value is outside
     its range.
@@ -55,6 +82,7 @@ class TreeConfig:
     depth: int = 5
     beam: int = 4
     nodes: int = 16
+    prices: TreePrices | None = None
 
     def __post_init__(self) -> None:
         for name, (least, most) in TREE_LIMITS.items():
@@ -66,7 +94,7 @@ class TreeConfig:
         """The tree that a draft of only `candidates` tokens can fill: beam <= candidates, nodes <= pool + root."""
         beam = min(self.beam, candidates)
         pool = beam + (self.depth - 1) * beam * beam
-        return TreeConfig(depth=self.depth, beam=beam, nodes=min(self.nodes, pool + 1))
+        return replace(self, beam=beam, nodes=min(self.nodes, pool + 1))
 
 
 def check_method(method: str, **values: Any) -> None:

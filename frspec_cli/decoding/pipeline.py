@@ -11,9 +11,10 @@ import torch
 from frspec_cli.decoding.attention import use_kernel
 from frspec_cli.decoding.compiling import Compiler
 from frspec_cli.decoding.context_slots import ContextSlots
-from frspec_cli.decoding.drafters import Drafter, EagleDrafter, LookupDrafter, NoDrafter
+from frspec_cli.decoding.drafters import Drafter, EagleDrafter, NoDrafter
 from frspec_cli.decoding.engine import Engine
 from frspec_cli.decoding.generation import Cycle, Generation
+from frspec_cli.decoding.lookup import LookupDrafter
 from frspec_cli.decoding.options import DEFAULTS, METHODS, GenerateOptions, Method, TreeConfig, check_method
 from frspec_cli.decoding.text import TextStream
 from frspec_cli.errors import FrspecError, option

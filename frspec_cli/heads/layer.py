@@ -6,9 +6,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from frspec_cli.heads.config import HeadConfig
+from frspec_cli.heads.grouped import grouped_attention
 
 
 class KeyValueCache(Protocol):
@@ -116,10 +116,8 @@ class Attention(nn.Module):
         if self.config.qk_norm:
             queries = self.q_norm(queries)
         queries = rotate(queries.transpose(1, 2), *rotary)
-        mixed = functional.scaled_dot_product_attention(
-            queries, keys, values, attn_mask=mask.to(queries.dtype), enable_gqa=True
-        )
-        return self.o_proj(mixed.transpose(1, 2).flatten(2))
+        mixed = grouped_attention(queries, keys, values, mask.to(queries.dtype))
+        return self.o_proj(mixed.flatten(2))
 
 
 class Mlp(nn.Module):

@@ -10,8 +10,8 @@ Why a cycle ended: at the last node that the answer followed, the target's next 
     outside     not among the draft's tokens: no head over this subset could have drafted it
     beam        among them, but not in the pool of candidates there (the node had children, and it was none of the best,
                 or the node itself was below the beam and had none)
-    rerank      a candidate of the pool, cut from the `nodes` best
-    depth       one level below the deepest: the whole path was accepted
+    rerank      a candidate of the pool, cut from the `nodes` best, or below the price of a row
+    depth       one level below the deepest that was drafted: the whole path was accepted
     end         none: the answer was over
 """
 
@@ -27,7 +27,7 @@ from frspec_cli.answers.records import Answer
 from frspec_cli.answers.states import States
 from frspec_cli.decoding.drafters import DraftCache, EagleDrafter
 from frspec_cli.decoding.options import TreeConfig
-from frspec_cli.decoding.tree import Pool
+from frspec_cli.decoding.tree import Pool, chosen, drafted_levels
 from frspec_cli.heads.draft_head import DraftHead
 from frspec_cli.models.lm_head import LmHead
 
@@ -172,7 +172,8 @@ class BatchedTrees:
         for row, (length, (_, states)) in enumerate(zip(lengths, texts, strict=True)):
             last, *taps = (each[None, :length].to(device, dtype) for each in (states.last, *states.taps))
             own = cache._replace(buffer=cache.buffer.text(row))
-            hidden[row, :length] = drafter.read(own, ids[row : row + 1, 1 : length + 1], last, tuple(taps), start)[0]
+            tokens = ids[row : row + 1, 1 : length + 1]
+            hidden[row, :length] = drafter.read(own, tokens, last, tuple(taps), start, length)[0]
         starts = torch.tensor([answer.prompt_length for answer, _ in texts], device=device)
         return BatchedTrees(drafter, ids, starts, cache, hidden, _known(drafter.lm_head, device))
 
@@ -192,7 +193,7 @@ class BatchedTrees:
         device = self.ids.device
         position = self.starts + torch.tensor(roots, device=device)
         last = self.hidden[torch.arange(len(position), device=device), position - 1][:, None]
-        pool = self.drafter.pool(self.cache, position, last)
+        pool = self.drafter.pool(self.cache, position, last, self.cache.length)
         levels = torch.arange(1, self.drafter.depth + 1, device=device)
         accepted, misses = self._follow(pool, self.ids.gather(1, position[:, None] + levels))
         outcome = torch.stack((accepted, misses)).tolist()
@@ -201,15 +202,16 @@ class BatchedTrees:
     def _follow(self, pool: Pool, future: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """How far `future` int64 [R, depth] (-1 past the end) runs inside the `nodes` - 1 best candidates, and why no
         further: two int64 [R]."""
-        kept = torch.zeros_like(pool.tokens, dtype=torch.bool).scatter_(1, pool.best(self.drafter.nodes - 1), True)
+        kept, levels = chosen(pool, self.drafter.tree), drafted_levels(pool, self.drafter.tree)
         node = torch.full_like(future[:, 0], -1)
         alive = torch.ones_like(node, dtype=torch.bool)
         accepted, misses = torch.zeros_like(node), torch.full_like(node, _DEPTH)
-        for wanted in future.unbind(1):
+        for level, wanted in enumerate(future.unbind(1), start=1):
             candidates = (pool.parents == node[:, None]) & (pool.tokens == wanted[:, None])
             match = candidates & kept
             follows = alive & match.any(1)
             why = torch.where(candidates.any(1), _RERANK, torch.where(self._is_known(wanted), _BEAM, _OUTSIDE))
+            why = torch.where(level > levels, _DEPTH, why)
             misses = torch.where(alive & ~follows, torch.where(wanted < 0, _END, why), misses)
             alive = follows
             accepted += alive

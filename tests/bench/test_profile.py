@@ -72,7 +72,7 @@ def test_time_is_booked_where_it_is_spent(pipeline, monkeypatch) -> None:
 
     for method, part, calls in [
         ("forward", TARGET, 1),
-        ("_log_probs", LM_HEAD, 3),
+        ("_candidates", LM_HEAD, 3),
         ("_run", LAYER, 3),
         ("propose", TREE, 1),
     ]:
@@ -119,8 +119,8 @@ def test_the_timed_pass_runs_no_probe(pipeline, monkeypatch, tmp_path) -> None:
 def test_a_part_that_was_renamed_is_an_error(pipeline, monkeypatch) -> None:
     """A method that no longer exists must not be shown as one that takes no time."""
     engine = pipeline.engine("frspec", tree=SHAPE)
-    monkeypatch.delattr(EagleDrafter, "_log_probs")
-    with pytest.raises(AttributeError, match="_log_probs"):
+    monkeypatch.delattr(EagleDrafter, "_candidates")
+    with pytest.raises(AttributeError, match="_candidates"):
         Probe(engine)
 
 

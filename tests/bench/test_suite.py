@@ -7,17 +7,22 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from frspec_cli.answers.repetition import repeated_4grams
 from frspec_cli.bench.baseline import TransformersBaseline
 from frspec_cli.bench.measure import warm_up
 from frspec_cli.bench.options import BenchOptions
 from frspec_cli.bench.suite import _identical
-from frspec_cli.decoding.engine import Engine, Workspace
+from frspec_cli.decoding.engine import Engine
 from frspec_cli.decoding.generation import Generation
+from frspec_cli.decoding.state import Workspace
+from frspec_cli.decoding.tree import Tree
 from frspec_cli.errors import UsageError
 from tests.tiny import tiny_target
 
@@ -282,18 +287,24 @@ def test_the_baseline_gives_the_attention_back_when_generate_fails(monkeypatch) 
     assert engine.complete([5, 17, 20], max_new_tokens=8).token_ids == expected
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-def test_what_is_compiled_is_warmed_up_at_every_cache_length(compiled: bool) -> None:
-    """Three prompts of two cache lengths (256 and 512): a length first met while measuring would be timed compiling."""
-    engine = Engine(tiny_target(), compiler=(lambda step: step) if compiled else None)
-    lengths: list[int] = []
-    workspace = engine.workspace
+def test_what_is_compiled_is_warmed_up_at_every_length(monkeypatch) -> None:
+    """A number of attended slots first met while measuring would be timed compiling."""
+    monkeypatch.setattr("frspec_cli.decoding.cache.FIRST_BUCKET", 128)
+    ends: list[int] = []
 
-    def recording(length: int) -> Workspace:
-        lengths.append(length)
-        return workspace(length)
+    def recording(step: Callable[..., Any]) -> Callable[..., Any]:
+        def run(workspace: Workspace, tree: Tree, count: torch.Tensor, end: int, *others: Any) -> Any:
+            ends.append(end)
+            return step(workspace, tree, count, end, *others)
 
-    engine.workspace = recording  # type: ignore[method-assign]
-    prompts = [[5] * 20, [6] * 30, [7] * 300]
+        return run
+
+    engine = Engine(tiny_target(), compiler=recording)
+    prompts = [[5] * 20, [6] * 600, [7] * 300]  # the second is too long for the model
     warm_up(engine, prompts, max_new_tokens=20)
-    assert lengths == ([256, 512] if compiled else [256])
+    assert ends == [512, 512, 512, 256, 256, 256, 128, 128, 128]
+    workspace = engine.workspace(0)
+    for ids in prompts[::2]:
+        engine.complete(ids, max_new_tokens=20, ignore_eos=True)
+    assert set(ends[9:]) == {128, 512}
+    assert engine.workspace(0) is workspace

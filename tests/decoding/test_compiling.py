@@ -13,11 +13,15 @@ import torch
 from torch._dynamo.backends.common import aot_autograd
 from torch._guards import TracingContext
 
+from frspec_cli.decoding.cache import FIRST_BUCKET
 from frspec_cli.decoding.context_slots import ContextSlots
-from frspec_cli.decoding.drafters import Drafter, EagleDrafter, LookupDrafter
+from frspec_cli.decoding.drafters import Drafter, EagleDrafter
 from frspec_cli.decoding.engine import Engine
+from frspec_cli.decoding.lookup import LookupDrafter
 from frspec_cli.decoding.options import TreeConfig
+from frspec_cli.decoding.pipeline import Pipeline
 from frspec_cli.decoding.sampling import Sampling
+from frspec_cli.decoding.warm_up import warm_up
 from frspec_cli.heads.config import head_config_for
 from frspec_cli.heads.head import EagleHead
 from frspec_cli.models.target import Target
@@ -76,22 +80,21 @@ def test_every_drafter_and_sampling_compile(method: str) -> None:
         assert _ids(target, made(), ONE_GRAPH, sampling=sampling) == _ids(target, None, sampling=sampling)
 
 
-def test_a_cache_length_compiles_once_and_never_again() -> None:
-    """Two lengths, greedy and sampling: warmed up once, then any text of either length runs what is there."""
+def test_each_bucket_compiles_once_and_no_text_ever_again(monkeypatch) -> None:
+    """Buckets of 32, 64 and 128 slots, greedy and sampling: warmed up once, then any text that fits runs what is there."""
+    monkeypatch.setattr("frspec_cli.decoding.cache.FIRST_BUCKET", 32)
     target = _target()
     engine = Engine(target, _drafter(target, ONE_GRAPH, slots=4), compiler=ONE_GRAPH)
-    prompts = [PROMPT, PROMPT[::-1] * 23]
-    for prompt in prompts:
-        for sampling in (None, SAMPLING):
-            engine.complete(prompt, max_new_tokens=8, sampling=sampling, ignore_eos=True)
+    for sampling in (None, SAMPLING):
+        warm_up(engine, [PROMPT, [5] * 3000], max_new_tokens=70, sampling=sampling)  # the second does not fit at all
     with torch.compiler.set_stance("fail_on_recompile"):
-        for prompt in ([*prompts[0], 1, 2], prompts[1][:-7], [5]):
+        for prompt, new in ((PROMPT, 70), ([5], 12), (PROMPT[::-1] * 3, 40)):
             for sampling in (None, SAMPLING):
-                generation = engine.complete(prompt, max_new_tokens=20, sampling=sampling, ignore_eos=True)
-                plain = Engine(target).complete(prompt, max_new_tokens=20, sampling=sampling, ignore_eos=True)
+                generation = engine.complete(prompt, max_new_tokens=new, sampling=sampling, ignore_eos=True)
+                plain = Engine(target).complete(prompt, max_new_tokens=new, sampling=sampling, ignore_eos=True)
                 assert generation.token_ids == plain.token_ids
         with pytest.raises(RuntimeError, match="recompile"):
-            engine.complete(PROMPT * 48, max_new_tokens=8)
+            engine.complete(PROMPT * 12, max_new_tokens=8)
 
 
 def test_what_a_cuda_graph_would_write_or_copy_stands_still() -> None:
@@ -111,7 +114,7 @@ def test_what_a_cuda_graph_would_write_or_copy_stands_still() -> None:
     assert [len(written) for written, _, _ in seen] == [2, 2 * layers, 2]  # tree, target, block: keys and values
     for written, inputs, still in seen:
         assert set(written) <= still
-        assert max(each.numel() for index, each in enumerate(inputs) if index not in still) < 5 * 256
+        assert max(each.numel() for index, each in enumerate(inputs) if index not in still) < 5 * FIRST_BUCKET
 
 
 def test_without_a_compiler_one_sentence(cli, tiny_folder) -> None:
@@ -128,3 +131,35 @@ def test_the_command_compiles_with_inductor(cli, tiny_folder) -> None:
     plain, compiled = (json.loads(cli(*arguments, *more)[1]) for more in ([], ["--compile"]))
     assert (plain["compiled"], compiled["compiled"]) == (False, True)
     assert compiled["token_ids"] == plain["token_ids"]
+
+
+def test_no_text_is_timed_while_it_compiles(cli, tiny_folder, tmp_path, monkeypatch) -> None:
+    """`generate --compile`: what its prompts need is compiled before the first of them; then none of them compiles."""
+    compiled: list[str] = []
+
+    def compiler(step: Any) -> Any:
+        made = ONE_GRAPH(step)
+
+        def run(*arguments: Any) -> Any:
+            before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+            result = made(*arguments)
+            if torch._dynamo.utils.counters["stats"]["unique_graphs"] > before:
+                compiled.append(state[-1])
+            return result
+
+        return run
+
+    state = ["before"]
+    stream = Pipeline.stream
+    monkeypatch.setattr(Pipeline, "stream", lambda *arguments: state.append("text") or stream(*arguments))
+    monkeypatch.setattr("frspec_cli.decoding.compiling.compiler_for", lambda device: compiler)
+    monkeypatch.setattr("frspec_cli.decoding.cache.FIRST_BUCKET", 64)
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "the fox"}\n{"prompt": "a hen and a fox and a hen"}\n')
+    arguments = ["--prompts", file, "--model", tiny_folder, "--device", "cpu", "--dtype", "float64", "-n", 60]
+    code, out, err = cli("generate", *arguments, "--method", "lookup", "--compile", "--json", "--ignore-eos")
+    assert code == 0, err
+    assert "compiling, before the clock starts" in err
+    assert len(out.splitlines()) == 2
+    assert compiled
+    assert set(compiled) == {"before"}

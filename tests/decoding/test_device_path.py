@@ -15,9 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from frspec_cli.decoding.drafters import EagleDrafter
-from frspec_cli.decoding.engine import Engine, State
+from frspec_cli.decoding.engine import Engine
 from frspec_cli.decoding.options import TreeConfig
 from frspec_cli.decoding.sampling import Sampling
+from frspec_cli.decoding.state import State
 from frspec_cli.heads.config import head_config_for
 from frspec_cli.heads.head import EagleHead
 from frspec_cli.models.lm_head import lm_head_of

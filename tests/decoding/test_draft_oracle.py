@@ -35,10 +35,10 @@ class Recording(EagleDrafter):
         self.seen.append((self.first, tree, int(position)))
         return tree
 
-    def _log_probs(self, hidden: torch.Tensor) -> torch.Tensor:
-        found = super()._log_probs(hidden)
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        found = super()._logits(hidden)
         if found.shape[1] == 1:
-            self.first = found[0, 0]
+            self.first = torch.log_softmax(found[0, 0], dim=-1)
         return found
 
 
@@ -47,15 +47,15 @@ class KeepsGuesses(Recording):
 
     def append_states(self, tokens, last, taps, start) -> None:
         if self.seen:
-            last = torch.cat((last[:1], self.guess[: len(last) - 1]))
+            last = torch.cat((last[:1], self.guess, last[1 + len(self.guess) :]))[: len(last)]
         super().append_states(tokens, last, taps, start)
         self.guess = self.hidden[0]
 
 
 class PositionOff(Recording):
-    def _run(self, cache, tokens, features, positions, slots, visible):
+    def _run(self, cache, tokens, features, positions, mask):
         shift = 1 if tokens.shape[1] == self.tree.beam else 0  # the tree's rows only: RoPE is relative
-        return super()._run(cache, tokens, features, positions + shift, slots, visible)
+        return super()._run(cache, tokens, features, positions + shift, mask)
 
 
 class FeatureOff(Recording):
@@ -71,11 +71,10 @@ class UnshiftedTokens(Recording):
 class SeesCousins(Recording):
     """Forgets which rows are a node's ancestors: every tree row sees every earlier one."""
 
-    def _run(self, cache, tokens, features, positions, slots, visible):
+    def _run(self, cache, tokens, features, positions, mask):
         if tokens.shape[1] == self.tree.beam:
-            visible = visible.clone()
-            visible[:, :, cache.length : int(slots[0])] = True
-        return super()._run(cache, tokens, features, positions, slots, visible)
+            mask[..., : int(cache.buffer.slots[0])] = 0
+        return super()._run(cache, tokens, features, positions, mask)
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frspec_cli.decoding.drafters import EagleDrafter, LookupDrafter
+from frspec_cli.decoding.drafters import EagleDrafter
 from frspec_cli.decoding.engine import Engine
-from frspec_cli.decoding.options import TreeConfig
+from frspec_cli.decoding.lookup import LookupDrafter
+from frspec_cli.decoding.options import TreeConfig, TreePrices
 from frspec_cli.decoding.sampling import Sampling
 from frspec_cli.errors import FrspecError
 from frspec_cli.heads.config import head_config_for
@@ -57,6 +58,22 @@ def test_eagle_drafts_never_change_the_ids(target: Target, sampling, depth: int,
     drafted = Engine(target, drafter).complete(PROMPT, max_new_tokens=24, sampling=sampling)
     expected = Engine(target).complete(PROMPT, max_new_tokens=24, sampling=sampling)
     assert drafted.token_ids == expected.token_ids
+
+
+@pytest.mark.parametrize("sampling", [None, SAMPLING], ids=["greedy", "sampling"])
+@pytest.mark.parametrize("row", [0.0, 0.004, 0.02, 1.5])
+def test_trees_sized_by_cost_never_change_the_ids(target: Target, sampling, row: float) -> None:
+    """From all nodes of the tree to none: the rows that the target verifies are fewer, the text is the same."""
+    drafter = EagleDrafter(_head(target), target.lm_head, TreeConfig(4, 3, 12, prices=TreePrices(row, 2 * row)))
+    cycles = list(Engine(target, drafter).generate(PROMPT, max_new_tokens=24, sampling=sampling, ignore_eos=True))
+    expected = Engine(target).complete(PROMPT, max_new_tokens=24, sampling=sampling, ignore_eos=True)
+    assert [token for cycle in cycles for token in cycle.tokens] == expected.token_ids
+    drafted = [cycle.drafted for cycle in cycles[1:]]
+    assert [len(cycle.scores) - 1 for cycle in cycles[1:]] == drafted
+    if row in (0.0, 1.5):
+        assert set(drafted) == ({11} if row == 0 else {0})
+    else:
+        assert 0 < min(drafted) < max(drafted) < 11 or row == 0.004
 
 
 @settings(max_examples=60, deadline=None)

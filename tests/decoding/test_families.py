@@ -81,6 +81,22 @@ def test_windows_count_positions_not_slots() -> None:
     ]
 
 
+def test_a_prompt_within_the_window_needs_no_mask() -> None:
+    """Rows of a prompt are plainly causal until one is a window away from the first; then only the windowed kind is not."""
+    config = family_model("Gemma2").config  # full and sliding layers, windows of 8
+    masks = TargetMasks(config, length=64, dtype=torch.float32, device=torch.device("cpu"))
+    rows = torch.arange(4, 8)
+    assert {kind: mask.shape for kind, mask in masks.causal(rows, 8).items()} == {
+        "full_attention": (1, 1, 4, 0),
+        "sliding_attention": (1, 1, 4, 0),
+    }
+    later = masks.causal(torch.arange(4, 9), 9)
+    assert later["full_attention"].shape == (1, 1, 5, 0)
+    assert (later["sliding_attention"][0, 0] == 0).tolist() == [
+        [row - 8 < column <= row for column in range(9)] for row in range(4, 9)
+    ]
+
+
 def test_a_dict_of_masks_goes_only_to_models_with_several_kinds() -> None:
     assert layer_windows(family_model("Llama").config) == ({"full_attention": None}, False)
     windows, as_dict = layer_windows(family_model("Gemma3Text").config)

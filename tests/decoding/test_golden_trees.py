@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from frspec_cli.decoding.options import TreeConfig
-from frspec_cli.decoding.tree import Pool, grow, rerank
+from frspec_cli.decoding.tree import Candidates, Pool, grow, rerank
 
 GOLDEN: list[dict[str, Any]] = json.loads((Path(__file__).parent / "golden_trees.json").read_text())
 """draw: seed, depth, beam, nodes, rows of the draft, and the number of different log-probs (few give ties)."""
@@ -40,15 +40,18 @@ class Law:
 def _grown(laws: list[Law], tree: TreeConfig) -> Pool:
     states = [[law.start] for law in laws]
 
-    def step(tokens: torch.Tensor, came_from: torch.Tensor, level: int) -> torch.Tensor:
+    def step(tokens: torch.Tensor, came_from: torch.Tensor, level: int) -> Candidates:
         nonlocal states
         states = [
             [law.advance(old[place], token) for place, token in zip(places, row, strict=True)]
             for law, old, places, row in zip(laws, states, came_from.tolist(), tokens.tolist(), strict=True)
         ]
-        return torch.stack([law.table[row] for law, row in zip(laws, states, strict=True)])
+        return top(torch.stack([law.table[row] for law, row in zip(laws, states, strict=True)]))
 
-    first = torch.stack([law.table[[law.start]] for law in laws])
+    def top(log_probs: torch.Tensor) -> Candidates:
+        return Candidates(*log_probs.topk(tree.beam, dim=-1))
+
+    first = top(torch.stack([law.table[[law.start]] for law in laws]))
     ids = torch.stack([law.ids for law in laws])
     return grow(first, step, lambda rows: ids.gather(1, rows.flatten(1)).view_as(rows), tree)
 

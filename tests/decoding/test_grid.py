@@ -25,7 +25,7 @@ from frspec_cli.decoding.engine import Engine
 from frspec_cli.decoding.generation import Generation
 from frspec_cli.decoding.options import TreeConfig
 from frspec_cli.decoding.sampling import Sampling
-from frspec_cli.decoding.tree import Tree, grow, rerank
+from frspec_cli.decoding.tree import Candidates, Tree, grow, likeliest, rerank
 from frspec_cli.heads.config import head_config_for
 from frspec_cli.heads.head import EagleHead
 from frspec_cli.models.lm_head import LmHead
@@ -108,17 +108,17 @@ class TargetDrafter:
         assert len(self.text) == int(position) + 1
         paths = [list(self.text)]
 
-        def step(tokens: torch.Tensor, came_from: torch.Tensor, level: int) -> torch.Tensor:
+        def step(tokens: torch.Tensor, came_from: torch.Tensor, level: int) -> Candidates:
             nonlocal paths
             paths = [[*paths[old], token] for old, token in zip(came_from[0].tolist(), tokens[0].tolist(), strict=True)]
-            return self._log_probs(paths)[None]
+            return self._candidates(paths)
 
-        pool = grow(self._log_probs(paths)[None], step, lambda rows: self.ids[rows], self.tree)
+        pool = grow(self._candidates(paths), step, lambda rows: self.ids[rows], self.tree)
         return rerank(root, pool, self.tree)
 
-    def _log_probs(self, paths: list[list[int]]) -> torch.Tensor:
+    def _candidates(self, paths: list[list[int]]) -> Candidates:
         logits = self.model(input_ids=torch.tensor(paths), use_cache=False, logits_to_keep=1).logits[:, -1]
-        return torch.log_softmax(self._spoil(logits, len(paths[0]))[:, self.ids], dim=-1)
+        return likeliest(self._spoil(logits, len(paths[0]))[None, :, self.ids], self.tree.beam)
 
     def _spoil(self, logits: torch.Tensor, seed: int) -> torch.Tensor:
         if self.how == "second best":

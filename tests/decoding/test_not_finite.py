@@ -12,8 +12,8 @@ import torch
 from frspec_cli.answers.batched_decode import TokenizedPrompt, decode_batch
 from frspec_cli.answers.records import Answer
 from frspec_cli.answers.states import target_states
-from frspec_cli.decoding.drafters import LookupDrafter
 from frspec_cli.decoding.engine import Engine
+from frspec_cli.decoding.lookup import LookupDrafter
 from frspec_cli.decoding.sampling import Sampling
 from frspec_cli.errors import FrspecError
 from frspec_cli.models.lm_head import lm_head_of

@@ -74,6 +74,7 @@ def test_the_trees_agree_node_by_node_at_depth_5_top_10_of_60(golden):
     drafter.reset(length=count + 8)
     with torch.no_grad():
         drafter.append_states(golden.tokens[1:], golden.last, golden.taps, torch.zeros(1, dtype=torch.int64))
+        drafter.reach = count
         tree = drafter.propose(golden.tokens[-1:], torch.tensor([count]), torch.tensor([count]))
     assert torch.equal(tree.tokens, golden.draft_tokens)
     assert torch.equal(tree.levels, golden.positions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import exp
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from frspec_cli.answers.records import Answer
 from frspec_cli.answers.states import target_states
 from frspec_cli.decoding.drafters import EagleDrafter
 from frspec_cli.decoding.engine import Engine
-from frspec_cli.decoding.options import TreeConfig
+from frspec_cli.decoding.options import TreeConfig, TreePrices
 from frspec_cli.heads.config import head_config_for
 from frspec_cli.heads.head import EagleHead
 from frspec_cli.models.lm_head import lm_head_of
@@ -21,6 +22,7 @@ from frspec_cli.training.init_head import start_head
 from tests.tiny import tiny_config, tiny_target
 
 SHAPES = [TreeConfig(3, 2, 5), TreeConfig(4, 1, 5), TreeConfig(3, 3, 100), TreeConfig(1, 4, 4), TreeConfig(5, 4, 16)]
+SHAPES += [TreeConfig(4, 3, 12, prices=TreePrices(row, level)) for row, level in ((0.02, 0.1), (0.05, 0.4), (0, 0.6))]
 
 
 def make_head(config, embedding, *, taps=(1, 2), scale=0.2, seed=5):
@@ -74,28 +76,34 @@ def by_hand(head, rows, answer, features, root, shape):
         ids = rows.to_token_ids(best.indices).tolist()
         return [((*path, i), score + s) for i, s in zip(ids, best.values.tolist(), strict=True)]
 
+    row, level = (0.0, 0.0) if shape.prices is None else (shape.prices.row, shape.prices.level)
     frontier = children((), 0.0)
-    pool = list(frontier)
+    pool, levels = list(frontier), 1
     for _ in range(1, shape.depth):
+        if sum(max(0.0, exp(score) - row) for _, score in frontier) < level:
+            break
         grown = [child for path, score in frontier for child in children(path, score)]
         pool += grown
         frontier = sorted(grown, key=lambda item: -item[1])[:beam]
-    kept = {path for path, _ in sorted(pool, key=lambda item: -item[1])[: shape.nodes - 1]}
+        levels += 1
+    kept = {path for path, score in sorted(pool, key=lambda item: -item[1])[: shape.nodes - 1] if exp(score) >= row}
     following = answer.ids[answer.prompt_length + root + 1 :].tolist()
     accepted = 0
-    while accepted < min(shape.depth, len(following)) and tuple(following[: accepted + 1]) in kept:
+    while accepted < min(levels, len(following)) and tuple(following[: accepted + 1]) in kept:
         accepted += 1
     if accepted == shape.depth:
         return accepted, "depth"
     if accepted == len(following):
         return accepted, "end"
+    if accepted == levels:
+        return accepted, "depth"
     if tuple(following[: accepted + 1]) in {path for path, _ in pool}:
         return accepted, "rerank"
     inside = rows.ids is None or following[accepted] in rows.ids.tolist()
     return accepted, "beam" if inside else "outside"
 
 
-@pytest.mark.parametrize("shape", SHAPES[:3])
+@pytest.mark.parametrize("shape", [*SHAPES[:3], *SHAPES[-3:-1]])
 def test_a_cycle_and_its_end_are_those_of_a_tree_by_hand(target64, answers, shape):
     """From every token of three answers: the answer is cut there, and its first cycle is looked at."""
     head = make_head(target64.config, target64.get_input_embeddings().weight)
