@@ -112,7 +112,7 @@ def _verdicts(name: str, prompts: list[TokenizedPrompt], local: Path | None) -> 
     outcomes = [verifier.outcome(check, prompt) for prompt in prompts]
     verdicts: dict[str, tuple[float | None, bool]] = {}
     for prompt, outcome in zip(prompts, outcomes, strict=True):
-        settled = verifier.settle(check, prompt, outcome) if outcome.awaits_float64 else outcome
+        settled = verifier.settle(check, prompt, outcome) if outcome.undecided else outcome
         # Without a difference the two runs contradict each other, which no rule explains.
         margin = settled.differences[0].margin if settled.differences else None
         verdicts[prompt.id] = margin, bool(settled.differences) and settled.passed

@@ -8,16 +8,21 @@ two most likely tokens may fall either way. In float32 a difference counts as su
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
-from frspec_cli.decoding.attention import TargetMasks, use_kernel
-from frspec_cli.decoding.cache import SlotBuffer, cache_length
+from frspec_cli.decoding.cache import attended, cache_length
+from frspec_cli.decoding.engine import Engine
 from frspec_cli.models.target import Target
 
 NEAR_TIE = 1e-3
 """Largest top-2 margin, in logits, at which a float32 run may differ (one row against 64: up to 4e-5 in a logit)."""
+
+
+PASS_ROWS = 256
+"""Rows of a text that are re-scored in one pass."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +31,12 @@ class Scores:
 
     best: the argmax before each emitted id.
     margin: the difference of the two highest logits.
-    unit: one unit in the last place of the highest.
+    unit: one unit in the last place of the highest; [] if it is not known.
     """
 
     best: list[int]
     margin: list[float]
-    unit: list[float]
+    unit: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -49,29 +54,48 @@ class Mismatch:
 
 @torch.inference_mode()
 def score(target: Target, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> Scores:
-    """One prefill over both; what the target would have emitted greedily at each of the N emitted positions."""
-    use_kernel(target.model)
-    device, dtype = target.device, target.dtype
-    ids = torch.tensor([*prompt_ids, *token_ids[:-1]], dtype=torch.int64, device=device)
-    length = cache_length(len(ids))
-    buffer = SlotBuffer.for_model(target.config, length=length, dtype=dtype, device=device)
-    rows = torch.arange(len(ids), device=device)
-    buffer.slots = rows
-    masks = TargetMasks(target.config, length=length, dtype=dtype, device=device)
-    out = target.model(
-        input_ids=ids[None],
-        position_ids=rows[None],
-        attention_mask=masks(rows, rows, rows[:, None] >= rows[None, :]),
-        past_key_values=buffer.as_cache(),
-        use_cache=True,
-        logits_to_keep=rows[-len(token_ids) :],  # an index copies these rows; a count leads to a copy of the LM head
-    )
-    top = out.logits[0].topk(2, dim=-1)
-    return Scores(
-        best=top.indices[:, 0].tolist(),
-        margin=(top.values[:, 0] - top.values[:, 1]).tolist(),
-        unit=[unit_in_last_place(value) for value in top.values[:, 0]],
-    )
+    """One prefill over both, in parts; what the target would have emitted greedily at each of the N emitted positions."""
+    engine = Engine(target)
+    ids = torch.tensor([*prompt_ids, *token_ids[:-1]], dtype=torch.int64, device=target.device)
+    workspace = engine.workspace(cache_length(len(ids)))
+    first, scores = len(prompt_ids) - 1, Scores([], [])
+    for begin in range(0, len(ids), PASS_ROWS):
+        chunk = ids[begin : begin + PASS_ROWS]
+        rows = torch.arange(begin, begin + len(chunk), device=target.device)
+        # An index copies these rows; a count leads to a copy of the LM head.
+        keep = torch.arange(min(max(0, first - begin), len(chunk) - 1), len(chunk), device=target.device)
+        logits, _ = engine.forward(workspace, chunk, rows, rows, None, end=begin + len(chunk), keep=keep)
+        if begin + len(chunk) > first:
+            top = logits.topk(2, dim=-1)
+            scores.best.extend(top.indices[:, 0].tolist())
+            scores.margin.extend((top.values[:, 0] - top.values[:, 1]).tolist())
+            scores.unit.extend(unit_in_last_place(value) for value in top.values[:, 0])
+    return scores
+
+
+@torch.inference_mode()
+def rounding(
+    engine: Engine, prompt_ids: Sequence[int], token_ids: Sequence[int], top: Sequence[Any], rows: int
+) -> float:
+    """How far the logits of one row are from those of many: the largest difference in the two highest of a position.
+
+    token_ids: what plain decoding emitted.
+    top: its two highest logits before each of them, values and indices [2].
+    rows: how many tokens are read at a time here, with a mask, as verification does.
+    """
+    length = engine.cache_length(len(prompt_ids), len(token_ids) + rows)
+    state, _ = engine.prefill(prompt_ids, length)
+    read = torch.tensor(token_ids[:-1], dtype=torch.int64, device=engine.device)
+    largest = 0.0
+    for begin in range(0, len(read), rows):
+        chunk = read[begin : begin + rows]
+        slots = len(prompt_ids) + begin + torch.arange(len(chunk), device=engine.device)
+        among = slots[:, None] >= slots[None, :]
+        end = attended(len(prompt_ids) + begin + len(chunk), compiled=False)
+        logits, _ = engine.forward(state.workspace, chunk, slots, slots, among, end=end)
+        for row, (values, indices) in zip(logits, top[begin + 1 :], strict=False):
+            largest = max(largest, float((row[indices] - values).abs().max()))
+    return largest
 
 
 def differences(scores: Scores, token_ids: Sequence[int]) -> list[Mismatch]:

@@ -10,6 +10,8 @@ from frspec_cli.errors import UsageError, option
 from frspec_cli.models.shipped import DEFAULT_MODEL
 
 METHODS = tuple(method for method in get_args(Method) if method != "ar")
+EXACT_DTYPES = ("float32", "float64")
+FLOAT32 = ("check", "skip")
 _TREE = TreeConfig()
 
 
@@ -23,8 +25,10 @@ class VerifyOptions:
     max_new_tokens: the most tokens of a text.
     limit: use this many prompts, spread evenly over their tasks; None for all.
     rescored: prompts checked by re-scoring, None for all.
+    stock: prompts re-scored by transformers alone, in a process of its own, None for all.
     stepwise: prompts compared with plain decoding in float32 (in float64 and reduced precision: all), None for all.
     sampled: prompts compared at temperature 1 with `seed`, None for all.
+    float32: below float32, "check" the same model in float32 as well, or "skip" that where it does not fit.
     """
 
     model: str = DEFAULT_MODEL
@@ -38,10 +42,12 @@ class VerifyOptions:
     max_new_tokens: int = 64
     limit: int | None = None
     rescored: int | None = None
+    stock: int | None = 4
     stepwise: int | None = 8
     sampled: int | None = 4
     seed: int = 1
     dtype: str = "float32"
+    float32: str = "check"
     device: str | None = None
     compiled: bool = False
 
@@ -50,6 +56,10 @@ class VerifyOptions:
             raise UsageError(f"{option('method')} {self.method} is not one of {', '.join(METHODS)}.")
         refuse_unused([self.method], draft=self.draft, vocab=self.vocab, k=self.k)
         TreeConfig(depth=self.depth, beam=self.beam, nodes=self.nodes)  # refuses sizes outside its range
+        if self.float32 not in FLOAT32:
+            raise UsageError(f"{option('float32')} {self.float32} is not one of {', '.join(FLOAT32)}.")
+        if self.float32 == "skip" and self.dtype in EXACT_DTYPES:
+            raise UsageError(f"{option('float32')} skip has no effect with {option('dtype')} {self.dtype}.")
 
     @property
     def tree(self) -> TreeConfig:

@@ -23,7 +23,8 @@ class Difference:
     position: index of the emitted token.
     margin: the reference's top-2 margin there, None past its end.
     ulps: the same in units in the last place of the top score.
-    explained: whether rounding accounts for it; None for a near tie of float32 until float64 has decided.
+    explained: whether rounding accounts for it; None until that is decided: for a near tie of float32 by float64, in
+        reduced precision by what all prompts show of rounding.
     """
 
     position: int
@@ -38,6 +39,7 @@ class Outcome:
 
     accepted: drafted tokens that were accepted.
     differences: () if the ids are identical.
+    rounding: in reduced precision, the largest difference of a top logit between one row and many (`identity.rounding`).
     """
 
     check: str
@@ -48,6 +50,7 @@ class Outcome:
     cycles: int
     accepted: int
     differences: tuple[Difference, ...] = ()
+    rounding: float | None = None
 
     @property
     def identical(self) -> bool:
@@ -55,8 +58,8 @@ class Outcome:
         return not self.differences
 
     @property
-    def awaits_float64(self) -> bool:
-        """Whether a near tie is still to be decided in float64."""
+    def undecided(self) -> bool:
+        """Whether a difference is still to be explained or not."""
         return any(difference.explained is None for difference in self.differences)
 
     @property
@@ -90,6 +93,7 @@ class _OutcomeRecord(schema.Schema):
     cycles: schema.Count
     accepted: schema.Count
     differences: Annotated[tuple[_DifferenceRecord, ...], Field(strict=False)]
+    rounding: float | None
 
 
 def report(checks: Mapping[str, Sequence[Outcome]]) -> dict[str, Any]:
@@ -109,6 +113,16 @@ def report(checks: Mapping[str, Sequence[Outcome]]) -> dict[str, Any]:
     }
 
 
+def rounding(outcomes: Sequence[Outcome]) -> float | None:
+    """The largest of the outcomes; None if none was measured."""
+    return max((outcome.rounding for outcome in outcomes if outcome.rounding is not None), default=None)
+
+
+def explained_margin(rounding: float) -> float:
+    """The largest top-2 margin at which rounding may swap the two: each of them moves by at most that much."""
+    return 2 * rounding
+
+
 def _check(name: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     by_task: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
@@ -121,6 +135,7 @@ def _check(name: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "passed": all(outcome.passed for outcome in outcomes),
         "new_tokens": sum(outcome.new_tokens for outcome in outcomes),
         "accepted": accepted,
+        "rounding": rounding(outcomes),
         "acceptance_length": round((accepted + cycles) / cycles, 4) if cycles else 1.0,
         "tasks": {task: _counts(members) for task, members in by_task.items()},
     }

@@ -27,10 +27,10 @@ from frspec_cli.resume import RunFolder, run_folder
 from frspec_cli.schema import read_json
 from frspec_cli.verification.options import VerifyOptions
 from frspec_cli.verification.report import Outcome, report
-from frspec_cli.verification.rules import Check, Verifier, plan_checks
+from frspec_cli.verification.rules import Check, Verifier, plan_checks, settle_by_rounding
 
 SCHEMA = 1
-_VERSION = 1
+_VERSION = 2
 _NAMED_PROMPTS = 5  # of those left out
 
 
@@ -105,7 +105,7 @@ class Verification:
         if not checks:
             raise FrspecError(
                 "no check takes a prompt.",
-                hint=f"Raise {option('rescored')}, {option('stepwise')} or {option('sampled')}.",
+                hint=f"Raise {option('rescored')}, {option('stepwise')}, {option('stock')} or {option('sampled')}.",
             )
         with nullcontext() if out is None else RunFolder.opened(run_folder(out)) as folder:
             record = self._record()
@@ -126,15 +126,28 @@ class Verification:
         if len(missing) < total:
             callbacks.say(f"resuming: {total - len(missing):,} of {total:,} outcomes are there")
         callbacks.begin(len(missing))
+        alone = [(check, index) for check, index in missing if check.rule == "stock"]
         for check, index in missing:
-            ledger.put(check, index, self.verifier.outcome(check, self.prompts[index]))
-            callbacks.finished(1)
+            if check.rule != "stock":
+                ledger.put(check, index, self.verifier.outcome(check, self.prompts[index]))
+                callbacks.finished(1)
+        if alone:
+            callbacks.say(f"scoring {len(alone):,} texts by transformers alone, in a process of its own")
+            outcomes = self.verifier.by_transformers(alone[0][0], [self.prompts[index] for _, index in alone])
+            for (check, index), outcome in zip(alone, outcomes, strict=True):
+                ledger.put(check, index, outcome)
+                callbacks.finished(1)
 
     def _settle(self, checks: Sequence[Check], ledger: _Ledger, callbacks: Callbacks) -> None:
-        """Decodes prompts with near ties again in float64: last, so that each dtype is loaded once."""
-        ties = [
-            (check, index) for check in checks for index in check.prompts if ledger.get(check, index).awaits_float64
-        ]
+        """Decides what is open: reduced precision by its own rounding, near ties by decoding again in float64.
+
+        That comes last, so that each dtype is loaded once.
+        """
+        for check in checks:
+            if check.rule == "reduced":
+                for index, outcome in zip(check.prompts, settle_by_rounding(ledger.outcomes(check)), strict=True):
+                    ledger.put(check, index, outcome)
+        ties = [(check, index) for check in checks for index in check.prompts if ledger.get(check, index).undecided]
         if ties:
             callbacks.say(f"decoding {len(ties):,} prompts with near ties again in float64")
         for check, index in ties:

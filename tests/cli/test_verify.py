@@ -16,7 +16,7 @@ import pytest
 
 @pytest.fixture
 def model(tiny_folder: Path) -> list[str]:
-    return ["--model", str(tiny_folder), "--device", "cpu", "--method", "lookup", "-n", "20"]
+    return ["--model", str(tiny_folder), "--device", "cpu", "--method", "lookup", "-n", "20", "--stock", "0"]
 
 
 def test_a_lossless_run_says_so(cli, model) -> None:
@@ -82,6 +82,8 @@ def test_a_difference_in_reduced_precision_only_has_its_own_message() -> None:
         (["--method", "lookup", "--k", "8"], "--k has no effect on lookup: it is for frspec only."),
         (["--method", "lookup", "--draft", "x"], "--draft has no effect on lookup: it is for eagle and frspec only."),
         (["--method", "eagle", "--vocab", "x"], "--vocab has no effect on eagle: it is for frspec only."),
+        (["--float32", "skip"], "--float32 skip has no effect with --dtype float32."),
+        (["--float32", "no"], "--float32 no is not one of check, skip."),
         (["--restart"], "--restart has no effect without --out."),
     ],
 )
@@ -89,6 +91,28 @@ def test_wrong_options_are_usage(cli, more, message) -> None:
     code, out, err = cli("verify", *more)
     assert (code, out) == (2, "")
     assert message in " ".join(err.split())
+
+
+@pytest.mark.slow
+def test_transformers_alone_scores_some_texts(cli, model) -> None:
+    """In its own process, from the model's folder."""
+    code, out, err = cli("verify", *model, "--limit", 2, "--stock", 1, "--json")
+    assert code == 0, err
+    checks = {check["name"]: check for check in json.loads(out)["checks"]}
+    assert checks["greedy, by transformers alone"]["prompts"] == 1
+    assert checks["greedy, by transformers alone"]["identical"] == 1
+    assert "scoring 1 texts by transformers alone, in a process of its own" in " ".join(err.split())
+
+
+def test_what_rounding_does_is_said(cli, model) -> None:
+    """Below float32: how far one row's logits are from many rows', and what follows from it."""
+    code, out, err = cli("verify", *model, "--limit", 1, "--dtype", "bfloat16", "--float32", "skip", "--json")
+    assert code == 0, err
+    [check] = json.loads(out)["checks"]
+    assert check["name"] == "greedy, bfloat16"
+    assert check["rounding"] >= 0
+    said = f"differs by up to {check['rounding']:.3g} here, so margins up to {2 * check['rounding']:.3g} are near ties"
+    assert said in " ".join(err.split())
 
 
 def test_the_padded_reference_is_gone(cli) -> None:

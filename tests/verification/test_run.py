@@ -14,6 +14,7 @@ import torch
 
 from frspec_cli.answers.batched_decode import TokenizedPrompt
 from frspec_cli.decoding import engine
+from frspec_cli.decoding.engine import Engine
 from frspec_cli.decoding.pipeline import Pipeline
 from frspec_cli.decoding.walk import Walk, walk
 from frspec_cli.errors import FrspecError
@@ -23,12 +24,12 @@ from frspec_cli.progress import Callbacks
 from frspec_cli.verification import identity
 from frspec_cli.verification.options import VerifyOptions
 from frspec_cli.verification.report import Difference, Outcome, report
-from frspec_cli.verification.rules import Verifier
+from frspec_cli.verification.rules import Verifier, settle_by_rounding
 from frspec_cli.verification.run import Verification
 from tests.tiny import tiny_config, tiny_target
 
 PROMPTS = [[5, 17, 20], [9, 9, 3, 1, 30], [2]]
-OPTIONS = VerifyOptions(method="eagle", depth=4, beam=3, nodes=12, max_new_tokens=30, stepwise=2, sampled=2)
+OPTIONS = VerifyOptions(method="eagle", depth=4, beam=3, nodes=12, max_new_tokens=30, stock=0, stepwise=2, sampled=2)
 
 
 def load(dtype: str) -> Pipeline:
@@ -67,6 +68,18 @@ def test_reduced_precision_brings_the_float32_rule_along() -> None:
     assert names == ["greedy, bfloat16", "greedy, re-scored", "greedy, step by step", "seeded sampling"]
 
 
+def test_float32_can_be_left_out_where_it_does_not_fit() -> None:
+    loaded: list[str] = []
+
+    def recording(dtype: str) -> Pipeline:
+        loaded.append(dtype)
+        return load(dtype)
+
+    result = verify("bfloat16", dataclasses.replace(OPTIONS, float32="skip", dtype="bfloat16"), load=recording)
+    assert [check["name"] for check in result["checks"]] == ["greedy, bfloat16"]
+    assert (result["passed"], loaded) == (True, ["bfloat16"])
+
+
 def _accept_one_too_many(tree, chosen, depth):
     step = walk(tree, chosen, depth)
     child = int(torch.where(tree.parents == step.path[step.accepted], torch.arange(tree.nodes), 0).max())
@@ -93,6 +106,48 @@ def test_a_wrong_walk_is_found(mutant, dtype: str, monkeypatch) -> None:
     result = verify(dtype)
     assert not result["passed"]
     assert any(not each["explained"] for each in result["differences"])
+
+
+def test_the_rule_of_reduced_precision_comes_from_what_is_measured() -> None:
+    """Twice the largest rounding of any prompt: there each of two logits may move by as much."""
+
+    def outcome(rounding: float, *margins: float | None) -> Outcome:
+        found = tuple(Difference(3, margin, 1.0, explained=None) for margin in margins)
+        return Outcome("greedy, bfloat16", "1", "", 5, 20, cycles=9, accepted=9, differences=found, rounding=rounding)
+
+    settled = settle_by_rounding([outcome(0.125, 0.5), outcome(0.25, 0.501), outcome(0.0), outcome(0.0, None)])
+    assert [[each.explained for each in one.differences] for one in settled] == [[True], [False], [], [False]]
+    assert not any(one.undecided for one in settled)
+
+
+@pytest.mark.parametrize(("shift", "expected"), [(0.0, 0.0), (0.25, 0.25)])
+def test_rounding_is_the_difference_between_one_row_and_many(shift: float, expected: float, monkeypatch) -> None:
+    target = tiny_target()
+    plain = Engine(target)
+    cycles = list(plain.generate([5, 17, 20], max_new_tokens=30, ignore_eos=True))
+    ids = [token for cycle in cycles for token in cycle.tokens]
+    forward, seen = Engine.forward, []
+
+    def shifted(self, workspace, tokens, *others, **keywords):
+        logits, states = forward(self, workspace, tokens, *others, **keywords)
+        seen.append(len(tokens))
+        return logits + shift * (others[0][:, None] == 12), states  # one position only
+
+    monkeypatch.setattr(Engine, "forward", shifted)
+    top = [cycle.scores[0].topk(2) for cycle in cycles]
+    assert identity.rounding(plain, [5, 17, 20], ids, top, 8) == pytest.approx(expected, abs=1e-9)
+    assert seen == [3, 8, 8, 8, 5]
+
+
+def test_texts_are_rescored_in_parts(monkeypatch) -> None:
+    target = tiny_target()
+    ids = Engine(target).complete([5, 17, 20] * 4, max_new_tokens=30, ignore_eos=True).token_ids
+    whole = identity.score(target, [5, 17, 20] * 4, ids)
+    monkeypatch.setattr(identity, "PASS_ROWS", 5)
+    parts = identity.score(target, [5, 17, 20] * 4, ids)
+    assert whole.best == parts.best == ids
+    assert parts.margin == pytest.approx(whole.margin, abs=1e-9)
+    assert len(parts.unit) == 30
 
 
 def test_noise_by_node_instead_of_position_is_found(monkeypatch) -> None:
