@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -161,11 +161,13 @@ class _Run:
     options: GenerateOptions
     output: Output
 
-    def decode(self, prompts: Iterable[Prompt]) -> None:
+    def decode(self, prompts: Sequence[Prompt]) -> None:
         """Of each prompt the text as it comes and a line of statistics, or one JSON object."""
         from frspec_cli.answers.prompts import prompt_ids
         from frspec_cli.decoding.generation import Generation
 
+        if self.engine.compiled:
+            self._compile(prompts)
         for number, prompt in enumerate(prompts):
             if number and not self.output.as_json:
                 self.output.data("")
@@ -180,6 +182,16 @@ class _Run:
             else:
                 self.output.data("")
                 self.output.say(self._summary(generation))
+
+    def _compile(self, prompts: Sequence[Prompt]) -> None:
+        """Compiles all that these prompts need: no text's seconds contain any of it."""
+        from frspec_cli.answers.prompts import prompt_ids
+        from frspec_cli.decoding.warm_up import warm_up
+
+        self.output.say("compiling, before the clock starts")
+        tokenized = [prompt_ids(self.pipeline.target, prompt, raw=self.options.raw) for prompt in prompts]
+        limit, sampling = self.options.max_new_tokens, self.options.sampling
+        warm_up(self.engine, tokenized, max_new_tokens=limit, sampling=sampling)
 
     def _record(self, generation: Generation) -> dict[str, Any]:
         drafter, target = self.engine.drafter, self.pipeline.target

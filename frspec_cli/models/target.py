@@ -126,27 +126,24 @@ def load_target(
 
     hybrid: linear attention will do as well, for what runs the model plainly: no tree can be rolled back there.
 
-    Raises `FrspecError` for a model that frspec cannot decode: not a causal LM, or with layers that are not attention.
+    The weights go straight there, to that one device; a CUDA device becomes the current one, whose stream all else uses.
+    Raises `FrspecError` for a model that frspec cannot decode: not a causal LM, or with layers that are not attention; and if
+    it does not fit on the device.
     """
-    import torch
-
     placed = resolve_device(device)
     folder = locate_model(name)
     config = read_model_config(name, folder)
     _refuse_family(name, config, hybrid=hybrid)
     check_text_config(config, folder / "config.json")
-    model, processor = _read_model(name, folder, config, dtype=dtype, attention=attention)
+    model, processor = _read_model(name, folder, config, placed=placed, dtype=dtype, attention=attention)
     model.requires_grad_(False).eval()
-    try:
-        model.to(placed)
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        reason = _first_line(error)
-        hint = f"Try {option('dtype')} bfloat16."
-        raise FrspecError(f"{name} does not fit on {placed}: {reason}.", hint=hint) from error
     return Target(name=name, folder=folder, model=model, processor=processor)
 
 
-def _read_model(name: str, folder: Path, config: Any, *, dtype: str, attention: str | None) -> tuple[Any, Any]:
+def _read_model(
+    name: str, folder: Path, config: Any, *, placed: torch.device, dtype: str, attention: str | None
+) -> tuple[Any, Any]:
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -160,6 +157,7 @@ def _read_model(name: str, folder: Path, config: Any, *, dtype: str, attention: 
             config=config,
             dtype=resolve_dtype(dtype),
             attn_implementation=attention or "sdpa",
+            device_map={"": placed},
             use_safetensors=True,
             trust_remote_code=False,
             **experts,
@@ -167,6 +165,9 @@ def _read_model(name: str, folder: Path, config: Any, *, dtype: str, attention: 
         return model, AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except FrspecError:
         raise
+    except torch.OutOfMemoryError as error:
+        hint = f"Try {option('dtype')} bfloat16, or another {option('device')}."
+        raise FrspecError(f"{name} does not fit on {placed}: {_first_line(error)}.", hint=hint) from error
     except Exception as error:  # as in `read_model_config`
         raise FrspecError(f"{name} could not be loaded: {_reason(error)}.") from error
 
@@ -228,9 +229,10 @@ def _reason(error: Exception) -> str:
 
 
 def resolve_device(device: str | None) -> torch.device:
-    """The device that an option names; None means CUDA if there is one, else the CPU.
+    """The device that an option names; None means CUDA if there is one, else the CPU. A numbered one becomes the current one:
+    events and streams are those of the current device.
 
-    Raises `UsageError` if torch knows no such device, `FrspecError` if there is no CUDA device.
+    Raises `UsageError` if torch knows no such device, `FrspecError` if there is no such CUDA device.
     """
     import torch
 
@@ -244,6 +246,12 @@ def resolve_device(device: str | None) -> torch.device:
         ) from None
     if parsed.type == "cuda" and not torch.cuda.is_available():
         raise FrspecError(f"{option('device')} {device}: this machine, or this build of torch, has no CUDA device.")
+    if parsed.type == "cuda" and parsed.index is not None:
+        if parsed.index >= torch.cuda.device_count():
+            raise FrspecError(
+                f"{option('device')} {device}: this machine has {torch.cuda.device_count()} CUDA devices."
+            )
+        torch.cuda.set_device(parsed)
     return parsed
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from typing import Any
 
 import pytest
@@ -168,3 +170,51 @@ def test_devices_and_dtypes_are_checked() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(FrspecError, match="no CUDA device"):
             resolve_device("cuda:0")
+
+
+def test_weights_go_straight_to_the_device(tiny_folder, monkeypatch) -> None:
+    """Without a copy on the host first: the loader is told where, and nothing is moved afterwards."""
+    asked: list[Any] = []
+    load = transformers.AutoModelForCausalLM.from_pretrained
+
+    def recording(*arguments: Any, **options: Any) -> Any:
+        asked.append(options["device_map"])
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", recording)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda *_: pytest.fail("moved"))
+    target = load_target(str(tiny_folder), device="cpu", dtype="float32")
+    assert asked == [{"": torch.device("cpu")}]
+    assert (target.device, target.dtype) == (torch.device("cpu"), torch.float32)
+
+
+def test_what_does_not_fit_is_one_sentence(tiny_folder, monkeypatch) -> None:
+    def full(*arguments: Any, **options: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore about it.")
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", full)
+    with pytest.raises(FrspecError, match=r"does not fit on cpu: CUDA out of memory. Tried to allocate 2 GiB\.$"):
+        load_target(str(tiny_folder), device="cpu")
+
+
+def test_a_quantised_target_whose_library_is_absent_is_one_sentence(tiny_folder, tmp_path) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "quantised")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": 128}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(FrspecError, match="could not be loaded") as caught:
+        load_target(str(folder), device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_numbered_device_becomes_the_current_one(monkeypatch) -> None:
+    """Events and streams are the current device's: text on another card would be timed on an idle stream."""
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert resolve_device("cuda") == torch.device("cuda")
+    assert resolve_device("cuda:1") == torch.device("cuda:1")
+    assert chosen == [torch.device("cuda:1")]
+    with pytest.raises(FrspecError, match="cuda:2: this machine has 2 CUDA devices"):
+        resolve_device("cuda:2")
