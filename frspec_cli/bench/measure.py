@@ -129,10 +129,12 @@ def measure_prompt(
     ]
 
 
-def warm_up(decoder: Decoder, prompts: Sequence[Sequence[int]], *, max_new_tokens: int) -> None:
+def warm_up(
+    decoder: Decoder, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, sampling: Sampling | None = None
+) -> None:
     """Decodes a little, unmeasured: an engine at every shape that these prompts (as token ids) call for."""
     if isinstance(decoder, Engine):
-        warm_up_engine(decoder, prompts, max_new_tokens=max_new_tokens)
+        warm_up_engine(decoder, prompts, max_new_tokens=max_new_tokens, sampling=sampling)
         return
     for ids in prompts:
         try:

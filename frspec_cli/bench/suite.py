@@ -69,8 +69,9 @@ def run_suite(
     callbacks.begin(len(prompts))
 
     def warm_up_all() -> None:
+        ids, sampling = [prompt.ids for prompt in prompts], options.sampling(0)
         for arm in arms:
-            warm_up(arm.decoder, [prompt.ids for prompt in prompts], max_new_tokens=options.max_new_tokens)
+            warm_up(arm.decoder, ids, max_new_tokens=options.max_new_tokens, sampling=sampling)
 
     def measure(index: int) -> list[list[dict[str, Any]]]:
         runs = [

@@ -155,7 +155,7 @@ class Recording(EagleDrafter):
         self.seen: list[tuple] = []
 
     def propose(self, root, position, valid):
-        first = self._log_probs(self.hidden.index_select(1, valid - 1))[0, 0]
+        first = torch.log_softmax(self._logits(self.hidden.index_select(1, valid - 1))[0, 0], dim=-1)
         tree = super().propose(root, position, valid)
         self.seen.append((first, tree, int(position)))
         return tree
