@@ -20,6 +20,7 @@ from frspec_cli.decoding.tree import Candidates, Pool, Tree, grow, likeliest, re
 from frspec_cli.errors import UsageError, option
 from frspec_cli.heads.draft_head import DraftHead
 from frspec_cli.heads.grouped import causal_mask
+from frspec_cli.heads.head import EagleHead
 from frspec_cli.models.lm_head import LmHead
 
 
@@ -233,7 +234,8 @@ class EagleDrafter:
         """
         features = self.head.fuse(last, taps)
         rows = start + torch.arange(tokens.shape[1], device=self.device)
-        if visible is None and self.window is not None and end > self.window:
+        windowed = self.window is not None and end > self.window
+        if visible is None and (windowed or not isinstance(self.head, EagleHead)):  # only ours know the causal sign
             visible = self._sees(cache, rows, end)
         causal = causal_mask(tokens.shape[1], self.dtype, self.device)
         mask = causal if visible is None else additive(visible, self.dtype)
@@ -246,14 +248,14 @@ class EagleDrafter:
         visible = distance >= 0 if self.window is None else (distance >= 0) & (distance < self.window)
         return visible[None]
 
-    def pool(self, cache: DraftCache, position: torch.Tensor, last: torch.Tensor, end: int) -> Pool:
+    def pool(self, cache: DraftCache, position: torch.Tensor, last: torch.Tensor, end: int | None = None) -> Pool:
         """The candidates of the trees behind one token of each of R texts.
 
         position: int64 [R], the roots' positions.
         last: [R, 1, H], the draft's hidden states before the roots.
-        end: pairs before this one are attended.
+        end: pairs before this one are attended; None for all.
         """
-        beam = self.tree.beam
+        beam, end = self.tree.beam, cache.length if end is None else end
         pairs = cache.slots[:end]
         committed = (pairs < position[:, None])[:, None].expand(-1, beam, -1)
         frontier = {"hidden": last, "seen": self.own_rows.new_zeros(len(position), 1, cache.front)}

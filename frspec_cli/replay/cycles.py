@@ -193,7 +193,7 @@ class BatchedTrees:
         device = self.ids.device
         position = self.starts + torch.tensor(roots, device=device)
         last = self.hidden[torch.arange(len(position), device=device), position - 1][:, None]
-        pool = self.drafter.pool(self.cache, position, last, self.cache.length)
+        pool = self.drafter.pool(self.cache, position, last)
         levels = torch.arange(1, self.drafter.depth + 1, device=device)
         accepted, misses = self._follow(pool, self.ids.gather(1, position[:, None] + levels))
         outcome = torch.stack((accepted, misses)).tolist()

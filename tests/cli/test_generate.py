@@ -178,7 +178,7 @@ def test_a_lone_surrogate_in_a_prompt_is_a_usage_error(cli, model, tmp_path, mon
 
 def test_a_line_that_is_no_prompt_is_named(cli, model, tmp_path) -> None:
     file = tmp_path / "prompts.jsonl"
-    file.write_text('{"prompt": "the fox"}\n{"question": "?"}\n')
+    file.write_text('{"prompt": "the fox"}\n{"title": "?"}\n')
     code, _, err = cli("generate", "--prompts", file, *model)
     assert code == 1
     assert "line 2 is not a prompt" in " ".join(err.split())
