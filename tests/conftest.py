@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-pytest_plugins = ["tests.fixtures.tiny_target", "tests.fixtures.tiny_bench"]
+pytest_plugins = ["tests.fixtures.tiny_target", "tests.fixtures.tiny_bench", "tests.fixtures.trained_head"]
 # Importing our own `tests.tiny` helpers works from any test module, however deep.
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -40,6 +40,7 @@ COMMANDS = {  # in the order of the work: count, choose, draft, decode, measure
     "verify": "Check that the output is plain decoding's, token by token, greedy and with a seed. Exit code 3 if not.",
     "bench": "Measure methods side by side: the same prompts, interleaved in one run, tokens counted one way.",
     "replay": "Show what is accepted, and why no more is, by the draft alone: any number of heads, subsets, sizes and trees.",
+    "doctor": "Say why a draft head accepts little: its answers are replayed under every reading that could be wrong.",
     "profile": "Show where the time of one cycle goes, and how EAGLE-2's cycle compares with FR-Spec's at the same tree.",
     "report": "Write one self-contained page from results: what was found, pictures, tables and the commands.",
     "demo": "Plain decoding, EAGLE-2 and FR-Spec side by side on SmolLM2-135M, in float32.",

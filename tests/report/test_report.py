@@ -175,7 +175,9 @@ def test_tables_hold_the_results_numbers(results, files):
             rates.append(sum(len(each["token_ids"]) for each in own) / sum(each["seconds"]["total"] for each in own))
         assert cells[0].value == pytest.approx(rates[0] / rates[1])
     rows = json.loads(files[3].read_text())["rows"]
-    covered = {name: [cell.value for cell in cells] for name, cells in made["coverage", "coverage of answers by s"].rows}
+    covered = {
+        name: [cell.value for cell in cells] for name, cells in made["coverage", "coverage of answers by s"].rows
+    }
     assert covered["all"] == [row["coverage"] for row in rows if row["source"] == row["script"] == "all"]
     assert len(made) == 9
 
