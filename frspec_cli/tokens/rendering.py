@@ -221,9 +221,11 @@ def _missing(message: Message, opened: str, said: str) -> str:
     A content with reasoning inside, which templates take apart, must be all of the turn.
     """
     squeezed: list[str] = []
-    for what, text in _parts(message):
+    parts = _parts(message)
+    for what, text in parts:
         thoughts = what == "content" and re.search(_CLOSE, text, re.IGNORECASE)
-        if text in said and not (thoughts and _OPENED.search(said[: said.find(text)])):
+        elsewhere = thoughts and said.count(text) < sum(other.count(text) for _, other in parts)
+        if text in said and not elsewhere and not (thoughts and _OPENED.search(said[: said.find(text)])):
             continue
         squeezed = squeezed or [_squeezed(said), _squeezed(opened + said)]
         forms = [_squeezed(form) for form in _forms(text)]

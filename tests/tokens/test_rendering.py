@@ -27,7 +27,11 @@ _COMMENTARY = " to=functions.f<|channel|>commentary json<|message|>"
 
 def _calls(arguments: Any) -> dict[str, Any]:
     """A turn that only calls `f`."""
-    return {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}
+    return {"role": "assistant", "content": None, "tool_calls": [_call(arguments)]}
+
+
+def _call(arguments: Any) -> dict[str, Any]:
+    return {"function": {"name": "f", "arguments": arguments}}
 
 
 def build(folder: Path, family: Family) -> Path:
@@ -151,6 +155,11 @@ def test_what_the_assistant_said(name: str, turns: list[dict[str, Any]], said: s
             "deepseek-r1",
             [USER, {"role": "assistant", "content": "banana", "reasoning_content": "a"}],
             "turn 2: its reasoning is not in the rendering",
+        ),
+        (
+            "qwen3",  # whose template takes the end of the block away; the call holds the same text
+            [USER, {"role": "assistant", "content": "</think> a hen", "tool_calls": [_call({"x": "</think> a hen"})]}],
+            "turn 2: its content is not in the rendering",
         ),
         (
             "phi-4",
