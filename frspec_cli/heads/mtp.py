@@ -11,13 +11,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from frspec_cli import schema
 from frspec_cli.errors import FrspecError, option
 from frspec_cli.heads.layer import KeyValueCache
 from frspec_cli.heads.options import MTP
@@ -25,7 +23,7 @@ from frspec_cli.models.embedding import first_rows
 from frspec_cli.models.finite import is_finite
 from frspec_cli.models.lm_head import LmHead
 from frspec_cli.models.target import Target
-from frspec_cli.tensor_files import safetensors_shapes
+from frspec_cli.models.weight_files import weight_files
 
 _NUMBERED = re.compile(r"(?:^|\.)layers\.(\d+)\.(?:enorm|hnorm|eh_proj)\.")
 """GLM-4 MoE and others: the modules are layers behind the last one."""
@@ -171,7 +169,7 @@ def _declare_modules(target: Target) -> int:
     theirs in its words (`num_mtp_layers`, `mtp_layer_types`).
     """
     config, layers = target.config, target.config.num_hidden_layers
-    names = tensor_names(target.folder)
+    names = list(weight_files(target.folder))
     numbered = numbered_modules(names, layers)
     stated = getattr(config, "num_mtp_layers", None)
     if numbered and stated:
@@ -213,7 +211,7 @@ def _check(target: Target, mtp: Any) -> None:
 def _refuse_own_rows(target: Target) -> None:
     """An embedding or an LM head in the module is mostly a copy of the target's. Of another one transformers would ignore the
     LM head, and (5.23) load an embedding into the target itself."""
-    for name in filter(_OWN_ROWS.search, tensor_names(target.folder)):
+    for name in filter(_OWN_ROWS.search, weight_files(target.folder)):
         number = re.search(r"layers\.(\d+)\.", name)
         if number is not None and int(number[1]) < target.config.num_hidden_layers and not name.startswith("mtp."):
             continue
@@ -226,24 +224,10 @@ def _refuse_own_rows(target: Target) -> None:
             )
 
 
-class _Index(schema.Schema):
-    weight_map: dict[str, str]
-
-
 def numbered_modules(names: Sequence[str], layers: int) -> set[int]:
     """The numbers of the modules that are layers behind a model's `layers`."""
     found = (int(match[1]) for match in map(_NUMBERED.search, names) if match)
     return {number for number in found if number >= layers}
-
-
-def tensor_names(folder: Path) -> list[str]:
-    """Of the checkpoint that transformers loads from `folder`."""
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file():
-        return list(safetensors_shapes(single))
-    if index.is_file():
-        return list(schema.check(_Index, schema.read_object(index), index).weight_map)
-    return []
 
 
 def _refused(target: Target, reason: str) -> FrspecError:

@@ -14,10 +14,11 @@ from frspec_cli import storage
 from frspec_cli.errors import FrspecError
 from frspec_cli.heads.export import ExportedHead
 from frspec_cli.heads.files import WEIGHTS
-from frspec_cli.heads.mtp import numbered_modules, tensor_names
+from frspec_cli.heads.mtp import numbered_modules
 from frspec_cli.models.embedding import read_lm_head
 from frspec_cli.models.locate import locate_model, resolvable_name
 from frspec_cli.models.target import read_model_config
+from frspec_cli.models.weight_files import weight_files
 from frspec_cli.subsets.load import load_subset
 from frspec_cli.tensor_files import safetensors_shapes, write_safetensors
 from frspec_cli.tokens.tokenizer import load_tokenizer
@@ -74,6 +75,6 @@ def holds_only_rows(folder: Path) -> bool:
 
 
 def _check_module(model: str, folder: Path, *, layers: int) -> None:
-    names = tensor_names(folder)
+    names = list(weight_files(folder))
     if not numbered_modules(names, layers) and not any("mtp" in name.split(".") for name in names):
         raise FrspecError(f"{model} has no MTP module in its checkpoint: its rows would serve nothing.")

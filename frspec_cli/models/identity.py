@@ -10,12 +10,8 @@ from typing import IO, Any
 
 from frspec_cli import schema
 from frspec_cli.models.target import Target
+from frspec_cli.models.weight_files import weight_files
 from frspec_cli.tensor_files import safetensors_shapes
-
-
-class _WeightIndex(schema.Schema):
-    weight_map: dict[str, str]
-
 
 _BLOCKS, _BLOCK_BYTES = 64, 256
 """What is hashed of a large tensor: blocks spread evenly from its first byte to its last. Fine-tuning changes whole tensors."""
@@ -33,7 +29,7 @@ def target_identity(target: Target) -> str:
     The first 32 are over the weights (some of every tensor), the others over its configs, tokenizer and chat template.
     A target without files, made in memory, is known by its loaded tensors and its config.
     """
-    if _weight_files(target.folder):
+    if weight_files(target.folder):
         return _weights(target.folder) + _settings(target.folder)
     return _loaded_weights(target.model) + _short(target.model.config.to_json_string().encode())
 
@@ -52,7 +48,7 @@ def has_weights(target: Target, recorded: str) -> bool:
 
 def _weights(folder: Path) -> str:
     tensors: dict[str, str] = {}
-    for path in _weight_files(folder):
+    for path in sorted(set(weight_files(folder).values())):
         with open(path, "rb") as file:
             size = int.from_bytes(file.read(8), "little")
             safetensors_shapes(path)  # checks the header
@@ -73,17 +69,6 @@ def _loaded_weights(model: Any) -> str:
         values = tensor.flatten()[:: max(1, tensor.numel() // 4096)]
         digest.update(f"{name} {list(tensor.shape)}".encode() + values.double().cpu().numpy().tobytes())
     return digest.hexdigest()[:_DIGITS]
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that transformers loads from `folder`; none if it holds no model."""
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file():
-        return [single]
-    if index.is_file():
-        weights = schema.check(_WeightIndex, schema.read_object(index), index)
-        return [folder / name for name in sorted(set(weights.weight_map.values()))]
-    return []
 
 
 def _blocks(file: IO[bytes], begin: int, size: int) -> Iterator[bytes]:

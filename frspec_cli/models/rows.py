@@ -12,10 +12,6 @@ from frspec_cli.errors import ArtifactError, FrspecError
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|lm_head|wte|embed_in|embed_out|word_embeddings|tok_embeddings)\.weight$")
 
 
-class _Index(schema.Schema):
-    weight_map: dict[str, str]
-
-
 def model_rows(folder: Path) -> int | None:
     """The rows of the model in a folder; None if it holds none, or one whose files do not say.
 
@@ -37,14 +33,11 @@ def model_rows(folder: Path) -> int | None:
 
 def _in_weights(folder: Path) -> int | None:
     """The rows that all embeddings and LM heads in the weights have; None if they differ or are not here."""
+    from frspec_cli.models.weight_files import weight_files
     from frspec_cli.tensor_files import safetensors_shapes
 
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    files = [single] if single.is_file() else []
-    if not files and index.is_file():
-        names = schema.check(_Index, schema.read_object(index), index).weight_map
-        files = [folder / Path(file).name for name, file in sorted(names.items()) if _EMBEDDING.search(name)]
-    shapes = [shape for file in dict.fromkeys(files) if file.is_file() for shape in safetensors_shapes(file).items()]
+    files = {file for name, file in weight_files(folder).items() if _EMBEDDING.search(name)}
+    shapes = [shape for file in files if file.is_file() for shape in safetensors_shapes(file).items()]
     rows = {each["shape"][0] for name, each in shapes if _EMBEDDING.search(name) and len(each["shape"]) == 2}
     return rows.pop() if len(rows) == 1 else None
 
