@@ -83,7 +83,7 @@ def _verdict(result: dict[str, Any]) -> str:
     if result["verdict"] == "target":
         return f"No reading drafts: the best accepts {result['acceptance_length']:.2f} tokens a cycle."
     if result["verdict"] == "own":
-        return f"Its files are read rightly: no other reading has more than its {result['acceptance_length']:.2f}."
+        return f"Its files are read rightly: no other reading surely accepts more than its {result['acceptance_length']:.2f}."
     changes = " and ".join(change["what"] for change in result["changes"])
     return f"Its files are read wrongly: {changes} gives {result['acceptance_length']:.2f}, {_times(result['times'])} as much."
 

@@ -189,9 +189,7 @@ def _warn_of_foreign_rows(head: DraftHead, target: Target, *, where: str, warn: 
         return
     try:
         rows = target.lm_head
-    except (
-        FrspecError
-    ):  # a family whose LM head is not plain rows: the head's own serve it, and there is nothing to compare
+    except FrspecError:  # its LM head is not plain rows: the head's own serve it, and there is nothing to compare
         return
     doubt = foreign_rows(head.own_lm_head, rows, where=where)
     if doubt is not None:
