@@ -36,10 +36,10 @@ $(READY): pyproject.toml constraints.txt
 
 # Text that every machine has: Python's own documentation and the sources of installed packages (nearly all code).
 demo: setup
-	$(BIN)/frspec count-freq --tokenizer smollm2-135m --glob '**/*.py' --out out/demo/counts.parquet \
+	$(BIN)/frspec count-freq --tokenizer smollm2-135m --glob '**/*.py' --out out/demo/counts.parquet --force \
 		"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')/pydoc_data" \
 		"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch"
-	$(BIN)/frspec build-vocab out/demo/counts.parquet --k 8192 --out out/demo/local.parquet
+	$(BIN)/frspec build-vocab out/demo/counts.parquet --k 8192 --out out/demo/local.parquet --force
 	$(BIN)/frspec coverage data/smollm2-135m/subset.parquet out/demo/local.parquet --k 8192 --show 6 \
 		--on data/smollm2-135m/counts.parquet
 	$(BIN)/frspec demo --local out/demo/local.parquet --out out/demo
@@ -74,17 +74,17 @@ bench-cycle: setup
 clean:
 	rm -rf out
 
-# One model from counts to a draft head. Each step resumes where it was stopped.
+# One model from counts to a draft head. Each step resumes where it was stopped; make decides what is out of date (--force).
 counts: $(WORK)/counts.parquet
 subset: $(WORK)/subset.parquet
 answers: $(WORK)/answers.jsonl
 head: $(WORK)/head/config.json
 
 $(WORK)/counts.parquet: $(filter $(WORK)/%,$(CORPUS)) | $(READY)
-	$(BIN)/frspec count-freq $(CORPUS) --tokenizer $(MODEL) --out $@ $(COUNT_OPTIONS)
+	$(BIN)/frspec count-freq $(CORPUS) --tokenizer $(MODEL) --out $@ --force $(COUNT_OPTIONS)
 
 $(WORK)/subset.parquet: $(WORK)/counts.parquet
-	$(BIN)/frspec build-vocab $< --model $(MODEL) --k $(K) --out $@
+	$(BIN)/frspec build-vocab $< --model $(MODEL) --k $(K) --out $@ --force
 
 $(WORK)/answers.jsonl: | $(READY)
 	$(BIN)/frspec collect $(PROMPTS) --model $(MODEL) --out $@ $(COLLECT_OPTIONS)
@@ -122,7 +122,7 @@ study-subsets: $(WORK)/web.parquet | $(READY)
 
 $(WORK)/web.parquet: | $(READY)
 	@test -n '$(WEB)' || { echo 'name the text to count: make study-subsets WEB="folder or files"' >&2; exit 1; }
-	$(BIN)/frspec count-freq $(WEB) --tokenizer $(MODEL) --out $@
+	$(BIN)/frspec count-freq $(WEB) --tokenizer $(MODEL) --out $@ --force
 
 # Is the loss fair? Two heads that differ only in --loss, each replayed with the full LM head and with a subset, on
 # answers that no training saw. `subset` trains over the 2,048 most frequent answered tokens and the teacher's.
@@ -135,7 +135,7 @@ $(LOSS)/%/config.json: $(ANSWERS) | $(READY)
 	$(BIN)/frspec train-draft $< --model $(MODEL) --loss $* --out $(@D) --features $(LOSS)/features $(TRAIN_OPTIONS)
 
 $(LOSS)/counts.parquet: $(ANSWERS) | $(READY)
-	$(BIN)/frspec count-freq $< --tokenizer $(MODEL) --assistant-only --out $@
+	$(BIN)/frspec count-freq $< --tokenizer $(MODEL) --assistant-only --out $@ --force
 
 $(LOSS)/subset.parquet: $(LOSS)/counts.parquet
-	$(BIN)/frspec build-vocab $< --model $(MODEL) --k 8192 --out $@
+	$(BIN)/frspec build-vocab $< --model $(MODEL) --k 8192 --out $@ --force

@@ -65,6 +65,12 @@ class UsageError(FrspecError):
     exit_code = 2
 
 
+class AlreadyThere(FrspecError):
+    """What was asked for is there, complete and made from the same inputs: exit code 0, and no error."""
+
+    exit_code = 0
+
+
 class VerificationError(FrspecError):
     """A check that frspec was asked to make did not hold: exit code 3."""
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +31,7 @@ def check(
     replaces: Callable[[Path], bool] | None = None,
     what: str = "",
     name: str = "out",
+    force: bool = False,
 ) -> Path:
     """The path to write to, with `~` expanded and `-` as stdout. Creates nothing.
 
@@ -38,6 +41,7 @@ def check(
     replaces: whether an existing file or folder is of the kind that is written; None: any file, no folder but an empty one.
     what: that kind in words, such as "a draft head".
     name: the parameter that the user gave.
+    force: a file of another kind may be replaced. Inputs and folders of another kind never are.
 
     Raises `FrspecError` if it must not or cannot be written.
     """
@@ -45,12 +49,45 @@ def check(
     path = STDOUT if str(out) == "-" and kind == "file" else Path(os.path.expanduser(out))
     other = f"Choose another {option(name)}."
     try:
-        if reason := _unwritable(path, kind) or _harm(path, inputs, replaces, what):
+        if reason := _unwritable(path, kind) or _harm(path, inputs, replaces):
             raise FrspecError(f"{given} {reason}.", hint=other)
+        if not _may_be_replaced(path, replaces) and not (force and path.is_file()):
+            hint = f"{option('force')} replaces it; or choose another {option(name)}." if path.is_file() else other
+            raise FrspecError(f"{given} exists and is not {what}.", hint=hint)
     except (OSError, ValueError) as error:  # a loop of symlinks, a working directory that was removed, odd characters
         reason = getattr(error, "strerror", None) or str(error)
         raise FrspecError(f"{given} cannot be written: {reason}.", hint=other) from error
     return path
+
+
+@dataclass
+class Written:
+    """What became of the files that a block wrote (see `written`)."""
+
+    unchanged: set[Path] = field(default_factory=set)
+
+    def line(self, *paths: Path | str) -> str:
+        """The closing sentence on the files or folders that were asked for."""
+        names = ", ".join(map(str, paths))
+        done = all(self._holds(storage.followed(path)) for path in paths)
+        return f"{names}: complete already, made from the same inputs" if done else f"wrote {names}"
+
+    def _holds(self, path: Path) -> bool:
+        files = [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]
+        return path in self.unchanged or (bool(files) and all(file in self.unchanged for file in files))
+
+
+@contextmanager
+def written(*, force: bool) -> Iterator[Written]:
+    """For commands that take moments: what they write may be there already, with the very same bytes.
+
+    force: replace whatever is there. Otherwise raises `FrspecError` for a file or folder that differs, which stays.
+    """
+    if force:
+        yield Written()
+        return
+    with storage.keeping_existing() as unchanged:
+        yield Written(unchanged)
 
 
 def is_stdout(path: Path) -> bool:
@@ -107,8 +144,8 @@ def _unwritable_stream(path: Path, kind: str) -> str:
     return "" if os.access(path, os.W_OK) else "cannot be written: permission denied"
 
 
-def _harm(path: Path, inputs: Iterable[Path | str | None], replaces: Callable[[Path], bool] | None, what: str) -> str:
-    """What would be lost by writing there; empty if nothing."""
+def _harm(path: Path, inputs: Iterable[Path | str | None], replaces: Callable[[Path], bool] | None) -> str:
+    """Which input would be lost by writing there; empty if none."""
     if not _exists(path) or storage.is_stream(path):
         return ""
     target, is_own = storage.followed(path), _empty(path) or (replaces is not None and replaces(path))
@@ -121,9 +158,14 @@ def _harm(path: Path, inputs: Iterable[Path | str | None], replaces: Callable[[P
             return f"holds the input {each}"
         if target.is_relative_to(storage.followed(source)) and not is_own:
             return f"is a part of the input {each}"
-    if is_own or (replaces is None and path.is_file()):
-        return ""
-    return f"exists and is not {what}"
+    return ""
+
+
+def _may_be_replaced(path: Path, replaces: Callable[[Path], bool] | None) -> bool:
+    """Whether nothing is there, or something of the kind that is written."""
+    if not _exists(path) or storage.is_stream(path) or _empty(path):
+        return True
+    return path.is_file() if replaces is None else replaces(path)
 
 
 def _exists(path: Path) -> bool:

@@ -9,16 +9,18 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from frspec_cli import storage
-from frspec_cli.errors import FrspecError, option
+from frspec_cli.errors import AlreadyThere, FrspecError, option
 
 LEDGER, TRAINING = ".ledger", ".training"
 """Suffixes of the folder's name after the output's."""
+INPUTS = "inputs"
+"""The field in which a result keeps what it was made from."""
 
 
 def run_folder(out: Path | str, suffix: str = LEDGER) -> Path:
@@ -101,6 +103,68 @@ class RunFolder:
     def remove(self) -> None:
         """Removes the folder: the output is complete."""
         shutil.rmtree(self.folder)
+
+
+def check_finished(out: Path, inputs: Mapping[str, Any], *, restart: bool, force: bool) -> None:
+    """Whether the result `out` of a run may be written: nothing is there, or what is there may be replaced.
+
+    inputs: what the result depends on; finished results keep theirs under `INPUTS`.
+    Raises `AlreadyThere` or `FrspecError` (see `refuse_finished`).
+    """
+    if not force and is_there(out):
+        refuse_finished(out, _difference(out, inputs, lambda result: result.get(INPUTS)), restart=restart)
+
+
+def refuse_foreign(out: Path, record: Path, inputs: Mapping[str, Any], *, restart: bool) -> None:
+    """Raises `FrspecError` if `out` was made by another run than the one that `record` says was begun.
+
+    A run that was begun with other inputs is refused only if it would start over: `RunFolder.resume` refuses to resume it.
+    """
+    difference = _difference(record, inputs, lambda recorded: recorded)
+    if not record.is_file() or (restart and difference):
+        refuse_finished(out, difference, restart=restart)
+
+
+def _difference(file: Path, inputs: Mapping[str, Any], of: Callable[[dict[str, Any]], Any]) -> str:
+    """The first difference between the inputs that a JSON file records and those of now, in words; "" if there is none.
+
+    of: finds the recorded inputs in what the file holds.
+    """
+    from frspec_cli import schema  # pydantic is not loaded for `frspec --help`
+
+    try:
+        before = of(schema.read_object(file, hint=""))
+    except FrspecError:
+        before = None
+    if not isinstance(before, dict):
+        return "it does not say what it was made from"
+    if (name := first_difference(before, inputs)) is None:
+        return ""
+    was, now = (shown(values.get(name)) for values in (before, inputs))
+    return f"{_spelled(name)} was {was}, now it is {now}"
+
+
+def is_there(out: Path) -> bool:
+    """Whether there is something at `out` that could be lost."""
+    if storage.is_stream(out) or not out.exists():
+        return False
+    return any(out.iterdir()) if out.is_dir() else out.stat().st_size > 0
+
+
+def refuse_finished(out: Path, difference: str, *, restart: bool) -> None:
+    """Refuses to make again what is at `out`.
+
+    difference: between what it was made from and what it would be made from now, in words; "" if there is none.
+    restart: what equal inputs made may be made anew.
+    Raises `FrspecError` if there is a difference, `AlreadyThere` if not.
+    """
+    if difference:
+        raise FrspecError(
+            f"{out} exists and was not made by this command: {difference}.",
+            hint=f"{option('force')} replaces it; or choose another {option('out')}.",
+        )
+    if not restart:
+        raise AlreadyThere(f"{out} is complete: the same inputs made it.", hint=f"{option('restart')} makes it anew.")
 
 
 def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import filecmp
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any
 
@@ -83,6 +85,9 @@ def place(written: Path, path: Path | str) -> None:
         return
     target = followed(path)
     with _plain_os_errors(target):
+        if _stays(written, target):
+            written.unlink()
+            return
         target.parent.mkdir(parents=True, exist_ok=True)
         _sync(written)
         try:
@@ -93,6 +98,47 @@ def place(written: Path, path: Path | str) -> None:
             with atomic_path(target) as beside:  # a symlink to another disk
                 shutil.copyfile(written, beside)
         _sync(target.parent)
+
+
+_unchanged: ContextVar[set[Path] | None] = ContextVar("_unchanged", default=None)
+"""While existing files are kept: those that were there already, with the bytes that were to be written."""
+
+
+@contextmanager
+def keeping_existing() -> Iterator[set[Path]]:
+    """In the block no file or folder is replaced by another: equal bytes leave it alone, others raise `FrspecError`.
+
+    Yields the set of those that were left alone.
+    """
+    unchanged: set[Path] = set()
+    token = _unchanged.set(unchanged)
+    try:
+        yield unchanged
+    finally:
+        _unchanged.reset(token)
+
+
+def _stays(written: Path, target: Path) -> bool:
+    """Whether `target` stays as it is, for it equals `written`. Raises `FrspecError` if it must stay and differs."""
+    unchanged = _unchanged.get()
+    if unchanged is None or not target.exists():
+        return False
+    if not _equal(written, target):
+        raise FrspecError(
+            f"{target} exists and is not what this command makes of its inputs.",
+            hint=f"{option('force')} replaces it; or choose another {option('out')}.",
+        )
+    unchanged.add(target)
+    return True
+
+
+def _equal(one: Path, other: Path) -> bool:
+    """Whether two files, or the files of two folders, hold the same bytes."""
+    if one.is_file():
+        return other.is_file() and filecmp.cmp(one, other, shallow=False)
+    files = [sorted(path.relative_to(folder) for path in folder.rglob("*")) for folder in (one, other)]
+    pairs = [(one / name, other / name) for name in files[0]]
+    return files[0] == files[1] and all(_equal(*pair) for pair in pairs if pair[0].is_file())
 
 
 def followed(path: Path | str) -> Path:
@@ -131,6 +177,8 @@ def atomic_folder(path: Path | str, *, keep_existing: bool = False) -> Iterator[
             for file in temporary.rglob("*"):
                 _sync(file)
             _sync(temporary)
+            if not keep_existing and _stays(temporary, path):
+                return
             _move_folder(temporary, path, keep_existing=keep_existing)
             _sync(path.parent)
         finally:

@@ -21,7 +21,9 @@ def refusal(out: Path | str, **rules) -> str:
     """The sentence in which `outputs.check` refuses, as the command line shows it."""
     with pytest.raises(FrspecError) as caught:
         outputs.check(out, **rules)
-    assert as_flags(caught.value.hint) == "Choose another --out."
+    replaceable = as_flags(caught.value.message).endswith("exists and is not a frequency table.")
+    other = "--force replaces it; or choose another --out." if replaceable else "Choose another --out."
+    assert as_flags(caught.value.hint) == other
     return as_flags(caught.value.message)
 
 

@@ -22,14 +22,15 @@ from frspec_cli.answers.batched_decode import Completion, TokenizedPrompt, decod
 from frspec_cli.answers.options import CollectOptions
 from frspec_cli.answers.prompts import Prompt, prompt_ids, read_prompts
 from frspec_cli.corpus.conversations import read_answer_records, to_turn
+from frspec_cli.corpus.jsonl import read_jsonl
 from frspec_cli.decoding.text import decode
 from frspec_cli.errors import FrspecError, option
 from frspec_cli.models.identity import target_identity
 from frspec_cli.models.target import Target
 from frspec_cli.progress import Callbacks
-from frspec_cli.resume import RunFolder, run_folder
+from frspec_cli.resume import RunFolder, is_there, refuse_finished, run_folder
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,14 @@ def collect(
     *,
     callbacks: Callbacks | None = None,
     restart: bool = False,
+    force: bool = True,
 ) -> Collected:
     """Answers `prompts` into `out` (.jsonl, or .jsonl.zst), one record a line in the prompts' order.
 
     callbacks: `begin` gets the number of answers ahead, `advance` tokens, `finished` answers.
-    Raises `FrspecError` if a stopped run was begun with other options (naming the first), or another process holds the lock.
+    force: replace what is at `out`, whatever made it.
+    Raises `FrspecError` if a stopped run was begun with other options (naming the first), or another process holds the lock;
+    see `refuse_finished` for what is at `out` already.
     """
     callbacks, began = callbacks or Callbacks(), time.monotonic()
     prompt_list = read_prompts(prompts, limit=options.limit, texts=True, all_turns=options.all_turns)
@@ -74,11 +78,15 @@ def collect(
             f"{prompts} holds no prompt that fits.", hint=f"Lower {option('max_new_tokens')} or shorten the prompts."
         )
     plan = make_batches(tokenized, options.batch_size)
+    inputs = _inputs(target, tokenized, options)
+    run = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
+    if not force and is_there(out):
+        refuse_finished(out, _difference(out, run, len(tokenized)), restart=restart)
     with RunFolder.opened(run_folder(out)) as folder:
-        folder.resume(_inputs(target, tokenized, options), restart=restart)
+        folder.resume(inputs, restart=restart)
         parts = [folder.path(f"batch-{number:06d}.jsonl") for number in range(len(plan))]
         earlier_tokens, earlier_stopped = _count_records(path for path in parts if path.is_file())
-        tokens, stopped = _answer_missing(target, tokenized, plan, parts, options, callbacks)
+        tokens, stopped = _answer_missing(target, tokenized, plan, parts, options, run, callbacks)
         _write(out, _in_prompt_order(plan, parts))
         folder.remove()
     return Collected(
@@ -97,6 +105,7 @@ def _answer_missing(
     plan: list[list[int]],
     parts: list[Path],
     options: CollectOptions,
+    run: str,
     callbacks: Callbacks,
 ) -> tuple[int, int]:
     """Answers the batches of `plan` whose part is missing: (tokens generated, answers that ended by themselves)."""
@@ -109,7 +118,7 @@ def _answer_missing(
     for number in missing:
         batch = [prompts[i] for i in plan[number]]
         completions = _answer(target, batch, options, callbacks)
-        records = [to_record(target, *pair, options) for pair in zip(batch, completions, strict=True)]
+        records = [to_record(target, *pair, options, run=run) for pair in zip(batch, completions, strict=True)]
         storage.write_text(parts[number], "".join(records))
         tokens += sum(len(completion.ids) for completion in completions)
         stopped += sum(completion.stopped for completion in completions)
@@ -138,8 +147,13 @@ def encode_prompts(target: Target, prompts: list[Prompt], options: CollectOption
     return tokenized, left_out
 
 
-def to_record(target: Target, prompt: TokenizedPrompt, completion: Completion, options: CollectOptions) -> str:
-    """A line of the answers' file."""
+def to_record(
+    target: Target, prompt: TokenizedPrompt, completion: Completion, options: CollectOptions, *, run: str
+) -> str:
+    """A line of the answers' file.
+
+    run: a hash of all that the run's answers depend on, by which a complete file is recognised.
+    """
     record: dict[str, Any] = {
         "id": prompt.id,
         "conversations": [
@@ -154,6 +168,7 @@ def to_record(target: Target, prompt: TokenizedPrompt, completion: Completion, o
         record["temperature"] = options.sampling.temperature
     if prompt.source:
         record["source"] = prompt.source
+    record["run"] = run
     return json.dumps(record, ensure_ascii=False) + "\n"
 
 
@@ -206,6 +221,19 @@ def _inputs(target: Target, prompts: Sequence[TokenizedPrompt], options: Collect
         "--seed": sampling.seed if not sampling.greedy else None,
         "prompts": digest.hexdigest(),
     }
+
+
+def _difference(out: Path, run: str, answers: int) -> str:
+    """Why `out` does not hold the answers of `run`, in words; "" if it does."""
+    try:
+        runs = [record.get("run") if isinstance(record, dict) else None for _, record in read_jsonl(out)]
+    except FrspecError as error:
+        return error.message.removesuffix(".")
+    if None in runs:
+        return "it does not say what it was made from"
+    if set(runs) != {run}:
+        return "its prompts, model or options were others"
+    return "" if len(runs) == answers else f"it holds {len(runs):,} answers, not {answers:,}"
 
 
 def _count_records(parts: Iterable[Path]) -> tuple[int, int]:

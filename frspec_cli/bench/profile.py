@@ -45,6 +45,7 @@ def run_profile(
     *,
     out: Path,
     restart: bool = False,
+    force: bool = True,
     callbacks: Callbacks | None = None,
 ) -> dict[str, Any]:
     """Profiles every method over the prompts, writes the result to `out` and returns it. A stopped run resumes.
@@ -57,7 +58,7 @@ def run_profile(
     callbacks = callbacks or Callbacks()
     callbacks.begin(len(prompts) + min(len(prompts), MOST_ROUNDS_INSIDE))
     inputs = run_inputs(pipeline, options, prompts)
-    with PromptRun.opened(out, inputs, prompts, restart=restart, callbacks=callbacks) as run:
+    with PromptRun.opened(out, inputs, prompts, restart=restart, force=force, callbacks=callbacks) as run:
         engines = _engines(pipeline, options)
         timed = _time_cycles(run, engines, options.max_new_tokens)
         # What is compiled is one piece, so the parts are timed uncompiled; in engines of their own, made only now.

@@ -23,7 +23,7 @@ from frspec_cli.decoding.pipeline_identity import pipeline_identity
 from frspec_cli.environment import environment
 from frspec_cli.errors import FrspecError, option
 from frspec_cli.progress import Callbacks
-from frspec_cli.resume import RunFolder, run_folder
+from frspec_cli.resume import INPUTS, RunFolder, check_finished, run_folder
 
 SCHEMA = 1
 _VERSION = 1
@@ -50,20 +50,32 @@ class _Measured(schema.Schema):
 class PromptRun:
     """One run in its folder. failures: {"id", "reason"} of each prompt that failed, in the suite's order."""
 
-    def __init__(self, folder: RunFolder, prompts: Sequence[TokenizedPrompt], callbacks: Callbacks) -> None:
-        self.folder, self.prompts, self.callbacks = folder, prompts, callbacks
+    def __init__(
+        self, folder: RunFolder, inputs: dict[str, Any], prompts: Sequence[TokenizedPrompt], callbacks: Callbacks
+    ) -> None:
+        self.folder, self.inputs, self.prompts, self.callbacks = folder, inputs, prompts, callbacks
         self._failures: dict[int, dict[str, str]] = {}
 
     @staticmethod
     @contextmanager
     def opened(
-        out: Path, inputs: dict[str, Any], prompts: Sequence[TokenizedPrompt], *, restart: bool, callbacks: Callbacks
+        out: Path,
+        inputs: dict[str, Any],
+        prompts: Sequence[TokenizedPrompt],
+        *,
+        restart: bool,
+        force: bool,
+        callbacks: Callbacks,
     ) -> Iterator[PromptRun]:
-        """The run of the result `out`, a new one or a stopped one with equal inputs."""
+        """The run of the result `out`, a new one or a stopped one with equal inputs.
+
+        Raises `AlreadyThere` if `out` is complete, `FrspecError` if it is something else, unless forced.
+        """
+        check_finished(out, inputs, restart=restart, force=force)
         with RunFolder.opened(run_folder(out)) as folder:
             if folder.resume(inputs, restart=restart):
                 callbacks.say("resuming a stopped run")
-            yield PromptRun(folder, prompts, callbacks)
+            yield PromptRun(folder, inputs, prompts, callbacks)
 
     @property
     def failures(self) -> list[dict[str, str]]:
@@ -108,7 +120,7 @@ class PromptRun:
 
     def finish(self, out: Path, result: dict[str, Any]) -> None:
         """Writes the result and removes the folder."""
-        storage.write_json(out, result)
+        storage.write_json(out, result | {INPUTS: self.inputs})
         self.folder.remove()
 
     def _record(self, index: int, measure: Callable[[int], Any]) -> dict[str, Any]:

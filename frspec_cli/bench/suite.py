@@ -51,6 +51,7 @@ def run_suite(
     out: Path,
     suite: str = "",
     restart: bool = False,
+    force: bool = True,
     callbacks: Callbacks | None = None,
 ) -> dict[str, Any]:
     """Measures every prompt with every method, writes the result to `out` and returns it. A stopped run resumes.
@@ -88,7 +89,7 @@ def run_suite(
         return [[each.as_json() for each in run] for run in runs]
 
     inputs = run_inputs(pipeline, options, prompts)
-    with PromptRun.opened(out, inputs, prompts, restart=restart, callbacks=callbacks) as run:
+    with PromptRun.opened(out, inputs, prompts, restart=restart, force=force, callbacks=callbacks) as run:
         records = run.measure("prompt", range(len(prompts)), measure, prepare=warm_up_all)
         measured = {index: [list(map(Measurement.read, each)) for each in runs] for index, runs in records.items()}
         result = settings(pipeline, options)

@@ -22,7 +22,7 @@ from typer.main import get_command_from_info
 from typer.models import CommandInfo
 
 from frspec_cli import INTERRUPTED, __version__
-from frspec_cli.errors import FrspecError, as_flags
+from frspec_cli.errors import AlreadyThere, FrspecError, as_flags
 
 COMMANDS = {  # in the order of the work: count, choose, draft, decode, measure
     "count-freq": "Count how often each token occurs in a corpus, into a frequency table.",
@@ -66,16 +66,23 @@ class LazyCommands(TyperGroup):
         if name is None or summary is None:
             return name, summary, rest
         callback = import_module(f"frspec_cli.cli.{name.replace('-', '_')}").command
-        info = CommandInfo(name=name, callback=_with_home(callback))
+        info = CommandInfo(name=name, callback=_wrapped(callback))
         return name, get_command_from_info(info, pretty_exceptions_short=False, rich_markup_mode="rich"), rest
 
 
-def _with_home(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with `~` expanded in each of its paths."""
+def _wrapped(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with `~` expanded in each of its paths; of an output that is complete it says so."""
 
     @wraps(command)
     def run(**parameters: Any) -> None:
-        command(**{parameter: _at_home(value) for parameter, value in parameters.items()})
+        try:
+            command(**{parameter: _at_home(value) for parameter, value in parameters.items()})
+        except AlreadyThere as done:
+            from frspec_cli.cli.output import Output
+
+            output = Output(as_json=parameters["as_json"], quiet=parameters["quiet"])
+            line = as_flags(f"{done.message} {done.hint}")
+            output.result({"out": str(parameters["out"]), "complete": True}, line)
 
     return run
 

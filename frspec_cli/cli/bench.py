@@ -52,6 +52,7 @@ def command(
     temperature: options.Temperature = DEFAULTS.temperature,
     seed: options.Seed = DEFAULTS.seed,
     restart: options.Restart = False,
+    force: options.Force = False,
     device: options.Device = None,
     dtype: options.Dtype = "bfloat16",
     compiled: options.Compile = False,
@@ -86,7 +87,7 @@ def command(
     from frspec_cli.bench.suite import run_suite
 
     inputs: list[Path | str | None] = [suite, model, draft, vocab]
-    out = outputs.check(out, inputs=inputs, replaces=outputs.JSON, what="a result")
+    out = outputs.check(out, inputs=inputs, replaces=outputs.JSON, what="a result", force=force)
     output = Output(as_json=as_json, quiet=quiet, out=out)
     prompts = read_prompts(suite, limit=limit)
     pipeline = load_bench_pipeline(
@@ -103,7 +104,14 @@ def command(
     with output.callbacks("measuring") as callbacks:
         tokenized = tokenize(pipeline.target, prompts)
         result = run_suite(
-            pipeline, bench_options, tokenized, out=out, suite=suite.name, restart=restart, callbacks=callbacks
+            pipeline,
+            bench_options,
+            tokenized,
+            out=out,
+            suite=suite.name,
+            restart=restart,
+            force=force,
+            callbacks=callbacks,
         )
     _show(result, len(prompts), output)
     output.result(

@@ -72,6 +72,7 @@ def command(
     formats: Annotated[
         list[str] | None, typer.Option("--format", help="Also write it as sglang, eagle3, ... (see export-vocab).")
     ] = None,
+    force: options.Force = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -93,7 +94,11 @@ def command(
         shards=shards,
     )
     paths = _checked_paths(
-        out, sorted({recipe.rounded(size) for size in k or [0]}), [*counts, model, tokenizer], formats or []
+        out,
+        sorted({recipe.rounded(size) for size in k or [0]}),
+        [*counts, model, tokenizer],
+        formats or [],
+        force=force,
     )
     output = Output(as_json=as_json, quiet=quiet, out=Path(next(iter(paths.values()))))
     for size in sorted(set(k or [])):
@@ -110,11 +115,14 @@ def command(
     if coverage is not None:
         paths = {builder.smallest_covering(coverage): paths[0]}
     subsets = {size: builder.subset(size) for size in paths}  # all are chosen before the first is written
-    rows = [_write(builder, subset, paths[size], formats or [], output) for size, subset in subsets.items()]
-    _show(output, builder, rows)
+    with outputs.written(force=force) as done:
+        rows = [_write(builder, subset, paths[size], formats or [], output) for size, subset in subsets.items()]
+    _show(output, builder, rows, done)
 
 
-def _checked_paths(out: str, ks: list[int], inputs: list[Path | str | None], formats: list[str]) -> dict[int, str]:
+def _checked_paths(
+    out: str, ks: list[int], inputs: list[Path | str | None], formats: list[str], *, force: bool
+) -> dict[int, str]:
     """Where the subset of each size goes; all that will be written is checked, other formats included."""
     from frspec_cli.subsets.build import output_paths
     from frspec_cli.subsets.exporting import check_export
@@ -122,7 +130,8 @@ def _checked_paths(out: str, ks: list[int], inputs: list[Path | str | None], for
 
     paths = output_paths(out, ks)
     for k, path in paths.items():
-        paths[k] = str(outputs.check(path, inputs=inputs, replaces=outputs.PARQUET, what="a vocabulary subset"))
+        checked = outputs.check(path, inputs=inputs, replaces=outputs.PARQUET, what="a vocabulary subset", force=force)
+        paths[k] = str(checked)
         for name in formats:
             check_export(name, paths[k].removesuffix(".parquet") + WRITERS[name].suffix, inputs)
     return paths
@@ -162,7 +171,7 @@ def _write(builder: Builder, subset: VocabularySubset, path: str, formats: list[
     return row
 
 
-def _show(output: Output, builder: Builder, rows: list[dict]) -> None:
+def _show(output: Output, builder: Builder, rows: list[dict], done: outputs.Written) -> None:
     kinds = list(builder.forced.values())
     numbers = ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds))) or "none"
     output.say(f"forced in: {numbers}" + (f" (ids {_some_ids(builder)})" if kinds else ""))
@@ -183,7 +192,7 @@ def _show(output: Output, builder: Builder, rows: list[dict]) -> None:
         columns = ["k", "slices", "tokens of each", "covered with them", "by frequency alone", "fullest slice then"]
         output.table("Equal slices, held out by fold", columns, slices)
     written = [path for row in rows for path in (row["out"], *row.get("exports", []))]
-    output.result({"subsets": rows}, f"wrote {', '.join(written)}")
+    output.result({"subsets": rows}, done.line(*written))
 
 
 def _effect(effect: dict) -> list[str]:

@@ -50,7 +50,8 @@ def command(
         bool, typer.Option("--all-turns", help="Of conversations, answer every turn of the assistant's, not the last.")
     ] = _DEFAULTS.all_turns,
     raw: options.Raw = _DEFAULTS.raw,
-    restart: Annotated[bool, typer.Option("--restart", help="Start over: drop the answers of a stopped run.")] = False,
+    restart: options.Restart = False,
+    force: options.Force = False,
     device: options.Device = None,
     dtype: options.Dtype = "bfloat16",
     as_json: options.AsJson = False,
@@ -70,7 +71,7 @@ def command(
         max_prompt_tokens=max_prompt_tokens,
         all_turns=all_turns,
     )
-    out = outputs.check(out, inputs=[prompts, model], replaces=outputs.ANSWERS, what="a file of answers")
+    out = outputs.check(out, inputs=[prompts, model], replaces=outputs.ANSWERS, what="a file of answers", force=force)
     output = Output(as_json=as_json, quiet=quiet, out=out)
 
     from frspec_cli.answers.collect import collect
@@ -80,7 +81,7 @@ def command(
     read_prompts(prompts, limit=1, texts=True)  # a wrong file is reported before the model is loaded
     target = load_target(model, device=device, dtype=dtype, hybrid=True)
     with _Bar(output) as bar:
-        result = collect(target, prompts, out, collect_options, callbacks=bar.callbacks(), restart=restart)
+        result = collect(target, prompts, out, collect_options, callbacks=bar.callbacks(), restart=restart, force=force)
     rate = result.new_tokens / max(result.seconds, 1e-9)
     output.result(
         {

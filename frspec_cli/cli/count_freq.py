@@ -163,9 +163,8 @@ def command(
     engine: Annotated[
         str, typer.Option(help="local, or ray (a running Ray cluster, or one made here).", rich_help_panel=_RUN)
     ] = _HOW.engine,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Forget what a stopped run has counted.", rich_help_panel=_RUN)
-    ] = _HOW.restart,
+    restart: options.Restart = _HOW.restart,
+    force: options.Force = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -178,12 +177,16 @@ def command(
     from frspec_cli.counting.count import count_corpus
 
     out = outputs.check(
-        out, inputs=[*sources, tokenizer, chat_template], replaces=outputs.PARQUET, what="a frequency table"
+        out,
+        inputs=[*sources, tokenizer, chat_template],
+        replaces=outputs.PARQUET,
+        what="a frequency table",
+        force=force,
     )
     if lines and split_on:
         raise UsageError(f"give {option('lines')} or {option('split_on')}, not both.")
     output = Output(as_json=as_json, quiet=quiet, out=out)
-    how = RunOptions(encoder, workers, engine, _share(max_bad), _shard(shard), restart)
+    how = RunOptions(encoder, workers, engine, _share(max_bad), _shard(shard), restart, force)
     counted = CountOptions(
         text_field=text_field,
         source_field=source_field,

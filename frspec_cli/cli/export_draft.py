@@ -34,6 +34,7 @@ def command(
         str | None, typer.Option("--model", "-m", help="The target: its name, layers, tokenizer and embedding.")
     ] = None,
     norm_output: options.NormOutput = None,
+    force: options.Force = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -57,7 +58,8 @@ def command(
 
     out = outputs.check(out, inputs=[head, vocab, model], kind="folder", replaces=holds_only_head, what=HEAD)
     output = Output(as_json=as_json, quiet=quiet)
-    written = export_draft(head, out, export)
+    with outputs.written(force=force) as done:
+        written = export_draft(head, out, export)
     for warning in written.warnings:
         output.warn(warning)
     rows = f", {written.k:,} draft tokens" if written.k else ""
@@ -65,7 +67,7 @@ def command(
         rows += f", with the target's embedding ({written.embedding_bytes / 1e6:,.1f} MB)"
     output.result(
         {"out": str(out), "format": to, "k": written.k, "sha256": written.sha256, "warnings": list(written.warnings)},
-        f"wrote {out} for {to}{rows}",
+        f"{done.line(out)} for {to}{rows}",
     )
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from frspec_cli import outputs
 from frspec_cli.cli import options
 from frspec_cli.cli.output import Output
 
@@ -26,6 +27,7 @@ def command(
     k: options.K = None,
     order: Annotated[str | None, typer.Option(help="rank or id, if the format leaves the choice.")] = None,
     vocab_rows: Annotated[int | None, typer.Option(help="Rows of the target's embedding: the length of t2d.")] = None,
+    force: options.Force = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -40,7 +42,8 @@ def command(
     out = str(check_export(to, out, [subset]))
     output = Output(as_json=as_json, quiet=quiet, out=Path(out))
     loaded = load_subset(subset, k=k)
-    export = export_subset(loaded, to, out, order=order, vocab_rows=vocab_rows)
+    with outputs.written(force=force) as done:
+        export = export_subset(loaded, to, out, order=order, vocab_rows=vocab_rows)
     for warning in export.warnings:
         output.warn(warning)
     value = {"out": out, "format": to, "k": loaded.k, "sha256": export.sha256, "warnings": list(export.warnings)}
@@ -49,4 +52,4 @@ def command(
         if not as_json:
             output.data(export.usage)
             output.say(export.usage_note)
-    output.result(value, f"wrote {out} ({loaded.k:,} ids) and its manifest")
+    output.result(value, f"{done.line(out)} ({loaded.k:,} ids, and a manifest)")

@@ -24,6 +24,7 @@ def command(
     ] = None,
     chat_template: options.ChatTemplate = None,
     template_arg: options.TemplateArg = None,
+    force: options.Force = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -35,10 +36,11 @@ def command(
     from frspec_cli.answers.importing import import_answers
 
     inputs = [file, requests, tokenizer, chat_template]
-    out = outputs.check(out, inputs=inputs, replaces=outputs.ANSWERS, what="a file of answers")
+    out = outputs.check(out, inputs=inputs, replaces=outputs.ANSWERS, what="a file of answers", force=force)
     output = Output(as_json=as_json, quiet=quiet, out=out)
     template = template_options(chat_template, template_arg or ())
-    imported = import_answers(file, out, tokenizer=tokenizer, requests=requests, template=template)
+    with outputs.written(force=force) as done:
+        imported = import_answers(file, out, tokenizer=tokenizer, requests=requests, template=template)
     for where, why in imported.skipped[:8]:
         output.say(f"skipped {where}: {why}")
     if imported.skipped:
@@ -52,5 +54,5 @@ def command(
     }
     output.result(
         value,
-        f"{imported.answers:,} answers, {imported.tokens:,} tokens, {imported.recorded:,} with recorded ids -> {out}",
+        f"{imported.answers:,} answers, {imported.tokens:,} tokens, {imported.recorded:,} with recorded ids; {done.line(out)}",
     )

@@ -27,6 +27,7 @@ def command(
     ] = None,
     counts: Annotated[Path | None, typer.Option(help="A frequency table: rank the ids by it.")] = None,
     dedupe: Annotated[bool, typer.Option("--dedupe", help="Keep the first of repeated ids.")] = False,
+    force: options.Force = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -42,7 +43,8 @@ def command(
     from frspec_cli.subsets.subset import show_token
     from frspec_cli.tokens.tokenizer import load_tokenizer
 
-    path = outputs.check(out, inputs=[file, tokenizer, counts], replaces=outputs.PARQUET, what="a vocabulary subset")
+    inputs: list[Path | str | None] = [file, tokenizer, counts]
+    path = outputs.check(out, inputs=inputs, replaces=outputs.PARQUET, what="a vocabulary subset", force=force)
     output, out = Output(as_json=as_json, quiet=quiet, out=path), str(path)
     foreign = read_foreign(file, read_as=read_as)
     table = None if counts is None else NamedTable.read(counts)
@@ -50,7 +52,8 @@ def command(
     for warning in imported.warnings:
         output.warn(warning)
     subset, entries = imported.subset, imported.entries
-    subset.write(out)
+    with outputs.written(force=force) as done:
+        subset.write(out)
     first = " ".join(show_token(content) for content in subset.tokens[:8])
     how = f"{entries.format} ({entries.reading}, {'by rank' if subset.metadata['nested'] else 'by id'})"
     output.say(f"read as {how}: {subset.k:,} ids of {subset.metadata['vocabulary_rows']:,}, first {first}")
@@ -63,4 +66,4 @@ def command(
         "sha256": subset.metadata["sha256"],
         "warnings": list(imported.warnings),
     }
-    output.result(value, f"wrote {out}")
+    output.result(value, done.line(out))

@@ -16,6 +16,7 @@ from frspec_cli.cli.tables import show_table
 def command(
     tables: Annotated[list[Path], typer.Argument(metavar="TABLE...", help="Frequency tables of one tokenizer.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The table to write.")],
+    force: options.Force = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -28,7 +29,7 @@ def command(
     from frspec_cli.counting.merge import counted_twice, merge
     from frspec_cli.counting.table import FrequencyTable
 
-    out = outputs.check(out, inputs=tables, replaces=outputs.PARQUET, what="a frequency table")
+    out = outputs.check(out, inputs=tables, replaces=outputs.PARQUET, what="a frequency table", force=force)
     output = Output(as_json=as_json, quiet=quiet, out=out)
     began = time.monotonic()
     names = [str(path) for path in tables]
@@ -36,5 +37,6 @@ def command(
     merged = merge(parts, names)
     for sentence in counted_twice(parts, names)[:8]:
         output.warn(sentence)
-    merged.write(out)
-    show_table(output, out, merged, time.monotonic() - began)
+    with outputs.written(force=force) as done:
+        merged.write(out)
+    show_table(output, out, merged, time.monotonic() - began, done=done.line(out))

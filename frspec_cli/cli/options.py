@@ -74,7 +74,13 @@ Seed = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Fixe
 Compile = Annotated[
     bool, typer.Option("--compile", help="Compile the target's and the draft's steps: slow to start, then faster.")
 ]
-Restart = Annotated[bool, typer.Option("--restart", help="Start over instead of resuming a stopped run.")]
+Restart = Annotated[
+    bool,
+    typer.Option("--restart", help="Start over: drop what a stopped run has done, and make a complete output anew."),
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace what is at --out, though other inputs or another command made it.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and no progress bars.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors on stderr.")]
 
@@ -90,6 +96,7 @@ __all__ = [
     "Device",
     "Draft",
     "Dtype",
+    "Force",
     "K",
     "Ks",
     "Limit",

@@ -41,6 +41,7 @@ def command(
     max_new_tokens: options.MaxNewTokens = DEFAULTS.max_new_tokens,
     seed: options.Seed = DEFAULTS.seed,
     restart: options.Restart = False,
+    force: options.Force = False,
     device: options.Device = None,
     dtype: options.Dtype = "bfloat16",
     compiled: options.Compile = False,
@@ -68,7 +69,7 @@ def command(
     from frspec_cli.bench.profile import run_profile
 
     inputs: list[Path | str | None] = [suite, model, draft, vocab]
-    out = outputs.check(out, inputs=inputs, replaces=outputs.JSON, what="a result")
+    out = outputs.check(out, inputs=inputs, replaces=outputs.JSON, what="a result", force=force)
     output = Output(as_json=as_json, quiet=quiet, out=out)
     prompts = read_prompts(suite, limit=limit)
     pipeline = load_bench_pipeline(
@@ -84,7 +85,9 @@ def command(
     )
     with output.callbacks("profiling") as callbacks:
         tokenized = tokenize(pipeline.target, prompts)
-        result = run_profile(pipeline, profile_options, tokenized, out=out, restart=restart, callbacks=callbacks)
+        result = run_profile(
+            pipeline, profile_options, tokenized, out=out, restart=restart, force=force, callbacks=callbacks
+        )
     _show(result, len(prompts), output)
     output.result(
         {"out": str(out), "profile": result["profile"], "failures": result["failures"]},

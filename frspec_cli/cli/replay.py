@@ -102,6 +102,7 @@ def command(
     ] = None,
     seed: options.Seed = DEFAULTS.seed,
     restart: options.Restart = False,
+    force: options.Force = False,
     device: options.Device = None,
     dtype: options.Dtype = "bfloat16",
     as_json: options.AsJson = False,
@@ -135,7 +136,7 @@ def command(
     from frspec_cli.replay.sweep import run_replay
 
     inputs: list[Path | str | None] = [suite, model, *(each for each in draft or [] if each != MTP), *(vocab or [])]
-    out = outputs.check(out, inputs=inputs, replaces=outputs.JSON, what="a result")
+    out = outputs.check(out, inputs=inputs, replaces=outputs.JSON, what="a result", force=force)
     output = Output(as_json=as_json, quiet=quiet, out=out)
     check_suite(suite, replay_options)
     pipelines = load_pipelines(
@@ -147,7 +148,9 @@ def command(
         warn=output.warn,
     )
     with output.callbacks("replaying") as callbacks:
-        result = run_replay(pipelines, replay_options, suite, out=out, restart=restart, callbacks=callbacks)
+        result = run_replay(
+            pipelines, replay_options, suite, out=out, restart=restart, force=force, callbacks=callbacks
+        )
     _show(result, replay_options, output)
     shown = {"answers": result["answers"], "summary": result["summary"], "failures": result["failures"]}
     output.result({"out": str(out), **shown}, f"wrote {out}")

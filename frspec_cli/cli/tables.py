@@ -31,8 +31,11 @@ def show_skipped(output: Output, table: FrequencyTable, examples: list[tuple[str
             output.warn(f"left out: {shard['broken']}")
 
 
-def show_table(output: Output, out: Path, table: FrequencyTable, seconds: float) -> None:
-    """The figures of a table that was written: stability for people, one object for programs."""
+def show_table(output: Output, out: Path, table: FrequencyTable, seconds: float, *, done: str = "") -> None:
+    """The figures of a table that was written: stability for people, one object for programs.
+
+    done: what was done, in place of the rate at which text was counted.
+    """
     metadata = table.metadata
     rows = [
         (
@@ -52,8 +55,6 @@ def show_table(output: Output, out: Path, table: FrequencyTable, seconds: float)
     value |= {name: metadata[name] for name in ("skipped_turns", "partly_skipped") if name in metadata}
     value |= {"seconds": round(seconds, 3), "stability": metadata["stability"]}
     rate = metadata["bytes"] / 1e6 / max(seconds, 1e-9)
-    output.result(
-        value,
-        f"{metadata['documents']:,} documents, {metadata['tokens']:,} tokens, {metadata['bytes'] / 1e6:,.1f} MB "
-        f"in {seconds:.1f} s ({rate:,.1f} MB/s, encoder: {metadata['encoder']['name']}) -> {out}",
-    )
+    how = f"in {seconds:.1f} s ({rate:,.1f} MB/s, encoder: {metadata['encoder']['name']}) -> {out}"
+    size = f"{metadata['documents']:,} documents, {metadata['tokens']:,} tokens, {metadata['bytes'] / 1e6:,.1f} MB"
+    output.result(value, f"{size}; {done}" if done else f"{size} {how}")

@@ -89,9 +89,8 @@ def command(
     checkpoint_seconds: Annotated[
         float, typer.Option(min=0.0, help="Seconds between checkpoints: what a killed run may lose.")
     ] = 60.0,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Start over: drop the checkpoint of a stopped run.")
-    ] = False,
+    restart: options.Restart = False,
+    force: options.Force = False,
     seed: Annotated[
         int,
         typer.Option(
@@ -179,6 +178,7 @@ def command(
         command=quoted_command(sys.argv[1:], processes=ranks.count),
         checkpoint_seconds=checkpoint_seconds,
         restart=restart,
+        force=force,
     )
     with open_run(inputs, callbacks=Callbacks(say=output.say, warn=output.warn), ranks=ranks) as run:
         total = run.trainer.total_steps

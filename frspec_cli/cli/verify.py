@@ -12,7 +12,7 @@ from frspec_cli import outputs
 from frspec_cli.cli import options
 from frspec_cli.cli.output import Output
 from frspec_cli.decoding.options import refuse_unused
-from frspec_cli.errors import UsageError, VerificationError
+from frspec_cli.errors import AlreadyThere, UsageError, VerificationError
 from frspec_cli.heads.options import yes_or_no
 from frspec_cli.verification.options import METHODS, VerifyOptions
 
@@ -40,6 +40,7 @@ def command(
         typer.Option("--out", "-o", help="The result to write, such as result.json; a stopped run resumes."),
     ] = None,
     restart: options.Restart = False,
+    force: options.Force = False,
     method: Annotated[str, typer.Option("--method", help=f"One of {', '.join(METHODS)}.")] = DEFAULTS.method,
     depth: options.Depth = DEFAULTS.depth,
     beam: options.Beam = DEFAULTS.beam,
@@ -83,8 +84,8 @@ def command(
     compared step by step, and the float32 checks follow. Some texts are scored by transformers alone. A prompt that does
     not fit into the model's context is left out, and named.
     """
-    if restart and out is None:
-        raise UsageError("--restart has no effect without --out.")
+    if (restart or force) and out is None:
+        raise UsageError(f"--{'restart' if restart else 'force'} has no effect without --out.")
     verify_options = VerifyOptions(
         model=model,
         draft=draft,
@@ -114,14 +115,28 @@ def command(
 
     if out is not None:
         inputs = [model, draft, vocab, prompts]
-        out = outputs.check(out, inputs=inputs, replaces=outputs.JSON, what="a result")
+        out = outputs.check(out, inputs=inputs, replaces=outputs.JSON, what="a result", force=force)
     output = Output(as_json=as_json, quiet=quiet, out=out)
     built_in = [Prompt(text=text, id=str(number)) for number, text in enumerate(PROMPTS, start=1)]
     prompt_list = read_prompts(prompts) if prompts else built_in
     load = _loader(verify_options, normed, output)
     with output.callbacks("verifying") as callbacks:
-        result = verify(load, prompt_list, verify_options, out=out, restart=restart, callbacks=callbacks)
+        try:
+            result = verify(
+                load, prompt_list, verify_options, out=out, restart=restart, force=force, callbacks=callbacks
+            )
+        except AlreadyThere as done:
+            _check_passed(out, done)
+            raise
     _show(result, out, output)
+
+
+def _check_passed(out: Path | None, done: AlreadyThere) -> None:
+    """Raises `VerificationError` if the verification that is there already did not pass."""
+    from frspec_cli.schema import read_object
+
+    if out is not None and not read_object(out).get("passed"):
+        raise VerificationError(f"{done.message.removesuffix('.')}, and it did not pass.", hint=done.hint)
 
 
 def _loader(verify_options: VerifyOptions, norm_output: bool | None, output: Output) -> Callable[[str], Pipeline]:

@@ -17,6 +17,7 @@ from frspec_cli.corpus.documents import Reason
 from frspec_cli.corpus.shards import Shard
 from frspec_cli.counting.encoder_selection import check_encoder, recheck_samples, reference_of, select_fast_encoder
 from frspec_cli.counting.executors import Executor, InProcess, WorkerPool
+from frspec_cli.counting.existing import check_table
 from frspec_cli.counting.ledger import Ledger, begun_with, make_plan
 from frspec_cli.counting.markers import marker_warning
 from frspec_cli.counting.options import DOCUMENT_BYTES, CountOptions, RunOptions
@@ -70,7 +71,8 @@ def count_corpus(
     options, how, callbacks = options or CountOptions(), how or RunOptions(), callbacks or Callbacks()
     began = time.monotonic()
     read = [tokenizer, *(path for shard in shards for path in shard.paths)]
-    out = outputs.check(out, inputs=read, replaces=outputs.PARQUET, what="a frequency table")
+    out = outputs.check(out, inputs=read, replaces=outputs.PARQUET, what="a frequency table", force=how.force)
+    check_table(out, _mine(shards, how), tokenizer, options, how)
     with _ledger_folder(out) as folder:
         count = partial(_count, shards, tokenizer, options=options, folder=folder, callbacks=callbacks, out=out)
         try:
@@ -107,7 +109,7 @@ def _count(
 
     Raises `EncodersDiffer` if the fast encoder gave an id that the reference does not give.
     """
-    mine = shards[how.shard[0] - 1 :: how.shard[1]]
+    mine = _mine(shards, how)
     path = str(locate_tokenizer(tokenizer))
     fast = select_fast_encoder(
         how.encoder,
@@ -129,6 +131,11 @@ def _count(
         table = _table(counted, reference, encoder_record, options)
         _place(table, out, ledger)
     return counted, table
+
+
+def _mine(shards: list[Shard], how: RunOptions) -> list[Shard]:
+    """The part of the corpus that this run counts."""
+    return shards[how.shard[0] - 1 :: how.shard[1]]
 
 
 def _run(

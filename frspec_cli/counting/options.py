@@ -103,7 +103,8 @@ class RunOptions:
     engine: `local` or `ray`.
     max_bad: the share of bad records that is tolerated.
     shard: (I, N), 1 <= I <= N: of the corpus's shards every N-th, from the I-th on.
-    restart: forget what a stopped run has counted.
+    restart: forget what a stopped run has counted; make a complete table anew.
+    force: replace what is at the output, whatever made it.
     """
 
     encoder: str = "auto"
@@ -112,6 +113,7 @@ class RunOptions:
     max_bad: float = 0.01
     shard: tuple[int, int] = (1, 1)
     restart: bool = False
+    force: bool = True
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:

@@ -26,7 +26,7 @@ from frspec_cli.replay.options import ReplayOptions
 from frspec_cli.replay.report import ReplayedAnswer, as_record, describe
 from frspec_cli.replay.suite import ReplaySuite, Text, answer_suite, read_suite
 from frspec_cli.replay.summary import summarize
-from frspec_cli.resume import RunFolder, run_folder
+from frspec_cli.resume import INPUTS, RunFolder, check_finished, run_folder
 from frspec_cli.tokens.tokenizer import load_tokenizer
 
 SCHEMA = 1
@@ -41,6 +41,7 @@ def run_replay(
     *,
     out: Path,
     restart: bool = False,
+    force: bool = True,
     callbacks: Callbacks | None = None,
 ) -> dict[str, Any]:
     """Replays the answers (or the prompts, once answered) in `path`, writes the result to `out` and returns it.
@@ -55,8 +56,11 @@ def run_replay(
     for failure in suite.failures:
         callbacks.warn(f"prompt {failure['id']} is left out: {failure['reason']}")
     record = _record(pipelines, options, suite, path)
+    inputs = _inputs(pipelines, options, record, suite)
+    of_the_result = inputs | {"--seed": options.seed}  # of the intervals
+    check_finished(out, of_the_result, restart=restart, force=force)
     with RunFolder.opened(run_folder(out)) as folder:
-        if folder.resume(_inputs(pipelines, options, record, suite), restart=restart):
+        if folder.resume(inputs, restart=restart):
             callbacks.say("resuming a stopped run")
         answers = with_languages(
             answer_suite(suite, target, options, folder, callbacks), load_tokenizer(str(target.folder))
@@ -74,6 +78,7 @@ def run_replay(
             "prompts": [as_record(by_arm[arm.name]) for by_arm in replayed for arm in arms],
             "failures": list(suite.failures),
             "summary": summarize(arms, replayed, seed=options.seed, failed=len(suite.failures)),
+            INPUTS: of_the_result,
         }
         storage.write_json(out, result)
         folder.remove()

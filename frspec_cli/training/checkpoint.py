@@ -13,7 +13,7 @@ from pydantic import Field
 
 from frspec_cli import leftovers, schema, storage
 from frspec_cli.errors import ArtifactError, FrspecError, option
-from frspec_cli.resume import TRAINING, RunFolder, run_folder
+from frspec_cli.resume import TRAINING, RunFolder, is_there, refuse_foreign, run_folder
 from frspec_cli.tensor_files import read_metadata, read_safetensors, write_safetensors
 from frspec_cli.training.trainer import Trainer
 
@@ -108,13 +108,16 @@ class SavedRun:
 
 
 @contextmanager
-def held_folder(out: Path, inputs: Mapping[str, Any], *, restart: bool) -> Iterator[None]:
+def held_folder(out: Path, inputs: Mapping[str, Any], *, restart: bool, force: bool = True) -> Iterator[None]:
     """Holds the run's folder for this process, and records `inputs`, everything that the run depends on.
 
     restart: drop the checkpoint and the metrics of an earlier run; features stay, for their names say what they hold.
+    force: replace a head at `out` that another run made.
     Raises `FrspecError` if another process holds it, or if an earlier run there had other inputs, naming the first.
     """
     with RunFolder.opened(run_folder(out, TRAINING)) as folder:
+        if not force and is_there(out):
+            refuse_foreign(out, folder.path(_RECORD), inputs, restart=restart)
         folder.resume(inputs, restart=restart, record=_RECORD, keep=(FEATURES,))
         leftovers.clear(storage.followed(out), held=True)  # a better head may have been half in its place
         yield

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from frspec_cli.models.locate import plain_name
 from frspec_cli.models.target import Target
 from frspec_cli.progress import Callbacks
 from frspec_cli.replay.cycles import Acceptance
+from frspec_cli.resume import is_there, refuse_finished
 from frspec_cli.training.card import CardFacts, terms_of, write_card
 from frspec_cli.training.checkpoint import FEATURES, SavedRun, held_folder
 from frspec_cli.training.features import FeatureStore
@@ -54,6 +55,7 @@ class RunInputs:
     command: the command that the card quotes.
     checkpoint_seconds: at least this long between checkpoints.
     restart: drop the checkpoint of an earlier run.
+    force: replace a head that another run made.
     """
 
     target: Target
@@ -68,6 +70,7 @@ class RunInputs:
     command: str = ""
     checkpoint_seconds: float = 60.0
     restart: bool = False
+    force: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +100,7 @@ def open_run(
     if inputs.initial is not None:
         check_warm_start(inputs.initial, target)
     depends_on = _depends_on(inputs, answers, processes=ranks.count)
-    with held_folder(inputs.out, depends_on, restart=inputs.restart) if ranks.main else nullcontext():
+    with _held(inputs, depends_on) if ranks.main else nullcontext():
         ranks.wait()
         saved = SavedRun(inputs.out)
         held_out_features = _features(inputs, config, answers.held_out, saved)
@@ -120,6 +123,10 @@ def open_run(
         yield run
 
 
+def _held(inputs: RunInputs, depends_on: Mapping[str, Any]) -> AbstractContextManager[None]:
+    return held_folder(inputs.out, depends_on, restart=inputs.restart, force=inputs.force)
+
+
 @dataclass(eq=False)
 class TrainingRun:
     """An opened run. best: the best validation acceptance length so far, 0 before the first validation."""
@@ -134,14 +141,28 @@ class TrainingRun:
     best: float = 0.0
 
     def resume(self) -> None:
-        """Puts all processes into the state of the last checkpoint, if there is one."""
+        """Puts all processes into the state of the last checkpoint, if there is one.
+
+        Unless forced, raises `AlreadyThere` after the last step, and `FrspecError` if the head of a finished run is gone.
+        """
         trainer = self.trainer
         self.best = self.saved.load(trainer)
         self.ranks.share(weight.data for weight in trainer.weights.values())
         if self.ranks.main:
             self.saved.cut_metrics(trainer.step)
-        if trainer.step:
+        if trainer.step == trainer.total_steps and not self.inputs.force:
+            self._check_head()
+        elif trainer.step:
             self.callbacks.say(f"resumed from step {trainer.step} of {trainer.total_steps}")
+
+    def _check_head(self) -> None:
+        out = self.inputs.out
+        if not is_there(out):
+            raise FrspecError(
+                f"{self.saved.folder} holds a finished run, but its head {out} is gone.",
+                hint=f"{option('restart')} trains it again.",
+            )
+        refuse_finished(out, "", restart=False)
 
     def train(self, on_step: Callable[[StepRecord, int], None] = lambda record, total: None) -> float:
         """Takes all remaining steps; returns the best validation acceptance length. Ctrl-C leaves a checkpoint.

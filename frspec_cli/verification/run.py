@@ -23,7 +23,7 @@ from frspec_cli.environment import environment
 from frspec_cli.errors import FrspecError, option
 from frspec_cli.models.target import Target
 from frspec_cli.progress import Callbacks
-from frspec_cli.resume import RunFolder, run_folder
+from frspec_cli.resume import INPUTS, RunFolder, check_finished, run_folder
 from frspec_cli.schema import read_json
 from frspec_cli.verification.options import VerifyOptions
 from frspec_cli.verification.report import Outcome, report
@@ -41,6 +41,7 @@ def verify(
     *,
     out: Path | None = None,
     restart: bool = False,
+    force: bool = True,
     callbacks: Callbacks | None = None,
 ) -> dict[str, Any]:
     """Verifies on the prompts that fit into the model's context and returns the result; see `Verification.run`."""
@@ -55,7 +56,9 @@ def verify(
     if left_out:
         names = ", ".join(left_out[:_NAMED_PROMPTS]) + (", ..." if len(left_out) > _NAMED_PROMPTS else "")
         callbacks.warn(f"{len(left_out):,} prompts do not fit into the model's context and are left out: {names}.")
-    return Verification(verifier, tokenized, tuple(left_out)).run(out=out, restart=restart, callbacks=callbacks)
+    return Verification(verifier, tokenized, tuple(left_out)).run(
+        out=out, restart=restart, force=force, callbacks=callbacks
+    )
 
 
 def select_prompts(
@@ -92,13 +95,19 @@ class Verification:
     left_out: tuple[str, ...] = ()
 
     def run(
-        self, *, out: Path | None = None, restart: bool = False, callbacks: Callbacks | None = None
+        self,
+        *,
+        out: Path | None = None,
+        restart: bool = False,
+        force: bool = True,
+        callbacks: Callbacks | None = None,
     ) -> dict[str, Any]:
         """Runs what is missing and returns the result. With `out` it is written there, and a killed run resumes.
 
         callbacks: `begin` gets the number of outcomes ahead, `finished` one outcome at a time.
+        force: replace what is at `out`, whatever made it.
         Raises `FrspecError` if a stopped run was begun with other options (naming the first), or another process holds
-        the lock.
+        the lock; see `check_finished` for what is at `out` already.
         """
         callbacks = callbacks or Callbacks()
         checks = plan_checks(self.verifier.options, self.prompts)
@@ -107,16 +116,19 @@ class Verification:
                 "no check takes a prompt.",
                 hint=f"Raise {option('rescored')}, {option('stepwise')}, {option('stock')} or {option('sampled')}.",
             )
+        record = self._record()
+        inputs = self._inputs(record)
+        if out is not None:
+            check_finished(out, inputs, restart=restart, force=force)
         with nullcontext() if out is None else RunFolder.opened(run_folder(out)) as folder:
-            record = self._record()
             if folder is not None:
-                folder.resume(self._inputs(record), restart=restart)
+                folder.resume(inputs, restart=restart)
             ledger = _Ledger(folder)
             self._run_checks(checks, ledger, callbacks)
             self._settle(checks, ledger, callbacks)
             result = self._result(record, {check.name: ledger.outcomes(check) for check in checks})
             if out is not None and folder is not None:
-                storage.write_json(out, result)
+                storage.write_json(out, result | {INPUTS: inputs})
                 folder.remove()
         return result
 

@@ -79,7 +79,8 @@ def test_records_are_plain_greedy_decoding_in_the_order_of_the_prompts(target, p
         assert user == {"role": "user", "content": text}
         assert assistant["content"] == target.processor.decode(record["response_token_ids"], skip_special_tokens=True)
         named = ["id", "conversations", "prompt_token_ids", "response_token_ids", "finish"]
-        assert list(record) == (named if record["id"] == "t" else [*named, "source"])
+        assert list(record) == [*named, *(["source"] if record["id"] != "t" else []), "run"]
+    assert len({record["run"] for record in found}) == 1
     assert done.answers == 6
     assert done.tokens == done.new_tokens == sum(len(record["response_token_ids"]) for record in found)
     assert not (tmp_path / "a.jsonl.ledger").exists()
@@ -253,7 +254,8 @@ def test_conversations_are_answered_at_every_turn(target, tmp_path):
     assert (last.answers, each.answers) == (1, 2)
     [only], both = records(tmp_path / "last.jsonl"), records(tmp_path / "each.jsonl")
     assert [record["id"] for record in both] == ["a:1", "a:2"]
-    assert both[1] | {"id": "a"} == only
+    assert both[1] | {"id": "a", "run": only["run"]} == only
+    assert both[1]["run"] == both[0]["run"] != only["run"]
     for record, end in zip(both, (2, 4), strict=True):
         assert record["conversations"][:-1] == turns[:end]
         prompt_ids = target.chat_ids(turns[:end])

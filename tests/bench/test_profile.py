@@ -212,7 +212,7 @@ def test_the_command_shows_and_writes_a_profile(cli, suite, tiny_folder, tmp_pat
     assert list(result["profile"]["methods"]) == ["ar", "eagle", "frspec@32", "frspec@64"]
     assert result["options"]["draft"] == "random"
     assert result["environment"]["threads"]
-    code, shown, err = cli("profile", *arguments, "--methods", "ar,lookup", "--json", "-q")
+    code, shown, err = cli("profile", *arguments, "--methods", "ar,lookup", "--json", "-q", "--force")
     assert (code, err) == (0, "")
     assert json.loads(shown)["profile"]["ratios"] == {}
 

@@ -28,7 +28,7 @@ def test_answers_are_written_and_counted(cli, model, prompts, tmp_path):
     assert (result["out"], result["answers"]) == (str(out), 2)
     records = [json.loads(line) for line in out.read_text().splitlines()]
     assert sum(len(record["response_token_ids"]) for record in records) == result["tokens"]
-    code, said, err = cli("collect", prompts, *model, "--out", out)
+    code, said, err = cli("collect", prompts, *model, "--out", out, "--restart")
     assert (code, said) == (0, "")
     assert err.strip().endswith(f"-> {out}")
     generated = json.loads(cli("generate", "the fox", *model, "--method", "ar", "--json", "-q")[1])

@@ -150,7 +150,7 @@ def test_a_text_file_is_split_on_a_string(tmp_path: Path, tokenizer: Path, cli) 
     table = count([path], tokenizer, tmp_path / "out.parquet", options=CountOptions(split_on="<|endoftext|>")).table
     assert as_counter(table) == plain_loop(tokenizer, ["the fox", "a hen\n", "dog"])
     assert (table.metadata["documents"], table.metadata["skipped"]) == (3, {"empty": 1})
-    arguments = ("count-freq", path, "-t", tokenizer, "-o", tmp_path / "out.parquet", "--split-on", "<|endoftext|>")
+    arguments = ("count-freq", path, "-t", tokenizer, "-o", tmp_path / "cli.parquet", "--split-on", "<|endoftext|>")
     code, out, err = cli(*arguments, "--json")
     assert (code, json.loads(out)["documents"]) == (0, 3), err
     code, _, err = cli(*arguments, "--lines")

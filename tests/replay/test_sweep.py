@@ -209,7 +209,7 @@ def test_a_killed_replay_resumes_to_the_same_result(
         _, resumed = run(cli, *command, tmp_path / "result.json")
     assert resumed == whole
     assert set(ran).isdisjoint(written)
-    code, _, err = cli(*command[:-1], "--k", 60, "--out", tmp_path / "result.json")
+    code, _, err = cli(*command[:-1], "--k", 60, "--force", "--out", tmp_path / "result.json")
     assert code == 0, err  # a finished run leaves nothing behind that could refuse
 
 
