@@ -83,6 +83,8 @@ class RunFolder:
 
         before = schema.read_object(path, hint=f"{option('restart')} starts over.")
         if (name := first_difference(before, inputs)) is not None:
+            if all(part.name in (storage.LOCK, record, *keep) for part in self.folder.iterdir()):
+                return self.resume(inputs, restart=True, record=record, keep=keep)  # nothing was done
             was, now = (shown(values.get(name)) for values in (before, inputs))
             raise FrspecError(
                 f"{self.folder} was begun with other inputs: {_spelled(name)} was {was}, now it is {now}.",

@@ -33,8 +33,15 @@ def command(
     norm_output: options.NormOutput = None,
     vocab: options.Vocab = None,
     methods: Annotated[
-        str, typer.Option("--methods", help=f"Any of {', '.join((*METHODS, *BASELINES))}, separated by commas.")
-    ] = ",".join(DEFAULTS.methods),
+        list[str],
+        typer.Option(
+            "--methods",
+            metavar="NAME",
+            parser=options.names,
+            callback=options.flat,
+            help=f"Any of {', '.join((*METHODS, *BASELINES))}, by commas or one at a time.",
+        ),
+    ] = list(DEFAULTS.methods),  # noqa: B006 (Typer never changes it)
     k: options.Ks = None,
     limit: options.Limit = None,
     depth: options.Depth = DEFAULTS.depth,
@@ -69,7 +76,7 @@ def command(
     named. With a temperature, run R draws with seed + R, the same for every method of ours.
     """
     bench_options = BenchOptions(
-        methods=tuple(name.strip() for name in methods.split(",")),
+        methods=tuple(methods),
         ks=tuple(k or ()),
         depth=depth,
         beam=beam,

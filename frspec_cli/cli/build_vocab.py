@@ -28,7 +28,16 @@ def command(
             "(llama3, qwen3, gemma3, deepseek-v3, gpt-4o, gpt-oss, or a tokenizer that equals one of theirs).",
         ),
     ] = None,
-    k: Annotated[list[int] | None, typer.Option("--k", help="Number of tokens; may be given several times.")] = None,
+    k: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--k",
+            metavar="N",
+            parser=options.sizes,
+            callback=options.flat,
+            help="Number of tokens: --k 8192,32768 or --k 8192 --k 32768.",
+        ),
+    ] = None,
     coverage: Annotated[
         float | None,
         typer.Option(help="In place of --k: the fewest tokens that cover this share (0.98) of the counts."),

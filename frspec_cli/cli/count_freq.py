@@ -272,5 +272,5 @@ def _show(output: Output, result: CountResult) -> None:
         output.say(f"stopped by {option(result.stopped)} after {metadata['documents']:,} documents.")
     show_skipped(output, result.table, result.examples)
     if not metadata["documents"]:
-        output.warn("no text was found, so the table is empty.")
+        output.warn("this part of the corpus holds no text, so its table is empty.")
     show_table(output, result.out, result.table, result.seconds)

@@ -22,10 +22,22 @@ def command(
     on: Annotated[
         list[str], typer.Option("--on", help="A frequency table, text, or answers; may be given several times.")
     ],
-    k: Annotated[list[int] | None, typer.Option("--k", min=1, help="Sizes: the first k rows. Default: all.")] = None,
+    k: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--k",
+            metavar="N",
+            parser=options.sizes,
+            callback=options.flat,
+            help="Sizes: the first k rows. Default: all.",
+        ),
+    ] = None,
     tokenizer: Annotated[
         str | None, typer.Option("--tokenizer", "--model", help="Default: the one recorded in table or subset.")
     ] = None,
+    assistant_only: Annotated[
+        bool, typer.Option("--assistant-only", help="Of conversations, count only what the assistant said.")
+    ] = False,
     show: Annotated[
         int, typer.Option(min=0, help="Number of rarest kept and of most frequent lost tokens to show.")
     ] = 10,
@@ -35,7 +47,8 @@ def command(
 ) -> None:
     """Measure what subsets cover, by size, source and script, with 95 % intervals (jackknife over folds).
 
-    On the very table that a subset was chosen from, each fold is covered by ids chosen from the other nine.
+    On the very table that a subset was chosen from, each fold is covered by ids chosen from the other nine; the text itself
+    is recognised too, by its hash.
     Of recorded answers only what was answered is counted.
     """
     from frspec_cli.subsets.coverage_session import CoverageSession
@@ -46,7 +59,7 @@ def command(
         check_picture(plot)
         plot = outputs.check(plot, inputs=[*subsets, *on, tokenizer], name="plot")
     output = Output(as_json=as_json, quiet=quiet)
-    session = CoverageSession(tokenizer=tokenizer, say=output.say, warn=output.warn)
+    session = CoverageSession(tokenizer=tokenizer, assistant_only=assistant_only, say=output.say, warn=output.warn)
     tables = session.open(on, subsets)
     evaluations = [session.evaluate(path, table, tables) for path in subsets for table in tables]
     value: dict[str, Any] = {"rows": [], "tokens": []}

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from frspec_cli import outputs
+from frspec_cli import outputs, storage
 from frspec_cli.cli import options
 from frspec_cli.cli.output import Output
 from frspec_cli.cli.tables import show_table
+from frspec_cli.errors import UsageError
 
 
 def command(
@@ -32,6 +33,7 @@ def command(
     out = outputs.check(out, inputs=tables, replaces=outputs.PARQUET, what="a frequency table", force=force)
     output = Output(as_json=as_json, quiet=quiet, out=out)
     began = time.monotonic()
+    _refuse_repeated(tables)
     names = [str(path) for path in tables]
     parts = [FrequencyTable.read(path) for path in tables]
     merged = merge(parts, names)
@@ -40,3 +42,13 @@ def command(
     with outputs.written(force=force) as done:
         merged.write(out)
     show_table(output, out, merged, time.monotonic() - began, done=done.line(out))
+
+
+def _refuse_repeated(tables: list[Path]) -> None:
+    """Raises `UsageError` if two of the tables are the same file, or have the same bytes."""
+    first: dict[str, Path] = {}
+    for path in tables:
+        if path.is_file() and first.setdefault(storage.sha256_file(path), path) is not path:
+            before = first[storage.sha256_file(path)]
+            again = "is given twice" if before == path else f"holds the same table as {before}"
+            raise UsageError(f"{path} {again}: its text would count twice.")

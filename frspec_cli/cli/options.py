@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from frspec_cli.decoding.sampling import LARGEST_SEED, TEMPERATURES
+from frspec_cli.errors import UsageError
 from frspec_cli.models.shipped import DEFAULT_MODEL
 
 Model = Annotated[
@@ -31,7 +33,32 @@ NormOutput = Annotated[
 ]
 Vocab = Annotated[Path | None, typer.Option("--vocab", help="Vocabulary subset. Default: what ships for the model.")]
 K = Annotated[int | None, typer.Option("--k", min=1, help="Use the subset's first K tokens.")]
-Ks = Annotated[list[int] | None, typer.Option("--k", min=1, help="Subset size for frspec; may be given several times.")]
+
+
+def names(text: str) -> list[str]:
+    """The names in an option that takes several, by commas or given again and again."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def sizes(text: str) -> list[int]:
+    """Whole numbers above 0, likewise. Raises `UsageError` for anything else."""
+    for number in names(text):
+        if not number.isdecimal() or int(number) < 1:
+            raise UsageError(f"--k {number} is not a whole number above 0.")
+    return [int(number) for number in names(text)]
+
+
+def flat(values: Sequence[Sequence[Any]] | None) -> list[Any] | None:
+    """All values of an option that was given several times."""
+    return None if values is None else [value for each in values for value in each]
+
+
+Ks = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--k", metavar="N", parser=sizes, callback=flat, help="Subset sizes: --k 4096,8192 or --k 4096 --k 8192."
+    ),
+]
 Suite = Annotated[
     Path,
     typer.Option(

@@ -30,8 +30,15 @@ def command(
     norm_output: options.NormOutput = None,
     vocab: options.Vocab = None,
     methods: Annotated[
-        str, typer.Option("--methods", help=f"Any of {', '.join(METHODS)}, separated by commas.")
-    ] = ",".join(DEFAULTS.methods),
+        list[str],
+        typer.Option(
+            "--methods",
+            metavar="NAME",
+            parser=options.names,
+            callback=options.flat,
+            help=f"Any of {', '.join(METHODS)}, by commas or one at a time.",
+        ),
+    ] = list(DEFAULTS.methods),  # noqa: B006 (Typer never changes it)
     k: options.Ks = None,
     limit: options.Limit = None,
     depth: options.Depth = DEFAULTS.depth,
@@ -54,7 +61,7 @@ def command(
     trained head, the times hold and nothing else does. A prompt that fails is left out, counted and named.
     """
     profile_options = ProfileOptions(
-        methods=tuple(name.strip() for name in methods.split(",")),
+        methods=tuple(methods),
         ks=tuple(k or ()),
         depth=depth,
         beam=beam,

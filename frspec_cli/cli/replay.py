@@ -53,8 +53,15 @@ def command(
         ),
     ] = None,
     methods: Annotated[
-        str, typer.Option("--methods", help=f"Any of {', '.join(METHODS)}, separated by commas.")
-    ] = ",".join(DEFAULTS.methods),
+        list[str],
+        typer.Option(
+            "--methods",
+            metavar="NAME",
+            parser=options.names,
+            callback=options.flat,
+            help=f"Any of {', '.join(METHODS)}, by commas or one at a time.",
+        ),
+    ] = list(DEFAULTS.methods),  # noqa: B006 (Typer never changes it)
     k: options.Ks = None,
     curve: Annotated[
         bool,
@@ -118,7 +125,7 @@ def command(
     """
     usual = (MTP_TREE,) if draft and set(draft) == {MTP} else DEFAULTS.trees
     replay_options = ReplayOptions(
-        methods=tuple(name.strip() for name in methods.split(",")),
+        methods=tuple(methods),
         ks=tuple(k or ()),
         curve=curve,
         trees=tuple(map(parse_tree, tree)) if tree else usual,

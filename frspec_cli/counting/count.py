@@ -25,7 +25,7 @@ from frspec_cli.counting.run import CorpusRun, Counted
 from frspec_cli.counting.stability import stability
 from frspec_cli.counting.table import FrequencyTable
 from frspec_cli.counting.worker import CounterSpec, ShardCounter
-from frspec_cli.errors import option
+from frspec_cli.errors import FrspecError, option
 from frspec_cli.models.locate import locate_tokenizer
 from frspec_cli.progress import Callbacks
 from frspec_cli.resume import run_folder
@@ -127,6 +127,7 @@ def _count(
         reference, encoder_record = _run(run, _executor(how, counter, run), tokenizer, shards, callbacks)
         counted = run.finish()
         ledger.check_unchanged(mine)
+        _check_found(counted, how)
         _warn_of_length(counted, encoder.name, options, callbacks)
         table = _table(counted, reference, encoder_record, options)
         _place(table, out, ledger)
@@ -168,6 +169,15 @@ def _run(
     finally:
         executor.close()
     return loaded, encoder_record
+
+
+def _check_found(counted: Counted, how: RunOptions) -> None:
+    """Raises `FrspecError` if the corpus holds no text; a part of it may."""
+    if not counted.documents and how.shard[1] == 1:
+        raise FrspecError(
+            f"no text was found in {counted.lines:,} records, so there is nothing to count.",
+            hint=f"Name the field that holds the text with {option('text_field')}, or check the files.",
+        )
 
 
 def _warn_of_length(counted: Counted, encoder: str, options: CountOptions, callbacks: Callbacks) -> None:

@@ -139,7 +139,12 @@ class Ledger:
             self.forget()
             _write(path, lambda file: file.write(json.dumps(self.plan).encode()))
             return
-        if difference := _difference(old, self.plan):
+        difference = _difference(old, self.plan)
+        if difference and not self._holds_counts():
+            self.forget()
+            self._check(shards)
+            return
+        if difference:
             raise FrspecError(
                 f"{self.folder} was begun with other inputs: {difference}.",
                 hint=f"Use the same inputs to resume, or {option('restart')} to count from the beginning.",
@@ -223,8 +228,12 @@ class Ledger:
 
     def remove_if_empty(self) -> None:
         """Removes the folder of a run that ended before anything was counted: there is nothing to resume."""
-        if self.folder.is_dir() and not self.entries():
+        if self.folder.is_dir() and not self._holds_counts():
             self.remove()
+
+    def _holds_counts(self) -> bool:
+        """Whether a document was counted in any entry."""
+        return any(self.get(*entry).total("documents") for entry in self.entries())
 
     def remove(self) -> None:
         """Removes the folder: the output is complete."""
@@ -281,7 +290,7 @@ def _shard_difference(old: list[list[Any]], new: list[list[Any]]) -> str:
     now = {(shard[0], shard[1]): shard for shard in new}
     for label, start in was:
         if (label, start) not in now:
-            return f"{label} is not there any more"
+            return f"the stopped run also counted {label}"
         if was[label, start] != now[label, start]:
             size_was, size_now = was[label, start][4], now[label, start][4]
             if size_was == size_now:

@@ -269,6 +269,7 @@ class Builder:
                 "sha256": entry.sha256,
                 "documents": entry.table.metadata.get("documents"),
                 "sources": {source: int(entry.table.counts[source].sum()) for source in entry.table.sources},
+                "texts": sorted(entry.texts)[: mix.MOST_TEXTS],
             }
             for entry in self.tables
         ]

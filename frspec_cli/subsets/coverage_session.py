@@ -20,9 +20,16 @@ class CoverageSession:
     """Tokenizers and scripts, each loaded once and only if something needs them."""
 
     def __init__(
-        self, *, tokenizer: str | None = None, say: Callable[[str], None], warn: Callable[[str], None]
+        self,
+        *,
+        tokenizer: str | None = None,
+        assistant_only: bool = False,
+        say: Callable[[str], None],
+        warn: Callable[[str], None],
     ) -> None:
-        """tokenizer: its name, in place of the recorded ones."""
+        """tokenizer: its name, in place of the recorded ones; it must be there.
+        assistant_only: of conversations, count what the assistant said."""
+        self.assistant_only = assistant_only
         self.name, self.say, self.warn = tokenizer, say, warn
         self._failed: set[str] = set()
         self._tokenizers: dict[str, Tokenizer] = {}
@@ -34,7 +41,7 @@ class CoverageSession:
         def tokenizer() -> str:
             return self.name or load_subset(subsets[0]).metadata["tokenizer"]["reference"]
 
-        return [load_eval_table(path, tokenizer, say=self.say) for path in on]
+        return [load_eval_table(path, tokenizer, assistant_only=self.assistant_only, say=self.say) for path in on]
 
     def evaluate(self, path: Path, table: NamedTable, tables: list[NamedTable]) -> Evaluation:
         """The subset on the table. tables: all that are open. Raises `FrspecError` if their tokenizers differ."""
@@ -43,7 +50,13 @@ class CoverageSession:
         if tokenizer is None and subset.fingerprint != table.table.fingerprint:
             check_subset(subset, self._load(self._name_for(table)), name=str(path), warn=self.warn)
         evaluation = evaluate(path.stem, subset, table, tables, tokenizer)
-        if evaluation.how == IN_SAMPLE:
+        if evaluation.known:
+            part = "" if evaluation.known == 1 else f" {evaluation.known:.0%} of"
+            self.warn(
+                f"{path} was chosen from{part} the text of {table.name} itself, so its coverage is optimistic. Give "
+                f"{option('on')} the table that it was chosen from for a figure that is held out by fold."
+            )
+        elif evaluation.how == IN_SAMPLE:
             missing = missing_tables(subset, tables)
             add = f"it was also chosen from {', '.join(missing)}: add {option('on')} for it"
             why = add if missing else "there are no folds to hold out"
@@ -83,6 +96,8 @@ class CoverageSession:
         try:
             tokenizer = self._load(name)
         except FrspecError as error:
+            if self.name is not None:
+                raise
             self._failed.add(name)
             self.warn(f"no scripts and no token texts: {error.message} Name it with {option('tokenizer')}.")
             return None

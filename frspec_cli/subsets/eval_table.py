@@ -13,16 +13,21 @@ from frspec_cli.subsets.shipped_tables import short_name, table_path
 
 
 def load_eval_table(
-    path: str, tokenizer: Callable[[], str], *, say: Callable[[str], None] = lambda text: None
+    path: str,
+    tokenizer: Callable[[], str],
+    *,
+    assistant_only: bool = False,
+    say: Callable[[str], None] = lambda text: None,
 ) -> NamedTable:
     """Reads a table, which a short name may mean too, or counts a text or answers file; what was counted has the sha256 "".
 
     tokenizer: gives the name of the tokenizer to count with; called only if needed.
+    assistant_only: of conversations, count what the assistant said.
     Raises `FrspecError` as reading and counting do.
     """
     if (short := short_name(path)) is not None:
         return NamedTable.read(table_path(short))
-    return NamedTable.read(path) if is_table(path) else _count(path, tokenizer(), say)
+    return NamedTable.read(path) if is_table(path) else _count(path, tokenizer(), say, assistant_only=assistant_only)
 
 
 def is_table(path: str) -> bool:
@@ -43,17 +48,18 @@ def holds_answers(path: str) -> bool:
     return isinstance(record, dict) and "response_token_ids" in record
 
 
-def _count(path: str, tokenizer: str, say: Callable[[str], None]) -> NamedTable:
+def _count(path: str, tokenizer: str, say: Callable[[str], None], *, assistant_only: bool) -> NamedTable:
     from frspec_cli.corpus.sources import find_shards
     from frspec_cli.counting.count import count_corpus
     from frspec_cli.counting.options import CountOptions
     from frspec_cli.progress import Callbacks
 
     answers = holds_answers(path)
-    say(f"counting {'the answers in ' if answers else ''}{path} ...")
+    what = "the answers in " if answers else "what the assistant said in " if assistant_only else ""
+    say(f"counting {what}{path} ...")
     shards = find_shards([path], say=say)
     with tempfile.TemporaryDirectory(prefix="frspec-") as folder:
-        options = CountOptions(assistant_only=answers)
+        options = CountOptions(assistant_only=answers or assistant_only)
         out = Path(folder) / "counts.parquet"
         table = count_corpus(shards, tokenizer, out, options=options, callbacks=Callbacks(say=say)).table
     if not table.metadata["tokens"]:

@@ -27,6 +27,7 @@ class Evaluation:
 
     name: the subset's, for tables and pictures.
     how: `held out by fold`, `other text` or `in sample`.
+    known: the share of the tokens that is text which the subset was chosen from; of another table than its own.
     builder: chooses the ids of each fold from the other nine; None unless held out by fold.
     """
 
@@ -35,6 +36,7 @@ class Evaluation:
     table: NamedTable
     how: str
     builder: Builder | None = None
+    known: float = 0.0
 
     def ids_by_fold(self, k: int) -> list[np.ndarray]:
         """For each fold the ids that cover it, in rank order. Raises `FrspecError` as `prefix` does."""
@@ -82,7 +84,8 @@ def evaluate(
     origin = subset.metadata.get("origin", {})
     names = {recorded["sha256"]: recorded["name"] for recorded in origin.get("tables", [])}
     if table.sha256 not in names or not table.sha256:
-        return Evaluation(name, subset, table, OTHER_TEXT)
+        known = _known_share(subset, table)
+        return Evaluation(name, subset, table, IN_SAMPLE if known else OTHER_TEXT, known=known)
     by_sha256 = {each.sha256: each for each in tables}
     folds_with_text = sum(1 for tokens in table.table.by_fold().sum(axis=1) if tokens)
     if tokenizer is None or folds_with_text < 2 or any(sha256 not in by_sha256 for sha256 in names):
@@ -96,6 +99,14 @@ def evaluate(
     )
     renamed = [replace(by_sha256[sha256], name=recorded) for sha256, recorded in names.items()]
     return Evaluation(name, subset, table, HELD_OUT, Builder(renamed, tokenizer, recipe))
+
+
+def _known_share(subset: VocabularySubset, table: NamedTable) -> float:
+    """The share of the table's tokens that is text of which a digest stands in the subset's origin."""
+    tables = subset.metadata.get("origin", {}).get("tables", [])
+    chosen_from = {digest for each in tables for digest in each.get("texts", [])}
+    texts = table.texts
+    return sum(texts[digest] for digest in texts.keys() & chosen_from) / max(1, sum(texts.values()))
 
 
 def missing_tables(subset: VocabularySubset, tables: Collection[NamedTable]) -> list[str]:

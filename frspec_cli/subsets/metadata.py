@@ -15,6 +15,7 @@ _Share = Annotated[float, Field(ge=0, le=1)]
 class _Table(Schema):
     name: str
     sha256: str
+    texts: list[str] = Field(default_factory=list)
 
 
 class _Recipe(Schema):

@@ -7,6 +7,7 @@ the tail: it orders what the others have hardly seen and leaves the top to them.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,9 @@ from frspec_cli.counting.table import FOLDS, FrequencyTable, sum_by_fold
 from frspec_cli.errors import FrspecError, option
 
 MIX_UNITS = 10**15  # a mix is counted in integers, too: units of 1e-15 of the whole, so that a sum over folds is exact
+MOST_TEXTS = 256
+"""Digests of its text that a subset keeps for each table, the smallest: of a corpus of more pieces a fair sample."""
+_DIGEST_LENGTH = 16
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,15 @@ class NamedTable:
         """Reads a table from its file. Raises `FrspecError` as `FrequencyTable.read` does."""
         table = FrequencyTable.read(path)
         return NamedTable(Path(path).stem, table, storage.sha256_file(path))
+
+    @property
+    def texts(self) -> dict[str, int]:
+        """The tokens of each piece of text by its digest; pieces that a limit cut have none."""
+        tokens: Counter[str] = Counter()
+        for shard in self.table.metadata.get("shards") or []:
+            if shard["sha256"] and shard["tokens"]:
+                tokens[shard["sha256"][:_DIGEST_LENGTH]] += shard["tokens"]
+        return dict(tokens)
 
 
 @dataclass(frozen=True)

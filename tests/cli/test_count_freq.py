@@ -137,10 +137,34 @@ def test_the_text_that_is_counted_is_never_written_over(cli, tmp_path: Path, tok
     assert text.read_text() == "the fox"
 
 
-def test_an_empty_file_is_an_empty_table_and_a_warning(cli, tmp_path: Path, tokenizer: Path) -> None:
+def test_a_corpus_without_text_is_a_failure(cli, tmp_path: Path, tokenizer: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("")
-    code, _, stderr = cli("count-freq", tmp_path / "empty.jsonl", "-t", tokenizer, "-o", tmp_path / "c.parquet")
-    assert (code, "the table is empty" in stderr) == (0, True)
+    out = tmp_path / "c.parquet"
+    code, _, stderr = cli("count-freq", tmp_path / "empty.jsonl", "-t", tokenizer, "-o", out)
+    assert (code, "error: no text was found in 0 records, so there is nothing to count." in stderr) == (1, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["empty.jsonl"]
+    code, _, stderr = cli("count-freq", tmp_path / "empty.jsonl", "-t", tokenizer, "-o", out, "--shard", "2/2")
+    assert (code, "this part of the corpus holds no text" in stderr) == (0, True)
+
+
+def test_a_run_that_counted_nothing_does_not_block_the_next(cli, tmp_path: Path, corpus: Path, tokenizer: Path) -> None:
+    (tmp_path / "blank.jsonl").write_text("\n" * 3 + '{"question": "x"}\n' * 3)
+    out = tmp_path / "c.parquet"
+    code, _, stderr = cli("count-freq", tmp_path / "blank.jsonl", "-t", tokenizer, "-o", out)
+    assert (code, "missing field" in stderr) == (1, True)
+    assert not (tmp_path / "c.parquet.ledger").exists()
+    assert cli("count-freq", corpus, "-t", tokenizer, "-o", out)[0] == 0
+
+
+def test_one_table_twice_is_refused(cli, tmp_path: Path, corpus: Path, tokenizer: Path) -> None:
+    table, copy = tmp_path / "a.parquet", tmp_path / "b.parquet"
+    assert cli("count-freq", corpus, "-t", tokenizer, "-o", table)[0] == 0
+    copy.write_bytes(table.read_bytes())
+    code, _, stderr = cli("merge", table, table, "-o", tmp_path / "sum.parquet")
+    assert (code, " ".join(stderr.split())) == (2, f"error: {table} is given twice: its text would count twice.")
+    code, _, stderr = cli("merge", table, copy, "-o", tmp_path / "sum.parquet")
+    assert (code, f"{copy} holds the same table as {table}" in stderr) == (2, True)
+    assert not (tmp_path / "sum.parquet").exists()
 
 
 def test_merge_does_not_write_over_its_tables(cli, tmp_path: Path, corpus: Path, tokenizer: Path) -> None:

@@ -91,6 +91,38 @@ def test_coverage_of_text_and_of_answers_counts_on_the_spot(counts, byte_level, 
     assert (code, json.loads(out)["rows"][0]["tokens"]) == (0, 2)
 
 
+def test_the_text_that_a_subset_was_chosen_from_is_recognised(byte_level, cli, tmp_path) -> None:
+    for name, line in (("a.txt", "the cat sat on the mat\n"), ("b.txt", "def count(tokens): return sum(tokens)\n")):
+        (tmp_path / name).write_text(line * 50)
+    tokenizer = byte_level.path.parent
+    cli("count-freq", tmp_path / "a.txt", "-t", tokenizer, "-o", tmp_path / "a.parquet")
+    cli("build-vocab", tmp_path / "a.parquet", "--k", 30, "--forced", "eos", "--pad", "-o", tmp_path / "s.parquet")
+    code, out, err = cli("coverage", tmp_path / "s.parquet", "--on", tmp_path / "a.txt", "--json")
+    assert (code, json.loads(out)["rows"][0]["how"]) == (0, "in sample")
+    said = " ".join(err.split())
+    assert "s.parquet was chosen from the text of a itself, so its coverage is optimistic." in said
+    code, out, _ = cli("coverage", tmp_path / "s.parquet", "--on", tmp_path / "b.txt", "--json")
+    assert (code, json.loads(out)["rows"][0]["how"]) == (0, "other text")
+    cli("count-freq", tmp_path / "b.txt", "-t", tokenizer, "-o", tmp_path / "b.parquet")
+    cli("merge", tmp_path / "a.parquet", tmp_path / "b.parquet", "-o", tmp_path / "ab.parquet")
+    code, _, err = cli("coverage", tmp_path / "s.parquet", "--on", tmp_path / "ab.parquet")
+    tokens = [len(byte_level.encode_batch([(tmp_path / name).read_text()])[0]) for name in ("a.txt", "b.txt")]
+    assert f"was chosen from {tokens[0] / sum(tokens):.0%} of the text of ab itself" in " ".join(err.split())
+
+
+def test_a_named_tokenizer_must_be_there(counts, cli, tmp_path) -> None:
+    cli("build-vocab", counts, "--k", 100, "--out", tmp_path / "s.parquet")
+    code, out, err = cli("coverage", tmp_path / "s.parquet", "--on", counts, "--tokenizer", "nosuch")
+    assert (code, out, "there is no model named 'nosuch'" in err) == (1, "", True)
+
+
+def test_sizes_come_by_commas_or_one_at_a_time(counts, cli, tmp_path) -> None:
+    code, out, _ = cli("build-vocab", counts, "--k", "50,60", "--k", 70, "--out", tmp_path / "subsets", "--json")
+    assert (code, [each["k"] for each in json.loads(out)["subsets"]]) == (0, [50, 60, 70])
+    code, _, err = cli("build-vocab", counts, "--k", "32k", "--out", tmp_path / "x")
+    assert (code, err.strip()) == (2, "error: --k 32k is not a whole number above 0.")
+
+
 def test_the_table_for_people_and_the_picture(counts, cli, tmp_path) -> None:
     pytest.importorskip("matplotlib")
     cli("build-vocab", counts, "--k", 100, "--out", tmp_path / "s.parquet")
@@ -161,7 +193,7 @@ def test_coverage_in_place_of_k(counts, cli, tmp_path) -> None:
         (["--k", 99999], 1, "k 99999 is larger than the vocabulary, which has"),
         (["--k", 400], 1, "asks for more tokens than were seen"),
         (["--k", 2], 1, "smaller than the 3 tokens that are forced in"),
-        (["--k", 0], 2, "--k must be at least 1"),
+        (["--k", 0], 2, "--k 0 is not a whole number above 0"),
         ([], 2, "give either --k or --coverage"),
         (["--k", 5, "--coverage", 0.9], 2, "give either --k or --coverage"),
         (["--coverage", 98], 2, "must be above 0 and at most 1"),
