@@ -19,6 +19,8 @@ from frspec_cli.errors import AlreadyThere, FrspecError, option
 
 LEDGER, TRAINING = ".ledger", ".training"
 """Suffixes of the folder's name after the output's."""
+_RECORDS = ("inputs.json", "plan.json", "run.json")
+"""Files of a run's folder that say what the run depends on."""
 INPUTS = "inputs"
 """The field in which a result keeps what it was made from."""
 
@@ -34,6 +36,13 @@ def run_folder(out: Path | str, suffix: str = LEDGER) -> Path:
 def is_run_folder(folder: Path) -> bool:
     """Whether `folder` is what an unfinished run keeps beside its output."""
     return folder.name.endswith((LEDGER, TRAINING)) and (folder / storage.LOCK).is_file()
+
+
+def holds_work(folder: Path) -> bool:
+    """Whether a stopped run left anything in its folder that the next one resumes from."""
+    named = (storage.LOCK, *_RECORDS)
+    parts = [part for part in folder.iterdir() if part.name not in named] if folder.is_dir() else []
+    return any(part.stat().st_size if part.is_file() else any(part.iterdir()) for part in parts)
 
 
 class RunFolder:

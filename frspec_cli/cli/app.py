@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -23,6 +24,7 @@ from typer.models import CommandInfo
 
 from frspec_cli import INTERRUPTED, __version__
 from frspec_cli.errors import AlreadyThere, FrspecError, as_flags
+from frspec_cli.resume import LEDGER, TRAINING, holds_work, run_folder
 
 COMMANDS = {  # in the order of the work: count, choose, draft, decode, measure
     "count-freq": "Count how often each token occurs in a corpus, into a frequency table.",
@@ -75,16 +77,38 @@ def _wrapped(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def run(**parameters: Any) -> None:
+        parameters = {parameter: _at_home(value) for parameter, value in parameters.items()}
         try:
-            command(**{parameter: _at_home(value) for parameter, value in parameters.items()})
+            command(**parameters)
         except AlreadyThere as done:
             from frspec_cli.cli.output import Output
 
             output = Output(as_json=parameters["as_json"], quiet=parameters["quiet"])
             line = as_flags(f"{done.message} {done.hint}")
             output.result({"out": str(parameters["out"]), "complete": True}, line)
+        except KeyboardInterrupt:
+            if "out" not in parameters:
+                raise
+            sys.stderr.write(f"interrupted: {_kept(parameters['out'])}\n")
+            raise _Interrupted(INTERRUPTED) from None
 
     return run
+
+
+class _Interrupted(SystemExit):
+    """Ctrl-C, of which the user has been told what is kept."""
+
+
+def _kept(out: Path | str | None) -> str:
+    """What an interrupted command leaves, where, and how it is resumed."""
+    if out is None:
+        return "nothing is kept. Name a file with --out to be able to resume."
+    for folder in (run_folder(out, LEDGER), run_folder(out, TRAINING)):
+        if holds_work(folder):
+            command = "frspec " + shlex.join(sys.argv[1:])
+            how = "run the same command again" if "WORLD_SIZE" in os.environ else f"run: {command}"
+            return f"what is done is kept in {folder}. To resume, {how}"
+    return "nothing had been finished yet, so there is nothing to resume."
 
 
 def _at_home(value: Any) -> Any:
@@ -149,8 +173,9 @@ def main() -> None:
         _show(FrspecError(f"nothing more can be written{where}: {error.strerror}.", hint="Free space and try again."))
         sys.exit(FrspecError.exit_code)
     except SystemExit as end:
-        if end.code == INTERRUPTED:  # Typer turns Ctrl-C into this exit code, and says nothing
-            sys.stderr.write("interrupted\n")
+        if end.code == INTERRUPTED and not isinstance(end, _Interrupted):
+            # Typer turns Ctrl-C into this exit code, and says nothing. Text may be half-written on the terminal.
+            sys.stderr.write("\n" * sys.stdout.isatty() + "interrupted\n")
         raise
 
 

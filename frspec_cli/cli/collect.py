@@ -15,7 +15,6 @@ from frspec_cli.cli.output import Output
 from frspec_cli.decoding.sampling import Sampling
 from frspec_cli.progress import Callbacks
 
-_REPORT_SECONDS = 60.0
 _DEFAULTS = CollectOptions()
 
 
@@ -105,7 +104,7 @@ class _Bar:
         self.output = output
         self.progress = output.long_progress("answering", whole_numbers=True)
         self.answers = self.total = self.tokens = 0
-        self.began = self.reported = time.monotonic()
+        self.began, self.now_and_then = time.monotonic(), output.now_and_then("answering")
 
     def __enter__(self) -> _Bar:
         self.progress.start()
@@ -125,13 +124,12 @@ class _Bar:
     def _advance(self, **amounts: int) -> None:
         self.tokens += amounts["tokens"]
         self.progress.update(self.task, talk=self._rate())
+        self.now_and_then(self.answers, self.total, self._rate())
 
     def _finished(self, answers: int) -> None:
         self.answers += answers
         self.progress.advance(self.task, answers)
-        if self.progress.disable and time.monotonic() - self.reported > _REPORT_SECONDS:
-            self.reported = time.monotonic()
-            self.output.say(f"{self.answers:,} of {self.total:,} answers, {self._rate()}")
+        self.now_and_then(self.answers, self.total, self._rate())
 
     def _rate(self) -> str:
         return f"{self.tokens / max(time.monotonic() - self.began, 1e-3):,.0f} tokens/s"

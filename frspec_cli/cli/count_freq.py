@@ -18,7 +18,6 @@ from frspec_cli.corpus.options import Selection
 from frspec_cli.counting.options import DOCUMENT_BYTES, CountOptions, RunOptions
 from frspec_cli.errors import UsageError, option
 from frspec_cli.progress import Callbacks
-from frspec_cli.resume import run_folder
 from frspec_cli.tokens.template_options import template_options
 
 if TYPE_CHECKING:
@@ -210,13 +209,7 @@ def command(
     for note in notes:
         output.say(note)
     with _Bar(output) as bar:
-        try:
-            result = count_corpus(shards, tokenizer, out, options=counted, how=how, callbacks=bar.callbacks())
-        except KeyboardInterrupt:
-            output.say(
-                f"interrupted: what is counted is kept in {run_folder(out)}; run the same command again to resume."
-            )
-            raise
+        result = count_corpus(shards, tokenizer, out, options=counted, how=how, callbacks=bar.callbacks())
     _show(output, result)
 
 
@@ -240,8 +233,9 @@ class _Bar:
     def __init__(self, output: Output) -> None:
         self.output = output
         self.progress = output.long_progress("counting")
+        self.now_and_then = output.now_and_then("counting (MB read)")
         self.sums: Counter[str] = Counter()
-        self.began = 0.0
+        self.began, self.size = 0.0, 0
 
     def __enter__(self) -> _Bar:
         self.task = self.progress.add_task("counting", total=None, talk="")
@@ -254,7 +248,7 @@ class _Bar:
         return Callbacks(say=self.output.say, warn=self.output.warn, begin=self._begin, advance=self._advance)
 
     def _begin(self, size: int) -> None:
-        self.began = time.monotonic()
+        self.began, self.size = time.monotonic(), size
         self.progress.start()  # its thread begins only now: the workers are forked by then
         self.progress.update(self.task, total=size or None)
 
@@ -263,7 +257,9 @@ class _Bar:
         seconds = max(time.monotonic() - self.began, 1e-3)
         megabytes, millions = self.sums["bytes"] / 1e6, self.sums["tokens"] / 1e6
         rates = f"{megabytes / seconds:,.1f} MB/s, {millions / seconds:,.2f} M tokens/s"
-        self.progress.update(self.task, advance=amounts["read"], talk=f"{self.sums['documents']:,} documents, {rates}")
+        talk = f"{self.sums['documents']:,} documents, {rates}"
+        self.progress.update(self.task, advance=amounts["read"], talk=talk)
+        self.now_and_then(self.sums["read"] // 10**6, self.size // 10**6, talk)
 
 
 def _show(output: Output, result: CountResult) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +49,23 @@ class _Amount(ProgressColumn):
 def _text(template: str) -> TextColumn:
     """A column of text that is wrapped, not cut, if the terminal is narrow."""
     return TextColumn(template, table_column=Column(overflow="fold"))
+
+
+class NowAndThen:
+    """A line a minute on what is done, where there is no terminal for a bar."""
+
+    SECONDS = 60.0
+
+    def __init__(self, output: Output, verb: str) -> None:
+        self.output, self.verb = output, verb
+        self.said = time.monotonic()
+
+    def __call__(self, done: int, total: int, talk: str = "") -> None:
+        """done, total: amounts of work (total 0 if not known). talk: more words."""
+        if self.output.err.is_terminal or time.monotonic() - self.said < self.SECONDS:
+            return
+        self.said = time.monotonic()
+        self.output.say(f"{self.verb}: {done:,}{f' of {total:,}' if total else ''}{f', {talk}' if talk else ''}")
 
 
 class Output:
@@ -132,13 +150,21 @@ class Output:
     def callbacks(self, verb: str) -> Iterator[Callbacks]:
         """A run's progress callbacks: a bar of what is finished, and sentences and warnings beside it."""
         with self.progress() as progress:
-            task = progress.add_task(verb, total=None)
-            yield Callbacks(
-                say=self.say,
-                warn=self.warn,
-                begin=lambda total: progress.reset(task, total=total),
-                finished=lambda count: progress.advance(task, count),
-            )
+            task, now_and_then = progress.add_task(verb, total=None), self.now_and_then(verb)
+
+            def begin(total: int) -> None:
+                progress.reset(task, total=total)
+                now_and_then(0, total)
+
+            def finished(count: int) -> None:
+                progress.advance(task, count)
+                now_and_then(int(progress.tasks[task].completed), int(progress.tasks[task].total or 0))
+
+            yield Callbacks(say=self.say, warn=self.warn, begin=begin, finished=finished)
+
+    def now_and_then(self, verb: str) -> NowAndThen:
+        """Progress for a run that no terminal shows: to be called with what is done, of how much, as it is done."""
+        return NowAndThen(self, verb)
 
     def long_progress(self, verb: str, *, whole_numbers: bool = False) -> Progress:
         """Like `progress`, with the time left and the task's field `talk`. whole_numbers: m/n in place of a percentage."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,6 +23,9 @@ from frspec_cli.training.options import (
     optimizer_named,
     parse_taps,
 )
+
+if TYPE_CHECKING:
+    from frspec_cli.training.trainer import StepRecord
 
 _TRAIN, _RUN = TrainOptions(), RunSettings()
 _RATES = ", ".join(f"{rate:g} with {name}" for name, rate in LEARNING_RATES.items())
@@ -188,7 +191,13 @@ def command(
         )
         with output.progress() as bar:
             task = bar.add_task("training", total=total, completed=run.trainer.step)
-            best = run.train(lambda record, _: bar.update(task, completed=record.step))
+            now_and_then = output.now_and_then("training, steps")
+
+            def on_step(record: StepRecord, total: int) -> None:
+                bar.update(task, completed=record.step)
+                now_and_then(record.step, total)
+
+            best = run.train(on_step)
     if not ranks.main:
         return
     output.result(

@@ -185,7 +185,7 @@ class TrainingRun:
                     self.saved.save(trainer, self.best)
                     saved_at = time.monotonic()
                 if stop and not last:
-                    self.callbacks.say(f"stopped at step {record.step}; the same command resumes from there")
+                    self.callbacks.say(f"stopped at step {record.step}")
                     raise KeyboardInterrupt
         self.ranks.wait()
         return self.best

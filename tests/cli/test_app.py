@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from frspec_cli.cli.output import Output
 
 IMPORTS_UNTIL_TOLD = """
 import sys
@@ -49,6 +56,52 @@ def test_an_interrupt_inside_a_command(tmp_path: Path) -> None:
     ):
         process.send_signal(signal.SIGINT)
         assert (process.wait(), *process.communicate()) == (130, "", "interrupted\n")
+
+
+@pytest.fixture
+def prompts(folder: Path, tiny_folder: Path) -> list[Any]:
+    return [folder / "prompts.jsonl", "--model", tiny_folder, "--device", "cpu", "--dtype", "float32", "-n", 3]
+
+
+def test_an_interrupted_run_says_what_is_kept_and_how_it_resumes(cli, prompts, tmp_path, monkeypatch) -> None:
+    from frspec_cli.answers import collect
+
+    answer, calls = collect._answer, iter((False, True))
+
+    def interrupted(*arguments: Any) -> Any:
+        if next(calls):
+            raise KeyboardInterrupt
+        return answer(*arguments)
+
+    out = tmp_path / "my answers.jsonl"
+    arguments = ["collect", *prompts, "--batch-size", 4, "-o", out]
+    with monkeypatch.context() as patch:
+        patch.setattr(collect, "_answer", interrupted)
+        code, _, err = cli(*arguments)
+    command = f"frspec {shlex.join(map(str, arguments))}"
+    assert (code, err) == (130, f"interrupted: what is done is kept in {out}.ledger. To resume, run: {command}\n")
+    code, _, err = cli(*arguments)
+    assert (code, "resuming: 4 of 8 answers are there" in err) == (0, True)
+
+
+def test_interrupted_before_anything_was_finished(cli, prompts, tmp_path, monkeypatch) -> None:
+    from frspec_cli.bench import suite
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(suite, "measure_prompt", interrupted)
+    code, _, err = cli("bench", "--suite", *prompts, "--methods", "ar", "-o", tmp_path / "b.json")
+    assert (code, err) == (130, "interrupted: nothing had been finished yet, so there is nothing to resume.\n")
+
+
+def test_without_a_terminal_a_line_a_minute(monkeypatch, capsys) -> None:
+    clock = iter([0.0, 10.0, 61.0, 62.0, 121.0])
+    monkeypatch.setattr("frspec_cli.cli.output.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    now_and_then = Output().now_and_then("measuring")
+    for done in (1, 2, 3):
+        now_and_then(done, 1500, "7 tokens/s")
+    assert capsys.readouterr().err == "measuring: 2 of 1,500, 7 tokens/s\n"
 
 
 def test_a_reader_that_goes_away_is_not_an_error_of_ours() -> None:

@@ -680,7 +680,7 @@ def test_an_interrupt_is_resumable(tmp_path: Path, tokenizer: Path) -> None:
     _, message = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "interrupted" in message
-    assert "run the same command again to resume" in message
+    assert f"what is done is kept in {out}.ledger. To resume, run: frspec count-freq {corpus} " in message
     assert _saved(out) == 3
     count([corpus], tokenizer, out, encoder="reference")
     assert out.read_bytes() == _undisturbed(tmp_path, corpus, tokenizer)
