@@ -7,7 +7,7 @@ from frspec_cli.cli.output import Output
 
 
 def command(as_json: options.AsJson = False) -> None:
-    """Show versions, devices and folders, for a bug report."""
+    """Show versions, processor, devices and folders, for a bug report."""
     from frspec_cli.environment import environment
 
     output = Output(as_json=as_json)
@@ -16,4 +16,4 @@ def command(as_json: options.AsJson = False) -> None:
         output.json(values)
         return
     for key, value in values.items():
-        output.data(f"{key:<14} {value}")
+        output.data(f"{key:<16} {' '.join(map(str, value)) if isinstance(value, list) else value}")
