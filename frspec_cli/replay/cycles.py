@@ -96,9 +96,9 @@ def replay(
     drafter = EagleDrafter(head, lm_head, tree or TreeConfig())
     ahead = max(look_ahead, drafter.depth)
     replayed = [Replayed() for _ in texts]
-    for group in _groups(drafter, texts):
+    for group in groups(drafter, texts):
         trees = BatchedTrees.read(drafter, [texts[i] for i in group])
-        cursors = {i: 0 for i in group if _may_begin(texts[i][0], 0, ahead, new_tokens)}
+        cursors = {i: 0 for i in group if may_begin(texts[i][0], 0, ahead, new_tokens)}
         rows = list(group)
         while cursors:
             if 2 * len(cursors) <= len(rows):
@@ -112,19 +112,20 @@ def replay(
                 replayed[i].accepted.append(count)
                 replayed[i].misses.append(MISSES[miss])
                 cursors[i] += count + 1
-                if not _may_begin(texts[i][0], cursors[i], ahead, new_tokens):
+                if not may_begin(texts[i][0], cursors[i], ahead, new_tokens):
                     del cursors[i]
     return replayed
 
 
-def _may_begin(answer: Answer, root: int, ahead: int, new_tokens: int | None) -> bool:
+def may_begin(answer: Answer, root: int, ahead: int, new_tokens: int | None) -> bool:
+    """Whether a cycle begins behind answered token `root`, and what it accepts at up to `ahead` levels is known."""
     if new_tokens is not None and root + 1 >= new_tokens:
         return False
     left = answer.response_length - 1 - root
     return left > 0 and (answer.finished or left >= ahead)
 
 
-def _groups(drafter: EagleDrafter, texts: Sequence[tuple[Answer, States]]) -> list[list[int]]:
+def groups(drafter: EagleDrafter, texts: Sequence[tuple[Answer, States]]) -> list[list[int]]:
     """Indices of texts that are replayed together: of similar length, and few enough for memory."""
     config, tree = drafter.head.config, drafter.tree
     groups: list[list[int]] = []
@@ -190,14 +191,18 @@ class BatchedTrees:
 
     def cycle(self, roots: list[int]) -> tuple[list[int], list[int]]:
         """One cycle in each text behind answered token `roots[row]`: (accepted, index of the miss)."""
+        accepted, misses = self._follow(*self.pools(roots))
+        outcome = torch.stack((accepted, misses)).tolist()
+        return outcome[0], outcome[1]
+
+    def pools(self, roots: list[int]) -> tuple[Pool, torch.Tensor]:
+        """The candidates behind answered token `roots[row]` of each text, and what the answer continues with there: int64
+        [R, depth], -1 past its end."""
         device = self.ids.device
         position = self.starts + torch.tensor(roots, device=device)
         last = self.hidden[torch.arange(len(position), device=device), position - 1][:, None]
-        pool = self.drafter.pool(self.cache, position, last)
         levels = torch.arange(1, self.drafter.depth + 1, device=device)
-        accepted, misses = self._follow(pool, self.ids.gather(1, position[:, None] + levels))
-        outcome = torch.stack((accepted, misses)).tolist()
-        return outcome[0], outcome[1]
+        return self.drafter.pool(self.cache, position, last), self.ids.gather(1, position[:, None] + levels)
 
     def _follow(self, pool: Pool, future: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """How far `future` int64 [R, depth] (-1 past the end) runs inside the `nodes` - 1 best candidates, and why no

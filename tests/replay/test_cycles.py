@@ -18,6 +18,7 @@ from frspec_cli.heads.config import head_config_for
 from frspec_cli.heads.head import EagleHead
 from frspec_cli.models.lm_head import lm_head_of
 from frspec_cli.replay.cycles import MISSES, Acceptance, replay
+from frspec_cli.replay.grid import replay_grid
 from frspec_cli.training.init_head import start_head
 from tests.tiny import tiny_config, tiny_target
 
@@ -199,3 +200,31 @@ def test_a_drafted_answer_is_accepted_to_the_full_depth(target64, answers):
         Acceptance.of(replay(head, rows, [(written, states)], tree=longer)).cycles == 0
     )  # the fourth token is not known
     assert replay(head, rows, [(replace(written, finished=True), states)], tree=longer)[0].misses == ["end"]
+
+
+@pytest.mark.parametrize("new_tokens", [None, 12])
+def test_a_grid_of_trees_is_each_tree_replayed_alone(drafting, new_tokens) -> None:
+    """24 answers, one of them finished, one cut short: every depth and number of nodes of a beam, cycle for cycle."""
+    target, head = drafting
+    generator = torch.Generator().manual_seed(3)
+    answers = [
+        greedy(target, torch.randint(1, 97, (3 + i % 4,), generator=generator).tolist(), 30 - i % 5) for i in range(12)
+    ]
+    answers[1] = replace(answers[1], finished=True)
+    answers[2] = replace(answers[2], ids=answers[2].ids[: answers[2].prompt_length + 4])
+    texts = states_of(target.model, answers)
+    for beam, rows in ((1, lm_head_of(target.model)), (3, lm_head_of(target.model).rows(torch.arange(20, 80)))):
+        grid = replay_grid(
+            head, rows, texts, beam=beam, depths=(1, 2, 4), nodes=(2, 3, 5, 9, 40), new_tokens=new_tokens
+        )
+        sizes = {1: [(1, 2), (2, 2), (2, 3), (4, 2), (4, 3), (4, 5)]}.get(
+            beam,
+            [(1, 2), (1, 3), (2, 2), (2, 3), (2, 5), (2, 9), (4, 2), (4, 3), (4, 5), (4, 9)],
+        )
+        assert [(tree.depth, tree.nodes) for tree in grid] == sizes
+        assert any(each.total.accepted for each in grid.values())
+        for tree, found in grid.items():
+            alone = replay(head, rows, texts, tree=tree, new_tokens=new_tokens)
+            assert found.cycles == [len(each.accepted) for each in alone], tree
+            assert found.accepted == [sum(each.accepted) for each in alone], tree
+            assert found.total == Acceptance.of(alone)
