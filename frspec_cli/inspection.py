@@ -22,6 +22,8 @@ from frspec_cli.subsets.formats.folder import maps_in
 from frspec_cli.subsets.manifest import described_reading
 from frspec_cli.subsets.shipped_tables import short_name, table_path
 from frspec_cli.subsets.subset import VocabularySubset
+from frspec_cli.tuning.costs import read_costs
+from frspec_cli.tuning.tune_file import MACHINE, read_tune
 
 
 class _Result(Schema):
@@ -111,6 +113,10 @@ def _subset(path: Path) -> dict[str, Any]:
 def _json_object(path: Path, record: dict[str, Any]) -> dict[str, Any]:
     if "response_token_ids" in record:
         return _answers(path)
+    if record.get("kind") == "tune":
+        return _tune(path)
+    if record.get("kind") == "costs":
+        return _costs(path)
     if {"summary", "prompts"} <= record.keys() or {"methods", "prompts"} <= record.keys():
         return _result(path, record)
     if {"format", "sha256", "tokens_sha256"} <= record.keys():
@@ -124,6 +130,32 @@ def _json_object(path: Path, record: dict[str, Any]) -> dict[str, Any]:
     if record.keys() & {"conversations", "messages", "prompt", "turns", "text"}:
         return {"kind": "records", "fields": sorted(record), "lines": count_lines(path)}
     return _foreign(path)
+
+
+def _tune(path: Path) -> dict[str, Any]:
+    tune = read_tune(path)
+    best = max((record.way for record in tune.ways), key=lambda way: way.rate)
+    return {
+        "kind": "tune",
+        "model": tune.options.get("model"),
+        "machine": {name: tune.environment.get(name) for name in MACHINE},
+        "best": str(best),
+        "tokens_per_second": best.rate,
+        "measured": best.measured,
+        "ways": len(tune.ways),
+    }
+
+
+def _costs(path: Path) -> dict[str, Any]:
+    costs = read_costs(path)
+    return {
+        "kind": "costs",
+        "model": costs.model,
+        "machine": costs.machine,
+        "source": costs.source,
+        "dtypes": [each.dtype for each in costs.costs],
+        "trees": len(costs.acceptance),
+    }
 
 
 def _answers(path: Path) -> dict[str, Any]:

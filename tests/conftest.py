@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
@@ -25,6 +26,36 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """fsync costs most of a small test's time and shows in no result; tests/test_storage.py has its own, empty fixture."""
     monkeypatch.setattr("frspec_cli.storage._sync", lambda path: None)
+
+
+FAST_BFLOAT16 = {
+    "kind": "probe",
+    "schema": 1,
+    "machine": {},
+    "torch": "0",
+    "numbers": 28_000_000,
+    "products": [
+        {"dtype": dtype, "rows": rows, "ms": ms}
+        for dtype, times in (("bfloat16", (2.0, 2.1, 2.4)), ("float32", (4.0, 4.2, 5.0)))
+        for rows, ms in zip((1, 4, 16), times, strict=True)
+    ],
+    "layer_ms": 0.2,
+}
+"""A probe of a machine with bfloat16 instructions: on every machine `auto` means this in tests, and nothing is timed."""
+
+
+_NUMBERS = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def one_machine(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test depends on how fast or how busy this machine is, nor on what a user has tuned here."""
+    from frspec_cli.tuning.probe import Probe
+
+    empty = tmp_path_factory.getbasetemp() / f"tunes-of-test-{next(_NUMBERS)}"
+    monkeypatch.setattr("frspec_cli.tuning.choose.probe_for", lambda *_, **__: Probe.model_validate(FAST_BFLOAT16))
+    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0), raising=False)
+    monkeypatch.setattr("frspec_cli.tuning.tune_file.kept", lambda kind, key: empty / f"{kind}.json")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -30,24 +30,28 @@ PROMPTS = (
     "Write an email to a colleague asking to move a meeting to Thursday.",
     "Describe how a bicycle stays upright when it moves.",
 )
-TREE = TreeConfig(depth=3, beam=4, nodes=8)  # the best of seven trees on two cores; a row more costs a few per cent
+TREE = TreeConfig(depth=3, beam=4, nodes=8)
+"""Unless another is chosen: the best of seven trees on two cores, where a row more costs a few per cent."""
 MAX_NEW_TOKENS = 64
-_DTYPE = "float32"
+DTYPE = "float32"
 _METHODS: tuple[Method, ...] = ("ar", "eagle", "frspec")
 _LOCAL = "frspec-local"
 
 
-def demo(*, local: Path | None, out: Path, advance: Callable[[], None] = lambda: None) -> dict[str, Any]:
+def demo(
+    *, local: Path | None, out: Path, tree: TreeConfig = TREE, advance: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
     """Decodes the prompts with every method, writes `out`/summary.json and returns it.
 
     local: a subset that the user has just counted, shown as one more row.
+    tree: the draft tree of every method.
     advance: called after every prompt.
     """
-    target = load_target(DEFAULT_MODEL, dtype=_DTYPE)
+    target = load_target(DEFAULT_MODEL, dtype=DTYPE)
     shipped = load_pipeline(target)
-    engines = {str(method): shipped.engine(method, tree=TREE) for method in _METHODS}
+    engines = {str(method): shipped.engine(method, tree=tree) for method in _METHODS}
     if local is not None:
-        engines[_LOCAL] = load_pipeline(target, vocab=str(local), k=DEFAULT_K).engine("frspec", tree=TREE)
+        engines[_LOCAL] = load_pipeline(target, vocab=str(local), k=DEFAULT_K).engine("frspec", tree=tree)
     arms = [Arm(name, engine, engine.drafter.k) for name, engine in engines.items()]
     prompts = tokenize(target, [Prompt(text, id=str(number)) for number, text in enumerate(PROMPTS, start=1)])
     for arm in arms:
@@ -58,12 +62,12 @@ def demo(*, local: Path | None, out: Path, advance: Callable[[], None] = lambda:
             texts[measurement.arm].append(measurement.generation)
         advance()
     methods = {arm.name: _figures(arm, Totals.of(texts[arm.name])) for arm in arms}
-    near_ties, differences = _judge(prompts, texts, local)
+    near_ties, differences = _judge(prompts, texts, local, tree)
     summary = {
         "prompts": len(prompts),
         "max_new_tokens": MAX_NEW_TOKENS,
-        "dtype": _DTYPE,
-        "tree": {"depth": TREE.depth, "beam": TREE.beam, "nodes": TREE.nodes},
+        "dtype": DTYPE,
+        "tree": {"depth": tree.depth, "beam": tree.beam, "nodes": tree.nodes},
         "identical": not differences,
         "near_ties": near_ties,
         "differences": differences,
@@ -74,7 +78,7 @@ def demo(*, local: Path | None, out: Path, advance: Callable[[], None] = lambda:
 
 
 def _judge(
-    prompts: list[TokenizedPrompt], texts: dict[str, list[Generation]], local: Path | None
+    prompts: list[TokenizedPrompt], texts: dict[str, list[Generation]], local: Path | None, tree: TreeConfig
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(differences from plain decoding that verification's rule explains by a near tie, all others)."""
     near_ties: list[dict[str, Any]] = []
@@ -87,7 +91,7 @@ def _judge(
         differing = [index for index, position in enumerate(positions) if position is not None]
         if not differing:
             continue
-        verdicts = _verdicts(name, [prompts[index] for index in differing], local)
+        verdicts = _verdicts(name, [prompts[index] for index in differing], local, tree)
         for index in differing:
             record = {"method": name, "prompt": prompts[index].id, "position": positions[index]}
             margin, explained = verdicts[prompts[index].id]
@@ -95,7 +99,9 @@ def _judge(
     return near_ties, unexplained
 
 
-def _verdicts(name: str, prompts: list[TokenizedPrompt], local: Path | None) -> dict[str, tuple[float | None, bool]]:
+def _verdicts(
+    name: str, prompts: list[TokenizedPrompt], local: Path | None, tree: TreeConfig
+) -> dict[str, tuple[float | None, bool]]:
     """By prompt: (the top-2 margin at the first difference, whether rounding explains it), as `frspec verify` decides."""
     vocab = str(local) if name == _LOCAL else None
     method: Method = "eagle" if name == "eagle" else "frspec"
@@ -105,10 +111,10 @@ def _verdicts(name: str, prompts: list[TokenizedPrompt], local: Path | None) -> 
         return load_pipeline(target, vocab=vocab, k=None if vocab is None else DEFAULT_K)
 
     options = VerifyOptions(
-        method=method, depth=TREE.depth, beam=TREE.beam, nodes=TREE.nodes, max_new_tokens=MAX_NEW_TOKENS, dtype=_DTYPE
+        method=method, depth=tree.depth, beam=tree.beam, nodes=tree.nodes, max_new_tokens=MAX_NEW_TOKENS, dtype=DTYPE
     )
     verifier = Verifier(load, options)
-    check = Check("greedy, step by step", "stepwise", _DTYPE, tuple(range(len(prompts))))
+    check = Check("greedy, step by step", "stepwise", DTYPE, tuple(range(len(prompts))))
     outcomes = [verifier.outcome(check, prompt) for prompt in prompts]
     verdicts: dict[str, tuple[float | None, bool]] = {}
     for prompt, outcome in zip(prompts, outcomes, strict=True):

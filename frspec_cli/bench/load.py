@@ -16,6 +16,14 @@ from frspec_cli.models.shipped import DEFAULT_K
 from frspec_cli.models.target import load_target
 
 
+def refuse_untrained(options: BenchOptions, draft: str | None) -> None:
+    """Raises `UsageError` if an untrained head is to be benchmarked."""
+    if draft == NAME and not isinstance(options, ProfileOptions):
+        raise UsageError(
+            f"{option('draft')} {NAME} is an untrained head, whose texts mean nothing: only a profile takes it."
+        )
+
+
 def load_bench_pipeline(
     options: BenchOptions,
     *,
@@ -36,11 +44,8 @@ def load_bench_pipeline(
     """
     refuse_unused(options.methods, draft=draft, vocab=vocab, norm_output=norm_output)
     normed = yes_or_no(norm_output)
+    refuse_untrained(options, draft)
     untrained = draft == NAME
-    if untrained and not isinstance(options, ProfileOptions):
-        raise UsageError(
-            f"{option('draft')} {NAME} is an untrained head, whose texts mean nothing: only a profile takes it."
-        )
     target = load_target(model, device=device, dtype=dtype)
     compiler = compiler_for(target.device) if compiled else None
     if not {"eagle", "frspec"} & set(options.methods):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from frspec_cli.decoding.options import METHODS, TreeConfig, refuse_unused
 from frspec_cli.decoding.sampling import Sampling
 from frspec_cli.errors import UsageError, option
+from frspec_cli.replay.options import parse_tree
 
 BASELINE = "transformers"
 """The arm that is not a method of ours: transformers' own `generate`, with the cache that grows."""
@@ -22,6 +24,7 @@ class BenchOptions:
     methods: in the order of the tables.
     ks: subset sizes for frspec; () for the subset's own.
     depth, beam, nodes: the draft tree.
+    own_trees: DEPTH,BEAM,NODES of each method that drafts another one.
     context_slots: spare draft rows for tokens of the text that the subset lacks (frspec only).
     max_new_tokens: the most tokens of a text.
     ignore_eos: decode past the end of sequence, so that every text has as many tokens.
@@ -34,6 +37,7 @@ class BenchOptions:
     depth: int = _TREE.depth
     beam: int = _TREE.beam
     nodes: int = _TREE.nodes
+    own_trees: Mapping[str, str] = field(default_factory=dict)
     context_slots: int = 0
     max_new_tokens: int = 64
     ignore_eos: bool = False
@@ -62,6 +66,10 @@ class BenchOptions:
     def sampling(self, run: int) -> Sampling:
         """How run number `run` chooses tokens."""
         return Sampling(temperature=self.temperature, seed=self.seed + run if self.temperature else 0)
+
+    def tree_of(self, method: str) -> TreeConfig:
+        """The draft tree of one method."""
+        return parse_tree(self.own_trees[method]) if method in self.own_trees else self.tree
 
 
 @dataclass(frozen=True)

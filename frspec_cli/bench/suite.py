@@ -37,7 +37,7 @@ def make_arms(pipeline: Pipeline, options: BenchOptions) -> list[Arm]:
         frspec = method == "frspec"
         for k in options.ks if frspec and options.ks else (None,):
             slots = options.context_slots if frspec else 0
-            engine = pipeline.engine(method, tree=options.tree, k=k, context_slots=slots)
+            engine = pipeline.engine(method, tree=options.tree_of(method), k=k, context_slots=slots)
             label = f"frspec@{k}" if frspec and len(options.ks) > 1 else name
             arms.append(Arm(label, engine, engine.drafter.k))
     return arms
@@ -52,6 +52,7 @@ def run_suite(
     suite: str = "",
     restart: bool = False,
     force: bool = True,
+    choices: Mapping[str, Any] | None = None,
     callbacks: Callbacks | None = None,
 ) -> dict[str, Any]:
     """Measures every prompt with every method, writes the result to `out` and returns it. A stopped run resumes.
@@ -61,6 +62,7 @@ def run_suite(
     A prompt that fails with any method is left out of all figures, so that they stay over the same prompts; it is counted
     under `failed` and named with its reason under `failures`.
     suite: its name, for the record.
+    choices: by method, why its dtype and tree were chosen; the result records it.
     callbacks: `begin` gets the number of prompts, `finished` one prompt at a time.
     Raises `FrspecError` if every prompt fails, or if a stopped run was begun with other inputs.
     """
@@ -97,6 +99,7 @@ def run_suite(
         texts = by_arm(measured, [arm.name for arm in timed])
         again, sources = texts.pop(NULL), [prompts[index].source for index in measured]
         result |= {
+            "choices": dict(choices or {}),
             "prompts": [
                 _record(prompts[index], number, each)
                 for index, runs in measured.items()

@@ -30,12 +30,13 @@ def with_untrained_head(pipeline: Pipeline, *, k: int, seed: int = 0) -> Pipelin
         torch.manual_seed(seed)
         head = EagleHead(head_config_for(target.config), embedding_weight=target.embedding)
     head = head.to(target.device, target.dtype).eval().requires_grad_(False)
-    subset = pipeline.subset or _first_ids(min(k, target.rows))
+    subset = pipeline.subset or first_ids(min(k, target.rows))
     vocab = pipeline.vocab or "the first ids"
     return dataclasses.replace(pipeline, head=head, subset=subset, draft=NAME, vocab=vocab)
 
 
-def _first_ids(k: int) -> VocabularySubset:
+def first_ids(k: int) -> VocabularySubset:
+    """A subset of the ids 0 to k - 1: which rows they are makes no difference to the cost."""
     return VocabularySubset(
         token_ids=np.arange(k, dtype=np.int32),
         tokens=[b""] * k,

@@ -43,11 +43,12 @@ COMMANDS = {  # in the order of the work: count, choose, draft, decode, measure
     "bench": "Measure methods side by side: the same prompts, interleaved in one run, tokens counted one way.",
     "replay": "Show what is accepted, and why no more is, by the draft alone: any number of heads, subsets, sizes and trees.",
     "doctor": "Say why a draft head accepts little: its answers are replayed under every reading that could be wrong.",
+    "tune": "Find the dtype, subset size and draft tree that this machine wants, or that one with other step costs would.",
     "profile": "Show where the time of one cycle goes, and how EAGLE-2's cycle compares with FR-Spec's at the same tree.",
     "report": "Write one self-contained page from results: what was found, pictures, tables and the commands.",
     "demo": "Plain decoding, EAGLE-2 and FR-Spec side by side on SmolLM2-135M, in float32.",
     "fetch": "Download an embedded model into the cache ($FRSPEC_CACHE), or list them.",
-    "env": "Show versions, devices and folders, for a bug report.",
+    "env": "Show versions, processor, devices and folders, for a bug report.",
 }
 """Each command's name and the first line of its help; it is `command` of the module of that name."""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,9 +13,14 @@ from frspec_cli import outputs
 from frspec_cli.answers.repetition import MOST
 from frspec_cli.bench.options import BASELINES, BenchOptions
 from frspec_cli.cli import options
+from frspec_cli.cli.auto import chosen_by_method
 from frspec_cli.cli.output import Output
-from frspec_cli.decoding.options import METHODS
+from frspec_cli.decoding.options import METHODS, TreeConfig, refuse_unused
 from frspec_cli.errors import UsageError
+from frspec_cli.tuning.options import AUTO, TreeChoice
+
+if TYPE_CHECKING:
+    from frspec_cli.tuning.choose import Choice
 
 DEFAULTS = BenchOptions()
 
@@ -44,9 +51,10 @@ def command(
     ] = list(DEFAULTS.methods),  # noqa: B006 (Typer never changes it)
     k: options.Ks = None,
     limit: options.Limit = None,
-    depth: options.Depth = DEFAULTS.depth,
-    beam: options.Beam = DEFAULTS.beam,
-    nodes: options.Nodes = DEFAULTS.nodes,
+    tree: options.Tree = AUTO,
+    depth: options.AutoDepth = None,
+    beam: options.AutoBeam = None,
+    nodes: options.AutoNodes = None,
     context_slots: options.ContextSlots = DEFAULTS.context_slots,
     max_new_tokens: options.MaxNewTokens = DEFAULTS.max_new_tokens,
     ignore_eos: Annotated[
@@ -61,8 +69,9 @@ def command(
     restart: options.Restart = False,
     force: options.Force = False,
     device: options.Device = None,
-    dtype: options.Dtype = "bfloat16",
+    dtype: options.AutoDtype = AUTO,
     compiled: options.Compile = False,
+    config: options.Config = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
     replay: Annotated[bool, typer.Option("--replay", hidden=True, is_eager=True, callback=_moved)] = False,
@@ -75,12 +84,10 @@ def command(
     time: its ratio to itself shows what the machine makes of no difference. A prompt that fails is left out, counted and
     named. With a temperature, run R draws with seed + R, the same for every method of ours.
     """
+    sizes = TreeChoice.of(tree, depth=depth, beam=beam, nodes=nodes)
     bench_options = BenchOptions(
         methods=tuple(methods),
         ks=tuple(k or ()),
-        depth=depth,
-        beam=beam,
-        nodes=nodes,
         context_slots=context_slots,
         max_new_tokens=max_new_tokens,
         ignore_eos=ignore_eos,
@@ -90,21 +97,31 @@ def command(
     )
     from frspec_cli.answers.batched_decode import tokenize
     from frspec_cli.answers.prompts import read_prompts
-    from frspec_cli.bench.load import load_bench_pipeline
+    from frspec_cli.bench.load import load_bench_pipeline, refuse_untrained
     from frspec_cli.bench.suite import run_suite
+    from frspec_cli.tuning.choose import Wanted
 
     inputs: list[Path | str | None] = [suite, model, draft, vocab]
     out = outputs.check(out, inputs=inputs, replaces=outputs.JSON, what="a result", force=force)
     output = Output(as_json=as_json, quiet=quiet, out=out)
     prompts = read_prompts(suite, limit=limit)
+    subset = None if vocab is None else str(vocab)
+    refuse_unused(bench_options.methods, draft=draft, vocab=subset, norm_output=norm_output)
+    refuse_untrained(bench_options, draft)
+    wanted = Wanted(
+        model, dtype=dtype, tree=sizes, draft=draft, vocab=subset, k=k[0] if k else None, device=device, compiled=compiled,
+        config=config,
+    )  # fmt: skip
+    choices = chosen_by_method(wanted, bench_options.methods, output)
+    bench_options = _with(bench_options, choices, sizes)
     pipeline = load_bench_pipeline(
         bench_options,
         model=model,
         draft=draft,
-        vocab=None if vocab is None else str(vocab),
+        vocab=subset,
         norm_output=norm_output,
         device=device,
-        dtype=dtype,
+        dtype=next(iter(choices.values())).dtype,
         compiled=compiled,
         warn=output.warn,
     )
@@ -118,6 +135,7 @@ def command(
             suite=suite.name,
             restart=restart,
             force=force,
+            choices={method: choice.as_json() for method, choice in choices.items()},
             callbacks=callbacks,
         )
     _show(result, len(prompts), output)
@@ -125,6 +143,19 @@ def command(
         {"out": str(out), **{name: result[name] for name in ("summary", "failures", "null", "repetition")}},
         f"wrote {out}",
     )
+
+
+def _with(bench_options: BenchOptions, choices: Mapping[str, Choice], sizes: TreeChoice) -> BenchOptions:
+    """The options with the tree of the first choice, the trees of others that differ, and the subset's size if one was
+    chosen. Lookup, which no tune is about, keeps a tree of its own."""
+    first = next(iter(choices.values())).tree
+    own = {method: choice.tree for method, choice in choices.items()}
+    if "lookup" in bench_options.methods:
+        own["lookup"] = sizes.over(TreeConfig())
+    trees = {method: f"{tree.depth},{tree.beam},{tree.nodes}" for method, tree in own.items() if tree != first}
+    k = choices["frspec"].k if "frspec" in choices else None
+    ks = bench_options.ks or ((k,) if k else ())
+    return replace(bench_options, depth=first.depth, beam=first.beam, nodes=first.nodes, own_trees=trees, ks=ks)
 
 
 def _show(result: dict[str, Any], prompts: int, output: Output) -> None:
@@ -147,11 +178,12 @@ def _show(result: dict[str, Any], prompts: int, output: Output) -> None:
         )
     recorded, failed = result["options"], len(result["failures"])
     repeated, null = result["repetition"]["all"], result["null"]
+    others = "".join(f", {method} {tree}" for method, tree in recorded["own_trees"].items())
     output.table(
         f"{prompts} prompts{f' ({failed} failed)' if failed else ''}, {recorded['runs']} runs, up to "
         f"{recorded['max_new_tokens']} new tokens, temperature {recorded['temperature']:g}, {repeated:.0%} repeated 4-grams, "
         f"{recorded['dtype']} on {recorded['device']}, tree of depth {recorded['depth']}, beam {recorded['beam']}, "
-        f"{recorded['nodes']} nodes",
+        f"{recorded['nodes']} nodes{others}",
         [
             *("method", "k", "tokens/s", "speed-up (95 %)", "decode tokens/s", "decode speed-up (95 %)"),
             *("acceptance", "draft", "verify", "equal ids"),

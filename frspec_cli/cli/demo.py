@@ -9,13 +9,16 @@ import typer
 
 from frspec_cli import outputs
 from frspec_cli.cli import options
+from frspec_cli.cli.auto import chosen
 from frspec_cli.cli.output import Output
 from frspec_cli.errors import VerificationError
+from frspec_cli.tuning.options import AUTO, TreeChoice
 
 
 def command(
     local: Annotated[Path | None, typer.Option("--local", help="A subset of your own, shown as one more row.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for summary.json.")] = Path("out/demo"),
+    tree: options.Tree = AUTO,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -23,13 +26,17 @@ def command(
 
     The texts must be the same, token by token (exit code 3 if not).
     """
+    sizes = TreeChoice.of(tree)
     from frspec_cli.bench import demo
+    from frspec_cli.tuning.choose import Wanted
 
     outputs.check(out / "summary.json", inputs=[local], replaces=outputs.JSON, what="a result")
     output = Output(as_json=as_json, quiet=quiet)
+    wanted = Wanted(demo.DEFAULT_MODEL, method="frspec", dtype=demo.DTYPE, tree=sizes)
+    choice = chosen(wanted, output)
     with output.progress() as progress:
         task = progress.add_task("decoding", total=len(demo.PROMPTS))
-        summary = demo.demo(local=local, out=out, advance=lambda: progress.advance(task))
+        summary = demo.demo(local=local, out=out, tree=choice.tree, advance=lambda: progress.advance(task))
     _show(summary, output)
     output.result(summary, f"wrote {out / 'summary.json'}")
     if not summary["identical"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,17 +12,20 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from frspec_cli.cli import options
+from frspec_cli.cli.auto import chosen
 from frspec_cli.cli.output import Output
-from frspec_cli.decoding.options import DEFAULTS, GenerateOptions, Method, TreeConfig, check_method
+from frspec_cli.decoding.options import DEFAULTS, GenerateOptions, Method, check_method
 from frspec_cli.decoding.sampling import Sampling
 from frspec_cli.errors import UsageError
 from frspec_cli.heads.options import yes_or_no
+from frspec_cli.tuning.options import AUTO, TreeChoice
 
 if TYPE_CHECKING:
     from frspec_cli.answers.prompts import Prompt
     from frspec_cli.decoding.engine import Engine
     from frspec_cli.decoding.generation import Generation
     from frspec_cli.decoding.pipeline import Pipeline
+    from frspec_cli.tuning.choose import Choice, Wanted
 
 
 def command(
@@ -40,12 +44,13 @@ def command(
         typer.Option(
             "--method",
             help="ar (plain), eagle (full LM head), frspec (subset) or lookup (n-grams). "
-            "Default: frspec if a head and a subset are available.",
+            "Default: frspec if a head and a subset are available and a draft pays on this machine.",
         ),
     ] = DEFAULTS.method,
-    depth: options.Depth = DEFAULTS.tree.depth,
-    beam: options.Beam = DEFAULTS.tree.beam,
-    nodes: options.Nodes = DEFAULTS.tree.nodes,
+    tree: options.Tree = AUTO,
+    depth: options.AutoDepth = None,
+    beam: options.AutoBeam = None,
+    nodes: options.AutoNodes = None,
     context_slots: options.ContextSlots = DEFAULTS.context_slots,
     max_new_tokens: options.MaxNewTokens = DEFAULTS.max_new_tokens,
     temperature: options.Temperature = DEFAULTS.sampling.temperature,
@@ -65,8 +70,9 @@ def command(
         bool, typer.Option("--ignore-eos", help="Always generate --max-new-tokens tokens.")
     ] = DEFAULTS.ignore_eos,
     device: options.Device = None,
-    dtype: options.Dtype = "bfloat16",
+    dtype: options.AutoDtype = AUTO,
     compiled: options.Compile = False,
+    config: options.Config = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -76,9 +82,9 @@ def command(
     """
     if (prompt is None) == (prompts is None):
         raise UsageError("give a prompt or --prompts FILE.", hint='For example: frspec generate "Tell me about owls."')
-    choice = GenerateOptions(
+    sizes = TreeChoice.of(tree, depth=depth, beam=beam, nodes=nodes)
+    asked = GenerateOptions(
         method=cast(Method | None, method),
-        tree=TreeConfig(depth=depth, beam=beam, nodes=nodes),
         context_slots=context_slots,
         max_new_tokens=max_new_tokens,
         sampling=Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed),
@@ -88,29 +94,27 @@ def command(
     )
     files = {"draft": draft, "vocab": vocab, "k": k, "norm_output": norm_output}
     normed = yes_or_no(norm_output)
-    if choice.method is not None:
-        check_method(choice.method, **files)
+    if asked.method is not None:
+        check_method(asked.method, **files)
     output = Output(as_json=as_json, quiet=quiet)
     items = _prompts(prompt, prompts, limit)
-    pipeline = _load(
-        model,
-        draft,
-        vocab,
-        k,
-        choice.method,
-        norm_output=normed,
-        device=device,
-        dtype=dtype,
-        compiled=compiled,
-        output=output,
-    )
-    selected = choice.method or pipeline.default_method()
+    from frspec_cli.tuning.choose import Wanted
+
+    wanted = Wanted(
+        model, method=method, dtype=dtype, tree=sizes, device=device, compiled=compiled, config=config,
+        draft=draft, vocab=None if vocab is None else str(vocab), k=k, drafts=bool(k or context_slots),
+    )  # fmt: skip
+    choice = chosen(wanted, output)
+    pipeline = _load(wanted, choice, normed, output)
+    selected = cast(Method, choice.method or pipeline.default_method())
     if selected != "frspec" and choice.method is None:
         missing = "draft head" if pipeline.head is None else "subset"
         output.say(f"no {missing} is available for {model}: --method {selected}")
-    check_method(selected, **files)
-    engine = pipeline.engine(selected, tree=choice.tree, context_slots=choice.context_slots)
-    _Run(engine, pipeline, selected, choice, output).decode(items)
+    if choice.method in (None, method):
+        check_method(selected, **files)
+    decided = dataclasses.replace(asked, method=selected, tree=choice.tree)
+    engine = pipeline.engine(selected, tree=decided.tree, context_slots=context_slots)
+    _Run(engine, pipeline, decided, choice, output).decode(items)
 
 
 def _prompts(prompt: str | None, prompts: Path | None, limit: int | None) -> list[Prompt]:
@@ -124,30 +128,23 @@ def _prompts(prompt: str | None, prompts: Path | None, limit: int | None) -> lis
         raise UsageError(f"standard input is not UTF-8: {error.reason} at byte {error.start}.") from None
 
 
-def _load(
-    model: str,
-    draft: str | None,
-    vocab: Path | None,
-    k: int | None,
-    method: str | None,
-    *,
-    norm_output: bool | None,
-    device: str | None,
-    dtype: str,
-    compiled: bool,
-    output: Output,
-) -> Pipeline:
+def _load(wanted: Wanted, choice: Choice, norm_output: bool | None, output: Output) -> Pipeline:
     from frspec_cli.decoding.compiling import compiler_for
     from frspec_cli.decoding.pipeline import Pipeline, load_pipeline
     from frspec_cli.models.target import load_target
 
-    target = load_target(model, device=device, dtype=dtype)
-    compiler = compiler_for(target.device) if compiled else None
-    if method in ("ar", "lookup"):
+    target = load_target(wanted.model, device=wanted.device, dtype=choice.dtype)
+    compiler = compiler_for(target.device) if wanted.compiled else None
+    if choice.method in ("ar", "lookup"):
         return Pipeline(target=target, compiler=compiler)
-    subset = None if vocab is None else str(vocab)
     return load_pipeline(
-        target, draft=draft, vocab=subset, k=k, norm_output=norm_output, compiler=compiler, warn=output.warn
+        target,
+        draft=wanted.draft,
+        vocab=wanted.vocab,
+        k=choice.k,
+        norm_output=norm_output,
+        compiler=compiler,
+        warn=output.warn,
     )
 
 
@@ -157,8 +154,8 @@ class _Run:
 
     engine: Engine
     pipeline: Pipeline
-    method: str
     options: GenerateOptions
+    choice: Choice
     output: Output
 
     def decode(self, prompts: Sequence[Prompt]) -> None:
@@ -206,18 +203,19 @@ class _Run:
             "seconds": {name: round(value, 6) for name, value in generation.seconds.items()},
             "tokens_per_second": round(generation.tokens_per_second, 3),
             "decode_tokens_per_second": round(generation.decode_tokens_per_second, 3),
-            "method": self.method,
+            "method": self.options.method,
             "k": drafter.k or None,
             "depth": drafter.depth or None,
             "beam": tree.beam if tree else None,
             "nodes": drafter.nodes,
             "model": target.name,
-            "draft": self.pipeline.draft if self.method in ("eagle", "frspec") else None,
+            "draft": self.pipeline.draft if self.options.method in ("eagle", "frspec") else None,
             "dtype": str(target.dtype).removeprefix("torch."),
             "device": str(target.device),
             "compiled": self.engine.compiled,
             "seed": self.options.sampling.seed,
             "draft_lm_head": self.pipeline.draft_lm_head(drafter),
+            "choice": self.choice.as_json(),
         }
 
     def _summary(self, generation: Generation) -> str:
@@ -226,7 +224,7 @@ class _Run:
             f"{generation.new_tokens} tokens in {seconds['total']:.2f} s",
             f"{generation.tokens_per_second:.1f} tokens/s",
             f"acceptance length {generation.acceptance_length:.2f}",
-            f"method {self.method}" + (f", k {drafter.k:,}" if drafter.k else ""),
+            f"method {self.options.method}" + (f", k {drafter.k:,}" if drafter.k else ""),
         ]
         if drafter.nodes > 1:
             tree = getattr(drafter, "tree", None)

@@ -73,6 +73,33 @@ ResultFile = Annotated[
 Depth = Annotated[int, typer.Option("--depth", min=1, help="Draft levels: forward passes of the draft per cycle.")]
 Beam = Annotated[int, typer.Option("--beam", min=1, help="Candidates kept at each level.")]
 Nodes = Annotated[int, typer.Option("--nodes", min=2, help="Rows that the target verifies per cycle, root included.")]
+Tree = Annotated[
+    str,
+    typer.Option(
+        "--tree",
+        metavar="auto|DEPTH,BEAM,NODES",
+        help="Draft tree. auto: what this machine and this head want, and plain decoding where no tree pays.",
+    ),
+]
+AutoDepth = Annotated[
+    int | None,
+    typer.Option("--depth", min=1, help="Draft levels: forward passes of the draft per cycle. Default: by --tree."),
+]
+AutoBeam = Annotated[
+    int | None, typer.Option("--beam", min=1, help="Candidates kept at each level. Default: by --tree.")
+]
+AutoNodes = Annotated[
+    int | None,
+    typer.Option("--nodes", min=2, help="Rows that the target verifies per cycle, root included. Default: by --tree."),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="What frspec tune wrote: its dtype, size and tree, but for those given beside it.",
+    ),
+]
 ContextSlots = Annotated[
     int,
     typer.Option("--context-slots", min=0, help="Spare draft rows for tokens of the text that are not in the subset."),
@@ -97,6 +124,10 @@ TemplateArg = Annotated[
 ]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:0. Default: CUDA if available.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="bfloat16, float16, float32 or float64.")]
+AutoDtype = Annotated[
+    str,
+    typer.Option("--dtype", help="bfloat16, float16, float32, float64, or auto: what this device computes fast."),
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Fixes every random choice.")]
 Compile = Annotated[
     bool, typer.Option("--compile", help="Compile the target's and the draft's steps: slow to start, then faster.")
@@ -115,9 +146,14 @@ __all__ = [
     "DEFAULT_MODEL",
     "LARGEST_SEED",
     "AsJson",
+    "AutoBeam",
+    "AutoDepth",
+    "AutoDtype",
+    "AutoNodes",
     "Beam",
     "ChatTemplate",
     "Compile",
+    "Config",
     "ContextSlots",
     "Depth",
     "Device",
@@ -140,5 +176,6 @@ __all__ = [
     "Temperature",
     "TemplateArg",
     "TopP",
+    "Tree",
     "Vocab",
 ]

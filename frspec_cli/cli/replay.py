@@ -20,6 +20,7 @@ from frspec_cli.replay.options import (
     ReplayOptions,
     parse_tree,
 )
+from frspec_cli.tuning.options import AUTO
 
 DEFAULTS = ReplayOptions()
 _TREE = DEFAULTS.trees[0]
@@ -111,7 +112,7 @@ def command(
     restart: options.Restart = False,
     force: options.Force = False,
     device: options.Device = None,
-    dtype: options.Dtype = "bfloat16",
+    dtype: options.AutoDtype = AUTO,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -141,11 +142,14 @@ def command(
     from frspec_cli.replay.arms import load_pipelines
     from frspec_cli.replay.suite import check_suite
     from frspec_cli.replay.sweep import run_replay
+    from frspec_cli.tuning.choose import fastest_dtype
 
     inputs: list[Path | str | None] = [suite, model, *(each for each in draft or [] if each != MTP), *(vocab or [])]
     out = outputs.check(out, inputs=inputs, replaces=outputs.JSON, what="a result", force=force)
     output = Output(as_json=as_json, quiet=quiet, out=out)
     check_suite(suite, replay_options)
+    if dtype == AUTO:  # a replay reads whole answers at once: many rows
+        dtype = fastest_dtype(model, rows=16, device=device, say=output.say)
     pipelines = load_pipelines(
         load_target(model, device=device, dtype=dtype, hybrid=True),
         replay_options,

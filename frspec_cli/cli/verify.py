@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,10 +11,12 @@ import typer
 
 from frspec_cli import outputs
 from frspec_cli.cli import options
+from frspec_cli.cli.auto import chosen
 from frspec_cli.cli.output import Output
 from frspec_cli.decoding.options import refuse_unused
 from frspec_cli.errors import AlreadyThere, UsageError, VerificationError
 from frspec_cli.heads.options import yes_or_no
+from frspec_cli.tuning.options import AUTO, TreeChoice
 from frspec_cli.verification.options import METHODS, VerifyOptions
 
 if TYPE_CHECKING:
@@ -42,9 +45,10 @@ def command(
     restart: options.Restart = False,
     force: options.Force = False,
     method: Annotated[str, typer.Option("--method", help=f"One of {', '.join(METHODS)}.")] = DEFAULTS.method,
-    depth: options.Depth = DEFAULTS.depth,
-    beam: options.Beam = DEFAULTS.beam,
-    nodes: options.Nodes = DEFAULTS.nodes,
+    tree: options.Tree = AUTO,
+    depth: options.AutoDepth = None,
+    beam: options.AutoBeam = None,
+    nodes: options.AutoNodes = None,
     max_new_tokens: options.MaxNewTokens = DEFAULTS.max_new_tokens,
     rescored: Annotated[
         int | None,
@@ -68,12 +72,13 @@ def command(
     ] = DEFAULTS.sampled,
     seed: options.Seed = DEFAULTS.seed,
     device: options.Device = None,
-    dtype: options.Dtype = DEFAULTS.dtype,
+    dtype: options.AutoDtype = DEFAULTS.dtype,
     float32: Annotated[
         str,
         typer.Option("--float32", help="skip leaves the float32 checks out, for a model that does not fit in float32."),
     ] = DEFAULTS.float32,
     compiled: options.Compile = False,
+    config: options.Config = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -86,15 +91,13 @@ def command(
     """
     if (restart or force) and out is None:
         raise UsageError(f"--{'restart' if restart else 'force'} has no effect without --out.")
-    verify_options = VerifyOptions(
+    sizes = TreeChoice.of(tree, depth=depth, beam=beam, nodes=nodes)
+    asked = VerifyOptions(
         model=model,
         draft=draft,
         vocab=None if vocab is None else str(vocab),
         k=k,
         method=method,  # type: ignore[arg-type]
-        depth=depth,
-        beam=beam,
-        nodes=nodes,
         max_new_tokens=max_new_tokens,
         limit=limit,
         rescored=rescored,
@@ -111,19 +114,38 @@ def command(
     normed = yes_or_no(norm_output)
     from frspec_cli.answers.prompts import Prompt, read_prompts
     from frspec_cli.bench.demo import PROMPTS
+    from frspec_cli.tuning.choose import Wanted
     from frspec_cli.verification.run import verify
 
     if out is not None:
         inputs = [model, draft, vocab, prompts]
         out = outputs.check(out, inputs=inputs, replaces=outputs.JSON, what="a result", force=force)
     output = Output(as_json=as_json, quiet=quiet, out=out)
+    choice = chosen(
+        Wanted(
+            model, method=method, dtype=dtype, tree=sizes, draft=draft, vocab=asked.vocab, k=k, device=device,
+            compiled=compiled, config=config,
+        ),
+        output,
+    )  # fmt: skip
+    sized = choice.tree
+    verify_options = replace(
+        asked, dtype=choice.dtype, k=choice.k, depth=sized.depth, beam=sized.beam, nodes=sized.nodes
+    )
     built_in = [Prompt(text=text, id=str(number)) for number, text in enumerate(PROMPTS, start=1)]
     prompt_list = read_prompts(prompts) if prompts else built_in
     load = _loader(verify_options, normed, output)
     with output.callbacks("verifying") as callbacks:
         try:
             result = verify(
-                load, prompt_list, verify_options, out=out, restart=restart, force=force, callbacks=callbacks
+                load,
+                prompt_list,
+                verify_options,
+                out=out,
+                restart=restart,
+                force=force,
+                choice=choice.as_json(),
+                callbacks=callbacks,
             )
         except AlreadyThere as done:
             _check_passed(out, done)

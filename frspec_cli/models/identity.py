@@ -30,8 +30,13 @@ def target_identity(target: Target) -> str:
     A target without files, made in memory, is known by its loaded tensors and its config.
     """
     if weight_files(target.folder):
-        return _weights(target.folder) + _settings(target.folder)
+        return folder_identity(target.folder)
     return _loaded_weights(target.model) + _short(target.model.config.to_json_string().encode())
+
+
+def folder_identity(folder: Path) -> str:
+    """The same of a model's folder, before it is loaded."""
+    return _weights(folder) + _settings(folder)
 
 
 def has_weights(target: Target, recorded: str) -> bool:

@@ -18,7 +18,7 @@ from frspec_cli.answers.states import States
 from frspec_cli.decoding.drafters import EagleDrafter
 from frspec_cli.decoding.options import TreeConfig
 from frspec_cli.decoding.tree import Pool
-from frspec_cli.heads.head import EagleHead
+from frspec_cli.heads.draft_head import DraftHead
 from frspec_cli.models.lm_head import LmHead
 from frspec_cli.replay.cycles import Acceptance, BatchedTrees, groups, may_begin
 
@@ -38,7 +38,7 @@ class GridAcceptance:
 
 @torch.no_grad()
 def replay_grid(
-    head: EagleHead,
+    head: DraftHead,
     lm_head: LmHead,
     texts: Sequence[tuple[Answer, States]],
     *,

@@ -10,7 +10,7 @@ from frspec_cli.errors import as_flags, option
 from frspec_cli.report.results import Result
 
 _NAMES = {"ks": "k", "trees": "tree", "drafts": "draft", "vocabs": "vocab", "compiled": "compile"}
-_LEFT_OUT = {"recorded", "suite"}  # no option of that name, or written otherwise here
+_LEFT_OUT = {"recorded", "suite", "own_trees"}  # no option of that name, or written otherwise here
 
 
 def command_of(result: Result) -> str:

@@ -42,9 +42,10 @@ def verify(
     out: Path | None = None,
     restart: bool = False,
     force: bool = True,
+    choice: dict[str, Any] | None = None,
     callbacks: Callbacks | None = None,
 ) -> dict[str, Any]:
-    """Verifies on the prompts that fit into the model's context and returns the result; see `Verification.run`."""
+    """Verifies on the prompts that fit into the model's context and returns the result; see `Verification`."""
     callbacks = callbacks or Callbacks()
     verifier = Verifier(load, options)
     tokenized, left_out = select_prompts(
@@ -56,7 +57,7 @@ def verify(
     if left_out:
         names = ", ".join(left_out[:_NAMED_PROMPTS]) + (", ..." if len(left_out) > _NAMED_PROMPTS else "")
         callbacks.warn(f"{len(left_out):,} prompts do not fit into the model's context and are left out: {names}.")
-    return Verification(verifier, tokenized, tuple(left_out)).run(
+    return Verification(verifier, tokenized, tuple(left_out), choice).run(
         out=out, restart=restart, force=force, callbacks=callbacks
     )
 
@@ -88,11 +89,16 @@ def select_prompts(
 
 @dataclass(frozen=True)
 class Verification:
-    """One run over prompts whose `source` is their task. left_out: ids of the prompts that did not fit."""
+    """One run over prompts whose `source` is their task.
+
+    left_out: ids of the prompts that did not fit.
+    choice: why the tree was chosen; the result records it.
+    """
 
     verifier: Verifier
     prompts: Sequence[TokenizedPrompt]
     left_out: tuple[str, ...] = ()
+    choice: dict[str, Any] | None = None
 
     def run(
         self,
@@ -171,6 +177,7 @@ class Verification:
             "schema": SCHEMA,
             "environment": environment(),
             "options": record,
+            "choice": self.choice,
             **report(outcomes),
             "left_out": list(self.left_out),
             "outcomes": [asdict(outcome) for members in outcomes.values() for outcome in members],

@@ -37,7 +37,7 @@ def test_json_is_one_object_and_nothing_else(cli, model) -> None:
     assert set(record) == {
         "text", "token_ids", "prompt_tokens", "new_tokens", "cycles", "acceptance_length", "seconds",
         "tokens_per_second", "decode_tokens_per_second", "method", "k", "depth", "beam", "nodes", "model", "draft",
-        "dtype", "device", "compiled", "seed", "draft_lm_head",
+        "dtype", "device", "compiled", "seed", "draft_lm_head", "choice",
     }  # fmt: skip
 
 

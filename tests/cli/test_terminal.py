@@ -116,6 +116,8 @@ COMMANDS = {
     "bench": "bench --suite {run}/prompts.jsonl --model {model} {head} --limit 2 -n 4 -o {out}/b.json {precision}",
     "replay": "replay {run}/answers.jsonl --model {model} {head} --limit 4 -o {out}/r.json {precision}",
     "doctor": "doctor --model {model} {head} --answers {run}/answers.jsonl --limit 2 --tree 2,1,3 {precision}",
+    "tune": "tune {run}/answers.jsonl --model {model} {head} --contexts 24 --rounds 1 --prompts 1 --measured 1 --beams 1 "
+    "--limit 2 -n 4 -o {out}/t.json {precision}",
     "profile": "profile --suite {run}/prompts.jsonl --model {model} {head} --limit 1 -n 4 -o {out}/p.json {precision}",
     "report": "report {files}/coverage.json -o {out}/report.html --csv {out}/report.csv",
     "fetch": "fetch",

@@ -32,7 +32,7 @@ def run(cli, *arguments):
 
 
 def test_accepted_counts_are_those_of_the_timed_run(cli, folder, tmp_path, arguments):
-    common = [folder / "prompts.jsonl", "-n", 24, "--k", 160, "--k", 60, *arguments]
+    common = [folder / "prompts.jsonl", "-n", 24, "--k", 160, "--k", 60, "--tree", "5,4,16", *arguments]
     _, timed = run(cli, "bench", "--suite", *common, "--out", tmp_path / "timed.json")
     shown, replayed = run(cli, "replay", *common, "--out", tmp_path / "replayed.json")
     expected = {(each["id"], each["method"]): each["accepted"] for each in timed["prompts"] if each["method"] != "ar"}
@@ -155,14 +155,10 @@ def test_wrong_options_are_usage(cli, folder, tmp_path, arguments, more, message
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [(["--replay"], "See frspec replay --help."), (["--tree", "3,2,6"], "No such option: --tree")],
-)
-def test_bench_no_longer_replays(cli, folder, tmp_path, more, message):
-    code, _, err = cli("bench", "--suite", folder / "prompts.jsonl", "--out", tmp_path / "r.json", *more)
+def test_bench_no_longer_replays(cli, folder, tmp_path):
+    code, _, err = cli("bench", "--suite", folder / "prompts.jsonl", "--out", tmp_path / "r.json", "--replay")
     assert code == 2
-    assert message in " ".join(err.split())
+    assert "See frspec replay --help." in " ".join(err.split())
 
 
 def test_several_subsets_are_told_apart_and_the_full_head_runs_once(cli, folder, tmp_path, arguments):
