@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.frspec-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-peers check attack bench-count bench-cycle clean counts subset answers head tables
+.PHONY: help setup demo test test-slow test-peers check attack bench-count bench-cycle gpu-day clean counts subset answers head tables
 
 # A recipe is a few variables (recipes/NAME.mk); the rules that use them stand at the end of this file.
 RECIPE ?= smollm2-135m
@@ -19,6 +19,7 @@ help:
 	@echo 'make check       lint, format, types, imports   make bench-count   counting against the published loop'
 	@echo 'make attack      kills, damaged files, pickles, hostile records and templates: what fails (10 minutes)'
 	@echo 'make bench-cycle one step of plain decoding, FR-Spec and transformers at three lengths of context'
+	@echo 'make gpu-day     what a CUDA card makes of frspec, in nine minutes: steps, memory, attention, tokens per second'
 	@echo 'make study-subsets WEB="files..."   which counts make the best subset: web text or the model'\''s own answers'
 	@echo 'make study-loss    full and subset head, each with a head trained by --loss sampled and one by --loss subset'
 	@echo 'make setup       .venv with frspec in it'
@@ -67,6 +68,10 @@ attack: setup
 
 bench-count: setup
 	$(BIN)/python -m benchmarks.counting $(ARGS)
+
+# Needs one CUDA card and no download; ARGS='--shape tiny --device cpu' shows that it runs.
+gpu-day: setup
+	$(BIN)/python -m benchmarks.gpu_day --out out/gpu-day $(ARGS)
 
 bench-cycle: setup
 	$(BIN)/python -m benchmarks.step_time --out out/bench-cycle $(ARGS)
