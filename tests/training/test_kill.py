@@ -70,7 +70,7 @@ def test_stopped_and_killed_it_ends_in_the_same_bits(answers, tiny_folder, tmp_p
     out = tmp_path / "head"
     code, err = signalled(command(answers, tiny_folder, out), 20, "SIGINT")
     assert code == 130, err
-    assert "stopped at step 21;" in err
+    assert "stopped at step 21" in err
     assert "To resume, run: frspec train-draft" in err
     assert "Traceback" not in err
     code, err = signalled(command(answers, tiny_folder, out), 60, "SIGKILL")
