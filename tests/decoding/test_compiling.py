@@ -80,21 +80,20 @@ def test_every_drafter_and_sampling_compile(method: str) -> None:
         assert _ids(target, made(), ONE_GRAPH, sampling=sampling) == _ids(target, None, sampling=sampling)
 
 
-def test_each_bucket_compiles_once_and_no_text_ever_again(monkeypatch) -> None:
-    """Buckets of 32, 64 and 128 slots, greedy and sampling: warmed up once, then any text that fits runs what is there."""
-    monkeypatch.setattr("frspec_cli.decoding.cache.FIRST_BUCKET", 32)
+@pytest.mark.parametrize("sampling", [None, pytest.param(SAMPLING, marks=pytest.mark.slow)], ids=["greedy", "sampling"])
+def test_each_bucket_compiles_once_and_no_text_ever_again(sampling: Sampling | None, monkeypatch) -> None:
+    """Buckets of 64 and 128 slots: warmed up once, then any text that fits runs what is there."""
+    monkeypatch.setattr("frspec_cli.decoding.cache.FIRST_BUCKET", 64)
     target = _target()
     engine = Engine(target, _drafter(target, ONE_GRAPH, slots=4), compiler=ONE_GRAPH)
-    for sampling in (None, SAMPLING):
-        warm_up(engine, [PROMPT, [5] * 3000], max_new_tokens=70, sampling=sampling)  # the second does not fit at all
+    warm_up(engine, [PROMPT, [5] * 3000], max_new_tokens=70, sampling=sampling)  # the second does not fit at all
     with torch.compiler.set_stance("fail_on_recompile"):
         for prompt, new in ((PROMPT, 70), ([5], 12), (PROMPT[::-1] * 3, 40)):
-            for sampling in (None, SAMPLING):
-                generation = engine.complete(prompt, max_new_tokens=new, sampling=sampling, ignore_eos=True)
-                plain = Engine(target).complete(prompt, max_new_tokens=new, sampling=sampling, ignore_eos=True)
-                assert generation.token_ids == plain.token_ids
+            generation = engine.complete(prompt, max_new_tokens=new, sampling=sampling, ignore_eos=True)
+            plain = Engine(target).complete(prompt, max_new_tokens=new, sampling=sampling, ignore_eos=True)
+            assert generation.token_ids == plain.token_ids
         with pytest.raises(RuntimeError, match="recompile"):
-            engine.complete(PROMPT * 12, max_new_tokens=8)
+            engine.complete(PROMPT * 12, max_new_tokens=8, sampling=sampling)
 
 
 def test_what_a_cuda_graph_would_write_or_copy_stands_still() -> None:
