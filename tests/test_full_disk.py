@@ -23,7 +23,7 @@ from tests.counting.corpora import byte_level, texts, write_jsonl
 Command = Callable[[Path, Path], list[object]]
 COMMANDS: dict[str, Command] = {
     "count-freq": lambda made, out: [made / "corpus.jsonl", "-t", made / "tk", "-o", out / "c.parquet", "--workers", 1],
-    "merge": lambda made, out: [made / "counts.parquet", made / "counts.parquet", "-o", out / "m.parquet"],
+    "merge": lambda made, out: [made / "counts.parquet", made / "other.parquet", "-o", out / "m.parquet"],
     "build-vocab": lambda made, out: [made / "counts.parquet", "--k", 30, "--k", 40, "-o", out / "subsets"],
     "export-vocab": lambda made, out: [made / "subset.parquet", "--to", "speculators", "-o", out / "pair"],
     "import-vocab": lambda made, out: [made / "ids.pt", "--tokenizer", made / "tk", "-o", out / "s.parquet"],
@@ -37,8 +37,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     byte_level(folder / "tk")
     write_jsonl(folder / "corpus.jsonl", texts(20))
+    write_jsonl(folder / "other.jsonl", texts(21))
     counts, subset = folder / "counts.parquet", folder / "subset.parquet"
-    assert run_cli("count-freq", folder / "corpus.jsonl", "-t", folder / "tk", "-o", counts, "--workers", 1)[0] == 0
+    for corpus, table in (("corpus.jsonl", counts), ("other.jsonl", folder / "other.parquet")):
+        assert run_cli("count-freq", folder / corpus, "-t", folder / "tk", "-o", table, "--workers", 1)[0] == 0
     assert run_cli("build-vocab", counts, "--k", 40, "-o", subset)[0] == 0
     assert run_cli("export-vocab", subset, "--to", "sglang", "-o", folder / "ids.pt")[0] == 0
     return folder

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from frspec_cli.heads.files import read_config
-from frspec_cli.models.weight_files import weight_files
 from frspec_cli.models.target import read_model_config
+from frspec_cli.models.weight_files import weight_files
 from frspec_cli.tensor_files import safetensors_shapes
 
 _BLOCKS, _BLOCK_BYTES = 64, 256

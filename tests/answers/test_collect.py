@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from frspec_cli.answers import collect as module
 from frspec_cli.answers.batched_decode import TokenizedPrompt, decode_batch, uniforms
 from frspec_cli.answers.collect import collect
 from frspec_cli.answers.options import CollectOptions
@@ -183,13 +182,12 @@ def test_a_changed_option_is_refused_by_its_name(target, prompts, tmp_path, chan
     assert out.exists()
 
 
-def test_changed_prompts_are_refused(target, prompts, tmp_path, monkeypatch):
-    def fail(*arguments, **options):
+def test_changed_prompts_are_refused(target, prompts, tmp_path):
+    def kill(answers):
         raise Killed
 
-    monkeypatch.setattr(module, "decode_batch", fail)
     with pytest.raises(Killed):
-        collect(target, prompts, tmp_path / "a.jsonl", OPTIONS)
+        collect(target, prompts, tmp_path / "a.jsonl", OPTIONS, callbacks=Callbacks(finished=kill))
     prompts.write_text(prompts.read_text().replace("fox", "ox"))
     with pytest.raises(FrspecError, match="other inputs: prompts was"):
         collect(target, prompts, tmp_path / "a.jsonl", OPTIONS)

@@ -86,10 +86,13 @@ def test_workers_and_order_do_not_show_in_the_bytes(
     assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "many.parquet").read_bytes()
 
 
+TEXTS = st.lists(st.text(max_size=12), max_size=14).map(lambda texts: ["a", *texts])  # an empty corpus is refused
+
+
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    st.lists(st.text(max_size=12), max_size=14),
-    st.lists(st.text(max_size=12), max_size=14),
+    TEXTS,
+    TEXTS,
     st.integers(1, 3),
     st.integers(1, 5),
     st.integers(5, 60),

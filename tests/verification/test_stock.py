@@ -6,6 +6,7 @@ import io
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -57,7 +58,7 @@ def in_this_process(monkeypatch) -> None:
             stock.main()
         return subprocess.CompletedProcess(command, 0, out.getvalue(), "")
 
-    monkeypatch.setattr(stock.subprocess, "run", run)
+    monkeypatch.setattr(stock, "subprocess", SimpleNamespace(run=run))
 
 
 def _verify(folder: Path, *, rescored: int) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def test_a_process_that_fails_is_one_sentence(tmp_path, monkeypatch) -> None:
     def run(command: list[str], **options: Any) -> Any:
         return subprocess.CompletedProcess(command, 1, "", "Traceback\nOSError: no weights there.\n")
 
-    monkeypatch.setattr(stock.subprocess, "run", run)
+    monkeypatch.setattr(stock, "subprocess", SimpleNamespace(run=run))
     with pytest.raises(
         FrspecError, match=r"transformers alone could not score the texts: OSError: no weights there\.$"
     ):
