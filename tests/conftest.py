@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a shell's background job, and children would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 pytest_plugins = ["tests.fixtures.tiny_target", "tests.fixtures.tiny_bench", "tests.fixtures.trained_head"]
 # Importing our own `tests.tiny` helpers works from any test module, however deep.
 ROOT = Path(__file__).resolve().parent.parent
