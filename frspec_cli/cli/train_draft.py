@@ -13,12 +13,14 @@ from frspec_cli.cli import options
 from frspec_cli.cli.output import Output
 from frspec_cli.heads.config import layout_named
 from frspec_cli.training.options import (
+    LARGEST_ON_DISK,
     LEARNING_RATES,
     SAMPLED_ROWS,
     RunSettings,
     TrainOptions,
     check_draft_vocabulary,
     check_dtype,
+    features_mode_named,
     loss_rows,
     optimizer_named,
     parse_taps,
@@ -86,6 +88,13 @@ def command(
         Path | None,
         typer.Option(help="Folder for the target's features; runs on the same answers can share it."),
     ] = None,
+    features_mode: Annotated[
+        str,
+        typer.Option(
+            help="disk (each answer's features are computed once and kept), online (with each batch, nothing on disk), or "
+            f"auto: disk if --features names a folder, or for several epochs and up to {LARGEST_ON_DISK >> 30} GiB."
+        ),
+    ] = "auto",
     validate_every: Annotated[
         int, typer.Option(min=1, help="Steps between validations by replay.")
     ] = _RUN.validate_every,
@@ -142,6 +151,7 @@ def command(
     )
     check_draft_vocabulary(layout_name, vocab=vocab, k=k)
     check_dtype(dtype)
+    mode = features_mode_named(features_mode, folder=features)
 
     from frspec_cli.heads.files import HEAD, holds_only_head
 
@@ -175,6 +185,7 @@ def command(
         train_options,
         settings,
         initial=init,
+        features_mode=mode,
         features=features,
         draft_ids=draft_ids,
         noted={"tokenizer_fingerprint": tokenizer.fingerprint},

@@ -11,7 +11,7 @@ from frspec_cli.corpus.conversations import read_answer_records
 from frspec_cli.decoding.text import decode
 from frspec_cli.errors import FrspecError, option
 from frspec_cli.models.target import Target
-from frspec_cli.training.features import FeatureStore
+from frspec_cli.training.features import FeatureSource
 
 _CHECKED_ANSWERS = 8
 _OWN_SHARE = 0.9  # rounding alone (another batch, another kernel) changes a few per cent of the choices in bfloat16
@@ -31,13 +31,13 @@ def check_tokenizer(path: Path, target: Target) -> None:
         )
 
 
-def check_on_policy(answers: Sequence[Answer], features: FeatureStore) -> str | None:
+def check_on_policy(answers: Sequence[Answer], features: FeatureSource) -> str | None:
     """A warning if the greedy answers are not the target's own choices, which a draft head should learn; else None."""
     greedy = [index for index, answer in enumerate(answers) if answer.greedy][:_CHECKED_ANSWERS]
     equal = total = 0
-    for index in greedy:
+    for index, found in zip(greedy, features.take(greedy), strict=True):
         answer = answers[index]
-        choices = features[index].teacher_ids[:, 0].numpy()
+        choices = found.teacher_ids[:, 0].cpu().numpy()
         equal += int((choices == answer.ids[answer.prompt_length + 1 :]).sum())
         total += answer.queries
     if not total or equal >= _OWN_SHARE * total:

@@ -15,6 +15,11 @@ OPTIMIZERS: tuple[OptimizerName, ...] = get_args(OptimizerName)
 LEARNING_RATES: dict[OptimizerName, float] = {"muon": 4e-3, "adamw": 1e-3}
 """Peaks that suit a head of a few million parameters (docs/log.md)."""
 
+FeaturesMode = Literal["auto", "online", "disk"]
+FEATURES_MODES: tuple[FeaturesMode, ...] = get_args(FeaturesMode)
+LARGEST_ON_DISK = 16 << 30
+"""Bytes of features that `auto` keeps on disk: one epoch's passes of the target are saved in each later epoch."""
+
 LossName = Literal["sampled", "exact", "subset"]
 LOSSES: tuple[LossName, ...] = get_args(LossName)
 SAMPLED_ROWS = 1024
@@ -101,6 +106,23 @@ def optimizer_named(name: str) -> OptimizerName:
         if name == optimizer:
             return optimizer
     raise UsageError(f"{option('optimizer')} {name} is not one of {', '.join(OPTIMIZERS)}.")
+
+
+def features_mode_named(name: str, *, folder: Path | None) -> FeaturesMode:
+    """The mode that an option names, beside the folder for features, if any. Raises `UsageError` if they do not fit."""
+    if name == "online" and folder is not None:
+        raise UsageError(f"{option('features')} names a folder, but {option('features_mode')} online writes none.")
+    for mode in FEATURES_MODES:
+        if name == mode:
+            return mode
+    raise UsageError(f"{option('features_mode')} {name} is not one of {', '.join(FEATURES_MODES)}.")
+
+
+def chosen_mode(mode: FeaturesMode, *, folder: Path | None, epochs: int, size: int) -> Literal["online", "disk"]:
+    """What `auto` means for features of `size` bytes: disk if a folder is named, or if they are small and read twice."""
+    if mode != "auto":
+        return mode
+    return "disk" if folder is not None or (epochs > 1 and size <= LARGEST_ON_DISK) else "online"
 
 
 def check_dtype(dtype: str) -> None:

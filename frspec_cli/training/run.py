@@ -31,12 +31,13 @@ from frspec_cli.replay.cycles import Acceptance
 from frspec_cli.resume import is_there, refuse_finished
 from frspec_cli.training.card import CardFacts, terms_of, write_card
 from frspec_cli.training.checkpoint import FEATURES, SavedRun, held_folder
-from frspec_cli.training.features import FeatureStore
+from frspec_cli.training.feature_plan import FeaturePlan, plan_features
+from frspec_cli.training.features import FeatureSource
 from frspec_cli.training.init_head import start_head
 from frspec_cli.training.interrupt import deferred
 from frspec_cli.training.new_head import check_warm_start, new_head_config, own_lm_head, warm_start
 from frspec_cli.training.on_policy import check_on_policy, check_tokenizer
-from frspec_cli.training.options import RunSettings, TrainOptions
+from frspec_cli.training.options import FeaturesMode, RunSettings, TrainOptions
 from frspec_cli.training.ranks import Ranks
 from frspec_cli.training.trainer import StepRecord, Trainer
 from frspec_cli.training.validation import VALIDATION_ROWS, acceptance_of, validation_rows
@@ -49,6 +50,7 @@ class RunInputs:
     answers: the target's recorded answers.
     out: the head's folder.
     initial: the head to start from; None to start from the target's last layer.
+    features_mode: where the target's features are, see `options.chosen_mode`.
     features: the folder of the target's features; None for one inside the run's.
     draft_ids: int64 [D], ascending, the tokens that an EAGLE-3 head gets rows for; None for the other layouts.
     noted: more keys of the head's config.json.
@@ -64,6 +66,7 @@ class RunInputs:
     options: TrainOptions = field(default_factory=TrainOptions)
     settings: RunSettings = field(default_factory=RunSettings)
     initial: Path | None = None
+    features_mode: FeaturesMode = "auto"
     features: Path | None = None
     draft_ids: torch.Tensor | None = None
     noted: Mapping[str, Any] = field(default_factory=dict)
@@ -99,11 +102,20 @@ def open_run(
     check_tokenizer(inputs.answers, target)
     if inputs.initial is not None:
         check_warm_start(inputs.initial, target)
-    depends_on = _depends_on(inputs, answers, processes=ranks.count)
+    plan = plan_features(
+        target,
+        config,
+        answers.trained_on,
+        mode=inputs.features_mode,
+        folder=inputs.features,
+        epochs=inputs.options.epochs,
+    )
+    depends_on = _depends_on(inputs, answers, plan, processes=ranks.count)
     with _held(inputs, depends_on) if ranks.main else nullcontext():
         ranks.wait()
         saved = SavedRun(inputs.out)
-        held_out_features = _features(inputs, config, answers.held_out, saved)
+        callbacks.say(plan.said())
+        held_out_features = plan.source(answers.held_out, saved.folder / FEATURES)
         if ranks.main and (warning := check_on_policy(answers.held_out, held_out_features)):
             callbacks.warn(warning)
         trainer = Trainer(
@@ -112,7 +124,7 @@ def open_run(
             ),
             target.lm_head,
             answers.trained_on,
-            _features(inputs, config, answers.trained_on, saved),
+            plan.source(answers.trained_on, saved.folder / FEATURES),
             inputs.options,
             counts=answers.counts,
             autocast=target.dtype == torch.bfloat16,
@@ -133,7 +145,7 @@ class TrainingRun:
 
     inputs: RunInputs
     answers: TrainingAnswers
-    held_out_features: FeatureStore
+    held_out_features: FeatureSource
     trainer: Trainer
     saved: SavedRun
     ranks: Ranks
@@ -253,7 +265,7 @@ def _up_to(answers: list[recorded.Answer], max_tokens: int | None) -> list[recor
     return kept
 
 
-def _depends_on(inputs: RunInputs, answers: TrainingAnswers, *, processes: int) -> dict[str, Any]:
+def _depends_on(inputs: RunInputs, answers: TrainingAnswers, plan: FeaturePlan, *, processes: int) -> dict[str, Any]:
     """Everything that the weights depend on, as run.json keeps it."""
     target, initial, ids = inputs.target, inputs.initial, inputs.draft_ids
     return {
@@ -264,19 +276,10 @@ def _depends_on(inputs: RunInputs, answers: TrainingAnswers, *, processes: int) 
         "held-out answers": recorded.fingerprint(answers.held_out),
         "initial head": None if initial is None else storage.sha256_file(initial / "model.safetensors"),
         "processes": processes,
+        "--features-mode": plan.mode,  # batches of other shapes round otherwise
         "draft vocabulary": None if ids is None else storage.sha256_ids(ids.numpy()),
         **json.loads(json.dumps(asdict(inputs.options) | asdict(inputs.settings))),
     }
-
-
-def _features(inputs: RunInputs, config: HeadConfig, answers: list[recorded.Answer], saved: SavedRun) -> FeatureStore:
-    return FeatureStore(
-        inputs.target.model,
-        answers,
-        taps=config.taps,
-        folder=inputs.features or saved.folder / FEATURES,
-        identity=target_identity(inputs.target),
-    )
 
 
 def _first_head(

@@ -18,7 +18,7 @@ from frspec_cli.counting.ranking import rank_by_count
 from frspec_cli.heads.head import EagleHead
 from frspec_cli.models.lm_head import LmHead
 from frspec_cli.training.batches import epoch_order, make_batch
-from frspec_cli.training.features import FeatureStore
+from frspec_cli.training.features import FeatureSource
 from frspec_cli.training.loss import LossRows, choose_rows, cross_entropy, own_rows
 from frspec_cli.training.optimizer import HeadOptimizer
 from frspec_cli.training.options import TrainOptions
@@ -60,7 +60,7 @@ class Trainer:
         head: EagleHead,
         lm_head: LmHead,
         answers: list[Answer],
-        features: FeatureStore,
+        features: FeatureSource,
         options: TrainOptions,
         *,
         counts: np.ndarray,
@@ -104,6 +104,7 @@ class Trainer:
         """
         rate = self.learning_rate(self.step)
         tokens = sum(self.answers[i].queries for members in batches for i in members)
+        self.features.prepare([i for members in batches for i in members], self.ranks)
         sums = torch.zeros(3, self.options.steps, device=self.device)
         for index in range(self.ranks.index, len(batches), self.ranks.count):
             number = self.step * self._together + index
@@ -128,7 +129,7 @@ class Trainer:
         """Adds one batch's share of the step's gradients, and its sums of loss, agreement and queries to `sums`."""
         options = self.options
         answers = [self.answers[i] for i in members]
-        batch = make_batch(answers, [self.features[i] for i in members], device=self.device)
+        batch = make_batch(answers, self.features.take(members), device=self.device)
         rows = self._rows(batch.teacher_ids[batch.teacher_probabilities > 0], seed=seed)
         total, weights = torch.zeros((), device=self.device), [options.decay**k for k in range(options.steps)]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):

@@ -14,7 +14,7 @@ from frspec_cli.decoding.options import TreeConfig
 from frspec_cli.heads.head import EagleHead
 from frspec_cli.models.lm_head import LmHead
 from frspec_cli.replay.cycles import Acceptance, replay
-from frspec_cli.training.features import FeatureStore
+from frspec_cli.training.features import FeatureSource
 
 VALIDATION_ROWS = 8192
 """The draft proposes from this many tokens, the most frequent ones of the answers, if it has no LM head of its own."""
@@ -30,9 +30,9 @@ def validation_rows(head: EagleHead, lm_head: LmHead, counts: np.ndarray) -> LmH
 
 
 def acceptance_of(
-    head: EagleHead, rows: LmHead, answers: Sequence[Answer], features: FeatureStore, tree: TreeConfig
+    head: EagleHead, rows: LmHead, answers: Sequence[Answer], features: FeatureSource, tree: TreeConfig
 ) -> Acceptance:
     """Replays `answers` with a copy of `head` in bfloat16, as it is saved, computed in the dtype of `rows`."""
     saved = copy.deepcopy(head).to(torch.bfloat16).to(rows.weight.dtype).eval()
-    texts = [(answer, features[index]) for index, answer in enumerate(answers)]
+    texts = list(zip(answers, features.take(range(len(answers))), strict=True))
     return Acceptance.of(replay(saved, rows, texts, tree=tree))

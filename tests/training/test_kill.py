@@ -24,8 +24,9 @@ def answers(tiny_answers) -> Path:
     return tiny_answers
 
 
-def command(answers: Path, model: Path, out: Path) -> list[str]:
-    return [*map(str, ["train-draft", answers, "--model", model, "--out", out, "--features", out.parent / "f", *TRAIN])]
+def command(answers: Path, model: Path, out: Path, *, online: bool = False) -> list[str]:
+    where = ["--features-mode", "online"] if online else ["--features", out.parent / "f"]
+    return [*map(str, ["train-draft", answers, "--model", model, "--out", out, *where, *TRAIN])]
 
 
 def begin(arguments: list[str], *, program: tuple[str, ...] = ("frspec_cli",)) -> subprocess.Popen[str]:
@@ -80,6 +81,23 @@ def test_stopped_and_killed_it_ends_in_the_same_bits(answers, tiny_folder, tmp_p
     assert "resumed from step 60 of" in err
     assert contents(out) == undisturbed
     assert not list(tmp_path.rglob(".*"))
+
+
+@pytest.mark.slow
+def test_killed_without_files_for_features_it_ends_in_the_same_bits(answers, tiny_folder, tmp_path):
+    undisturbed, killed = (
+        command(answers, tiny_folder, tmp_path / name, online=True) for name in ("undisturbed", "killed")
+    )
+    assert run(undisturbed)[0] == 0
+    assert signalled(killed, 60, "SIGKILL")[0] == -signal.SIGKILL
+    code, err = run(killed)
+    assert code == 0, err
+    assert "resumed from step 60 of" in err
+    both = [contents(tmp_path / name) for name in ("killed", "undisturbed")]
+    for each in both:
+        each["README.md"] = each["README.md"].replace(b"--out killed", b"--out undisturbed")
+    assert both[0] == both[1]
+    assert not list(tmp_path.rglob("features-*"))
 
 
 def kill_until_done(arguments: list[str], draw: random.Random, *, kills: int, seconds: tuple[float, float]) -> None:

@@ -20,7 +20,8 @@ TRAIN += ["--device", "cpu", "--threads", 1, "--learning-rate", 1e-3]
 
 
 def command(answers: Path, model: Path, out: Path, *more: object) -> list[str]:
-    arguments = ["train-draft", answers, "--model", model, "--out", out, "--features", out.parent / "f", *TRAIN, *more]
+    where = [] if "--features-mode" in more else ["--features", out.parent / "f"]
+    arguments = ["train-draft", answers, "--model", model, "--out", out, *where, *TRAIN, *more]
     return [*map(str, arguments)]
 
 
@@ -77,6 +78,17 @@ def test_two_processes_take_the_steps_of_one(tiny_answers, tiny_folder, tmp_path
     assert same(two, one)
     assert json.loads((tmp_path / "two.training" / "run.json").read_text())["processes"] == 2
     assert "| command | `torchrun --nproc-per-node 2 -m frspec_cli train-draft " in (two / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_steps_of_one_online(tiny_answers, tiny_folder, tmp_path):
+    options = ["--epochs", 2, "--features-mode", "online"]
+    two = train_in_two(tiny_answers, tiny_folder, tmp_path / "two", *options)
+    one = train_here(tiny_answers, tiny_folder, tmp_path / "one", *options, "--accumulate", 2)
+    assert len(losses(one)) == len(losses(two)) >= 5
+    assert np.allclose(losses(two), losses(one), rtol=1e-4)
+    assert same(two, one)
+    assert not list(tmp_path.rglob("features-*"))
 
 
 @pytest.mark.slow

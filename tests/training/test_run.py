@@ -67,6 +67,7 @@ def start(target, answers_file, tmp_path):
         initial=None,
         checkpoint_seconds=60.0,
         restart=False,
+        online=False,
     ) -> Opened:
         loaded = Target(name="tiny", folder=tmp_path, model=target, processor=None)
         inputs = RunInputs(
@@ -76,7 +77,8 @@ def start(target, answers_file, tmp_path):
             options,
             settings,
             initial=initial,
-            features=tmp_path / "features",
+            features_mode="online" if online else "auto",
+            features=None if online else tmp_path / "features",
             command="frspec train-draft answers.jsonl",
             checkpoint_seconds=checkpoint_seconds,
             restart=restart,
@@ -109,15 +111,16 @@ def state(session) -> dict[str, torch.Tensor]:
     return load_file(session.saved.folder / "checkpoint.safetensors")
 
 
-def test_a_killed_and_resumed_run_equals_an_undisturbed_one_to_the_last_bit(start):
-    undisturbed = start("undisturbed", checkpoint_seconds=-1.0)
+@pytest.mark.parametrize("online", [False, True])
+def test_a_killed_and_resumed_run_equals_an_undisturbed_one_to_the_last_bit(start, tmp_path, online):
+    undisturbed = start("undisturbed", checkpoint_seconds=-1.0, online=online)
     undisturbed.train(lambda record, total: None)
     for step in (4, 17):
-        killed = start("killed", checkpoint_seconds=-1.0)
+        killed = start("killed", checkpoint_seconds=-1.0, online=online)
         with pytest.raises(Killed):
             killed.train(kill_at(step))  # the step was logged, but no checkpoint holds it
         killed.close()
-    resumed = start("killed")
+    resumed = start("killed", online=online)
     assert resumed.trainer.step == 16
     resumed.train(lambda record, total: None)
 
@@ -129,6 +132,7 @@ def test_a_killed_and_resumed_run_equals_an_undisturbed_one_to_the_last_bit(star
     assert (resumed.saved.folder / "metrics.jsonl").read_text() == (
         undisturbed.saved.folder / "metrics.jsonl"
     ).read_text()
+    assert [path.suffix for path in tmp_path.rglob("features-*")] == [".safetensors"] * (0 if online else 3)
     # 3 passes over 39 answers; fewer steps than answers, more than one a pass
     assert 3 < undisturbed.trainer.total_steps < 3 * 39
 
@@ -222,6 +226,12 @@ def test_resuming_with_another_option_is_refused_by_its_name(start, change, name
     start().close()
     with pytest.raises(FrspecError, match=f"{named} was"):
         start(options=replace(OPTIONS, **change))
+
+
+def test_resuming_with_features_from_elsewhere_is_refused(start):
+    start(online=True).close()
+    with pytest.raises(FrspecError, match="features_mode was online, now it is disk"):
+        start()
 
 
 def test_restart_drops_the_checkpoint_and_keeps_the_features(start, tmp_path):
