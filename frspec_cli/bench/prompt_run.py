@@ -28,7 +28,7 @@ from frspec_cli.resume import INPUTS, RunFolder, check_finished, run_folder
 SCHEMA = 1
 _VERSION = 1
 _FLAGS = {"ks": "--k", "compiled": "--compile"}  # where a record's name is not the option's
-_MACHINE = ("processor", "cpu_flags", "threads", "cuda", "torch")  # times of another machine cannot be mixed in
+_MACHINE = ("processor", "cpu_flags", "cpu_capability", "threads", "cuda", "torch")  # other times do not mix
 _RESTART = f"{option('restart')} measures from the beginning."
 
 

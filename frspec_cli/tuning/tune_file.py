@@ -16,7 +16,7 @@ from frspec_cli.tuning.kept import kept
 from frspec_cli.tuning.predict import Way
 
 SCHEMA = 1
-MACHINE = ("processor", "cpu_flags", "threads", "cuda")
+MACHINE = ("processor", "cpu_flags", "cpu_capability", "cpu_bfloat16", "threads", "cuda")
 """Of `environment.machine`, what must be the same for times to hold."""
 
 Rate = Annotated[float, Field(gt=0, le=1e9, strict=True)]

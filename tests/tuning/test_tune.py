@@ -12,7 +12,7 @@ import pytest
 
 from frspec_cli.decoding.options import TreeConfig
 from frspec_cli.tuning.costs import read_costs
-from frspec_cli.tuning.tune_file import read_tune
+from frspec_cli.tuning.tune_file import About, cached_path, other_machine, read_tune
 
 SMALL = ["--contexts", "24,48", "--rounds", 1, "--prompts", 2, "--measured", 2, "--beams", "1,2", "-n", 12]
 
@@ -109,6 +109,32 @@ def test_the_last_tune_of_this_machine_is_used_by_itself(tuned, arguments, cli, 
     monkeypatch.setattr("frspec_cli.tuning.tune_file.kept", lambda kind, key: tuned / f"kept-{kind}.json")
     _, out, _ = cli("generate", "the fox", *arguments, "--method", "frspec", "-n", 4, "--json", "--quiet")
     assert json.loads(out)["choice"]["source"] == "tune"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("cpu_capability", "AVX2", "cpu capability AVX512, here AVX2"),
+        ("cpu_bfloat16", False, "cpu bfloat16 True, here False"),
+        ("threads", 1, "threads 2, here 1"),
+    ],
+)
+def test_a_machine_whose_torch_may_use_less_is_another(name, value, said, monkeypatch) -> None:
+    monkeypatch.setattr("frspec_cli.tuning.tune_file.kept", lambda kind, key: json.dumps(key))
+    tuned = {
+        "processor": "P",
+        "cpu_flags": ["avx2"],
+        "cpu_capability": "AVX512",
+        "cpu_bfloat16": True,
+        "threads": 2,
+        "cuda": None,
+    }
+    about = About(model="m", head="h", subset="s")
+    paths = {
+        cached_path(about, here, torch="2", device="cpu", compiled=False) for here in (tuned, tuned | {name: value})
+    }
+    assert other_machine(tuned, tuned | {name: value}) == said
+    assert len(keys) == 2
 
 
 def test_a_config_of_other_files_is_refused_and_of_another_machine_told(tuned, arguments, cli, tmp_path) -> None:
