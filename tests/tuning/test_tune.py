@@ -130,7 +130,7 @@ def test_a_machine_whose_torch_may_use_less_is_another(name, value, said, monkey
         "cuda": None,
     }
     about = About(model="m", head="h", subset="s")
-    paths = {
+    keys = {
         cached_path(about, here, torch="2", device="cpu", compiled=False) for here in (tuned, tuned | {name: value})
     }
     assert other_machine(tuned, tuned | {name: value}) == said
