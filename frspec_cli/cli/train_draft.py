@@ -66,7 +66,7 @@ def command(
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Unrolled draft steps (training-time test).")] = _TRAIN.steps,
     batch_tokens: Annotated[
-        int, typer.Option(min=1, help="Answered tokens in a batch, padding included.")
+        int, typer.Option(min=1, help="Answered tokens in a batch; whole answers are packed up to it.")
     ] = _TRAIN.batch_tokens,
     accumulate: Annotated[
         int, typer.Option(min=1, help="Batches added up for one step, in each process: larger steps, no more memory.")

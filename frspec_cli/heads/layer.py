@@ -111,13 +111,16 @@ class Attention(nn.Module):
         values: torch.Tensor,
     ) -> torch.Tensor:
         """Queries from x [B, T, input] over keys and values [B, KV, L, D] -> [B, T, H]."""
-        shape = (*x.shape[:2], -1, self.config.head_dim)
-        queries = self.q_proj(x).view(shape)
-        if self.config.qk_norm:
-            queries = self.q_norm(queries)
-        queries = rotate(queries.transpose(1, 2), *rotary)
+        queries = self.queries(x, rotary)
         mixed = grouped_attention(queries, keys, values, mask.to(queries.dtype))
         return self.o_proj(mixed.flatten(2))
+
+    def queries(self, x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """x [B, T, input] -> queries (after RoPE), [B, heads, T, D]."""
+        queries = self.q_proj(x).view(*x.shape[:2], -1, self.config.head_dim)
+        if self.config.qk_norm:
+            queries = self.q_norm(queries)
+        return rotate(queries.transpose(1, 2), *rotary)
 
 
 class Mlp(nn.Module):

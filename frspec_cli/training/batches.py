@@ -1,9 +1,10 @@
-"""From answers and features to padded batches, in an order that is a function of seed and epoch alone."""
+"""From answers and features to packed batches, in an order that is a function of seed and epoch alone."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from frspec_cli.answers.records import Answer
@@ -16,37 +17,45 @@ MINIMUM_PROBABILITY = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """B answers, right-padded. Draft position i stands for (token i+1, feature f_i); query q of an answer is draft
-    position prompt_length - 1 + q and predicts token prompt_length + 1 + q.
+    """Answers one after another, without padding: N draft positions, of which Q are queries.
 
-    tokens: int64 [B, T], token i+1 at draft position i.
-    last: [B, T, H].
-    taps: each [B, T, H].
-    starts: int64 [B], draft position of query 0.
-    queries: int64 [B], their number; R is the largest of these.
-    teacher_ids: int64 [B, R, m].
-    teacher_probabilities: float32 [B, R, m], 0 for tokens that are left out and for padding.
+    Draft position i of an answer stands for (token i+1, feature f_i); its query q is draft position
+    prompt_length - 1 + q and predicts token prompt_length + 1 + q.
+
+    tokens: int64 [N], token i+1 at draft position i.
+    last: [N, H].
+    taps: each [N, H].
+    places: int64 [N], the draft position within its answer.
+    lengths: draft positions of each answer.
+    queries_at: int64 [Q], the queries' indices among the N positions.
+    left: int64 [Q], for each query the number of its answer's queries from it on, itself included. In numpy: the shapes of
+        all steps are known without waiting for the device.
+    teacher_ids: int64 [Q, m].
+    teacher_probabilities: float32 [Q, m], 0 for tokens that are left out.
     """
 
     tokens: torch.Tensor
     last: torch.Tensor
     taps: tuple[torch.Tensor, ...]
-    starts: torch.Tensor
-    queries: torch.Tensor
+    places: torch.Tensor
+    lengths: tuple[int, ...]
+    queries_at: torch.Tensor
+    left: np.ndarray
     teacher_ids: torch.Tensor
     teacher_probabilities: torch.Tensor
 
-    @property
-    def longest(self) -> int:
-        """R, the padded number of queries."""
-        return self.teacher_ids.shape[1]
+    def left_at(self, step: int, *, of: int = 0) -> torch.Tensor:
+        """int64 [n]: the queries whose step `step` predicts a token of their answer, numbered among those of step `of`."""
+        left = self.left[self.left > of]
+        return torch.from_numpy(np.flatnonzero(left > step)).to(self.tokens.device)
 
 
 def epoch_order(answers: list[Answer], *, batch_tokens: int, seed: int, epoch: int) -> list[list[int]]:
-    """Batches of answer indices with at most `batch_tokens` padded queries each (one answer at least).
+    """Batches of answer indices with at most `batch_tokens` queries each (one answer at least).
 
     Shards are shuffled and read in windows; within a window answers of similar length share a batch, and the batches are
-    shuffled. So padding is small, reading is local, and the first epoch makes its features as it goes.
+    shuffled. So the target's passes and the attention pad little, reading is local, and the first epoch makes its features
+    as it goes.
     """
     generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
     shards = torch.randperm(-(-len(answers) // SHARD_ANSWERS), generator=generator).tolist()
@@ -67,40 +76,41 @@ def epoch_order(answers: list[Answer], *, batch_tokens: int, seed: int, epoch: i
 
 def _cut(members: list[int], answers: list[Answer], batch_tokens: int) -> list[list[int]]:
     batches: list[list[int]] = []
-    longest = 0
+    total = 0
     for i in members:
-        longest = max(longest, answers[i].queries)
-        if not batches or (len(batches[-1]) + 1) * longest > batch_tokens:
+        total += answers[i].queries
+        if not batches or total > batch_tokens:
             batches.append([])
-            longest = answers[i].queries
+            total = answers[i].queries
         batches[-1].append(i)
     return batches
 
 
 def make_batch(answers: list[Answer], features: list[Features], *, device: torch.device | str) -> Batch:
-    """Pads answers and their features into a batch on `device`; features keep their dtype."""
-    size, longest = len(answers), max(answer.queries for answer in answers)
-    width = max(len(answer.ids) for answer in answers) - 2
-    hidden = features[0].last
-    tokens = torch.zeros(size, width, dtype=torch.int64)
-    states = [hidden.new_zeros(size, width, hidden.shape[-1]) for _ in range(1 + len(features[0].taps))]
-    teacher_ids = torch.zeros(size, longest, features[0].teacher_ids.shape[-1], dtype=torch.int64)
-    teacher_probabilities = torch.zeros(teacher_ids.shape)
-    for row, (answer, feature) in enumerate(zip(answers, features, strict=True)):
-        length = len(answer.ids) - 2
-        tokens[row, :length] = torch.from_numpy(answer.ids[1:-1])
-        for padded, state in zip(states, (feature.last, *feature.taps), strict=True):
-            padded[row, :length] = state[:length]
-        kept = torch.where(feature.teacher_probabilities >= MINIMUM_PROBABILITY, feature.teacher_probabilities, 0.0)
-        kept[:, 0] = feature.teacher_probabilities[:, 0]
-        teacher_ids[row, : answer.queries] = feature.teacher_ids
-        teacher_probabilities[row, : answer.queries] = kept
+    """Packs answers and their features into a batch on `device`; features keep their dtype."""
+    lengths = [len(answer.ids) - 2 for answer in answers]
+    probabilities = torch.cat([feature.teacher_probabilities for feature in features])
+    kept = torch.where(probabilities >= MINIMUM_PROBABILITY, probabilities, 0.0)
+    kept[:, 0] = probabilities[:, 0]
+    places, queries_at, left, before = [], [], [], 0
+    for answer, length in zip(answers, lengths, strict=True):
+        places.append(torch.arange(length))
+        queries_at.append(torch.arange(answer.prompt_length - 1, length) + before)
+        left.append(np.arange(answer.queries, 0, -1))
+        before += length
+    tokens = torch.cat([torch.from_numpy(answer.ids[1:-1]) for answer in answers])
+
+    def packed(states: list[torch.Tensor]) -> torch.Tensor:
+        return torch.cat([state[:length] for state, length in zip(states, lengths, strict=True)]).to(device)
+
     return Batch(
         tokens.to(device),
-        states[0].to(device),
-        tuple(state.to(device) for state in states[1:]),
-        torch.tensor([answer.prompt_length - 1 for answer in answers], device=device),
-        torch.tensor([answer.queries for answer in answers], device=device),
-        teacher_ids.to(device),
-        teacher_probabilities.to(device),
+        packed([feature.last for feature in features]),
+        tuple(packed(list(taps)) for taps in zip(*(feature.taps for feature in features), strict=True)),
+        torch.cat(places).to(device),
+        tuple(lengths),
+        torch.cat(queries_at).to(device),
+        np.concatenate(left),
+        torch.cat([feature.teacher_ids for feature in features]).to(device),
+        kept.to(device),
     )

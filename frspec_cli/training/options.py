@@ -31,7 +31,7 @@ class TrainOptions:
     """What determines the weights, given answers and target.
 
     epochs: passes over the answers.
-    batch_tokens: padded queries in a batch.
+    batch_tokens: answered tokens of a batch at most, whole answers (one at least).
     learning_rate: the peak; warm-up over the first `warmup` share of the steps, then linear to a hundredth.
     steps: unrolled draft steps; step k weighs decay^k.
     sampled_rows: see `training.loss`; None is the exact loss, 0 the biased subset-only one. A head with an LM head of its

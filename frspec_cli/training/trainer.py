@@ -23,7 +23,7 @@ from frspec_cli.training.loss import LossRows, choose_rows, cross_entropy, own_r
 from frspec_cli.training.optimizer import HeadOptimizer
 from frspec_cli.training.options import TrainOptions
 from frspec_cli.training.ranks import Ranks
-from frspec_cli.training.unroll import teacher_at, unroll, valid_queries
+from frspec_cli.training.unroll import teacher_at, unroll
 
 _FREQUENT_ROWS = 2048
 
@@ -134,12 +134,9 @@ class Trainer:
         total, weights = torch.zeros((), device=self.device), [options.decay**k for k in range(options.steps)]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             for k, hidden in enumerate(unroll(self.head, batch, steps=options.steps)):
-                valid = valid_queries(batch, k)
-                if not valid.any():
-                    break
                 teacher_ids, probabilities = teacher_at(batch, k)
                 loss, agrees = cross_entropy(
-                    self.head.lm_input(hidden[valid]),
+                    self.head.lm_input(hidden[0]),
                     rows,
                     teacher_ids=teacher_ids,
                     teacher_probabilities=probabilities,

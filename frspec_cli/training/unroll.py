@@ -7,67 +7,71 @@ to nothing else: exactly a draft of k + 1 tokens from that query, for every quer
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
-from frspec_cli.decoding.attention import additive
 from frspec_cli.heads.head import EagleHead
 from frspec_cli.training.batches import Batch
+from frspec_cli.training.packed_attention import PackedAttention
 
 
-def unroll(head: EagleHead, batch: Batch, *, steps: int) -> Iterator[torch.Tensor]:
-    """Yields the predicted features of step 0, 1, .., each [B, R, H]; query q of step k predicts what q + k of step 0 does.
+def unroll(head: EagleHead, batch: Batch, *, steps: int, recompute: bool = False) -> Iterator[torch.Tensor]:
+    """Yields the predicted features of step 0, 1, .., each [1, n, H] over the queries `batch.left_at(step)`; ends with them.
 
-    Beyond keys and values, only the rows of queries are computed. Rows whose tokens are past an answer's end are
-    meaningless: the caller leaves them out (`valid_queries`).
+    Query q of step k predicts what q + k of step 0 does. Beyond keys and values, only the rows of queries are computed.
+    recompute: keep only what a step yields, and compute the rest again in the backward pass.
     """
     layer, attention = head.layer, head.layer.self_attn
-    size, width = batch.tokens.shape
-    places = (batch.starts[:, None] + torch.arange(batch.longest, device=batch.tokens.device)).clamp(max=width - 1)
+    embeddings = head.embed(batch.tokens[None])
+    x = head.layer_input(embeddings, head.fuse(batch.last[None], tuple(tap[None] for tap in batch.taps)))
+    rotary = head.rotary(batch.places[None])
+    keys, values = attention.keys_and_values(layer.attention_input(embeddings, x), rotary)
+    shared = PackedAttention(_rows(keys), _rows(values), lengths=batch.lengths, slots=steps - 1)
 
-    embeddings = head.embed(batch.tokens)
-    x = head.layer_input(embeddings, head.fuse(batch.last, batch.taps))
-    everywhere = torch.arange(width, device=x.device).expand(size, width)
-    keys, values = attention.keys_and_values(layer.attention_input(embeddings, x), head.rotary(everywhere))
-    embeddings, x = _take(embeddings, places), _take(x, places)
-    mask = _causal_mask(places, width, keys.dtype)
-    diagonal = additive(torch.eye(batch.longest, dtype=torch.bool, device=x.device), keys.dtype)
+    def attend(embeddings: torch.Tensor, x: torch.Tensor, rotary: Any, at: torch.Tensor, own: Any) -> torch.Tensor:
+        queries = attention.queries(layer.attention_input(embeddings, x), rotary)
+        mixed = shared(_rows(queries), at, own)
+        return head.finish(x, attention.o_proj(mixed)[None])
 
-    hidden = x
-    for step in range(steps):
-        rotary = head.rotary(places + step)
-        if step:
-            tokens = batch.tokens.gather(1, (places + step).clamp(max=width - 1))
-            embeddings = head.embed(tokens)
-            x = head.layer_input(embeddings, hidden)
-            own_keys, own_values = attention.keys_and_values(layer.attention_input(embeddings, x), rotary)
-            keys, values = torch.cat((keys, own_keys), 2), torch.cat((values, own_values), 2)
-            mask = torch.cat((mask, diagonal.expand(size, 1, -1, -1)), -1)
-        attended = attention.attend(layer.attention_input(embeddings, x), rotary, mask, keys, values)
-        hidden = head.finish(x, attended)
+    def further(hidden: torch.Tensor, at: torch.Tensor, own: Any, step: int) -> tuple[torch.Tensor, ...]:
+        rotary = head.rotary(batch.places[at][None] + step)
+        embeddings = head.embed(batch.tokens[at + step][None])
+        x = head.layer_input(embeddings, hidden)
+        new = tuple(map(_rows, attention.keys_and_values(layer.attention_input(embeddings, x), rotary)))
+        return attend(embeddings, x, rotary, at, [*own, new]), *new
+
+    run = _recomputed if recompute else _plainly
+    at = batch.queries_at
+    hidden = run(attend, embeddings[:, at], x[:, at], head.rotary(batch.places[at][None]), at, ())
+    yield hidden
+    own: list[tuple[torch.Tensor, ...]] = []
+    for step in range(1, steps):
+        kept = batch.left_at(step, of=step - 1)
+        if not len(kept):
+            return
+        at, own = at[kept], [tuple(each[kept] for each in pair) for pair in own]
+        hidden, *new = run(further, hidden[:, kept], at, own, step)
+        own = [*own, tuple(new)]  # a step that is recomputed must find its own list as it was
         yield hidden
 
 
-def valid_queries(batch: Batch, step: int) -> torch.Tensor:
-    """bool [B, R]: where step `step` predicts a token that the answer has."""
-    return torch.arange(batch.longest, device=batch.queries.device) + step < batch.queries[:, None]
-
-
 def teacher_at(batch: Batch, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Teacher ids and probabilities [n, m] of step `step`'s valid queries, in `valid_queries` order."""
-    valid = valid_queries(batch, step)
-    ids, probabilities = (
-        torch.cat((x[:, step:], x[:, :step]), 1)[valid] for x in (batch.teacher_ids, batch.teacher_probabilities)
-    )
-    return ids, probabilities
+    """Teacher ids and probabilities [n, m] of step `step`'s queries, in the order of `batch.left_at(step)`."""
+    at = batch.left_at(step) + step
+    return batch.teacher_ids[at], batch.teacher_probabilities[at]
 
 
-def _take(x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    return x.gather(1, places[..., None].expand(-1, -1, x.shape[-1]))
+def _plainly(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(*arguments)
 
 
-def _causal_mask(places: torch.Tensor, width: int, dtype: torch.dtype) -> torch.Tensor:
-    """Additive [B, 1, R, T]: the query at each place sees the keys up to it."""
-    visible = torch.arange(width, device=places.device) <= places[..., None]
-    return additive(visible.flatten(0, 1), dtype).view(len(places), 1, -1, width)
+def _recomputed(function: Callable[..., Any], *arguments: Any) -> Any:
+    return checkpoint(function, *arguments, use_reentrant=False)
+
+
+def _rows(x: torch.Tensor) -> torch.Tensor:
+    """[1, heads, n, D] -> [n, heads, D]."""
+    return x[0].transpose(0, 1)

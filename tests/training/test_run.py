@@ -209,8 +209,7 @@ def test_tokens_off_by_one_teach_less(start, monkeypatch):
 
     def unshifted(answers, features, *, device):
         batch = make_batch(answers, features, device=device)
-        for row, answer in enumerate(answers):
-            batch.tokens[row, : len(answer.ids) - 2] = torch.from_numpy(answer.ids[:-2])
+        batch.tokens.copy_(torch.cat([torch.from_numpy(answer.ids[:-2]) for answer in answers]))
         return batch
 
     monkeypatch.setattr("frspec_cli.training.trainer.make_batch", unshifted)
