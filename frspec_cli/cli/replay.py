@@ -70,6 +70,14 @@ def command(
             "--curve", help=f"Replay every subset at its own size and its halves, down to {SMALLEST_ON_CURVE} tokens."
         ),
     ] = DEFAULTS.curve,
+    context_slots: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--context-slots",
+            min=0,
+            help="Spare draft rows for tokens of the text that are not in the subset; may be given several times.",
+        ),
+    ] = None,
     tree: Annotated[
         list[str] | None,
         typer.Option(
@@ -129,6 +137,7 @@ def command(
         methods=tuple(methods),
         ks=tuple(k or ()),
         curve=curve,
+        context_slots=tuple(context_slots or DEFAULTS.context_slots),
         trees=tuple(map(parse_tree, tree)) if tree else usual,
         max_new_tokens=max_new_tokens,
         held_out=held_out,

@@ -8,11 +8,52 @@ Unused slots have log-probability -inf, so they are never drafted.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 
 from frspec_cli.models.lm_head import LmHead
+
+
+class Slots(Protocol):
+    """What a drafter reads of slots, however they are filled."""
+
+    lm_head: LmHead
+    """The subset's rows, and behind them those of the slots."""
+    unused_mask: torch.Tensor
+    """-inf at rows that are not to be drafted and 0 elsewhere, to be added to logits [R, T, rows]."""
+
+    def clear(self) -> None:
+        """Empties every slot, for a new text."""
+
+    def add(self, tokens: Sequence[int]) -> None:
+        """Gives slots to tokens of the text, in their order."""
+
+
+class LastSeen:
+    """Which of a text's tokens have one of `count` slots: those seen last.
+
+    may_have: whether a token ever gets a slot.
+    """
+
+    def __init__(self, count: int, may_have: Callable[[int], bool]) -> None:
+        self.count, self.may_have = count, may_have
+        self.slot_of: OrderedDict[int, int] = OrderedDict()  # token -> slot, least recently seen first
+
+    def add(self, tokens: Sequence[int]) -> dict[int, int]:
+        """Takes the next tokens of the text; returns the slots that hold another token now, each with its token."""
+        changed: dict[int, int] = {}
+        for token in tokens:
+            if not self.may_have(token):
+                continue
+            if token in self.slot_of:
+                self.slot_of.move_to_end(token)
+                continue
+            slot = len(self.slot_of) if len(self.slot_of) < self.count else self.slot_of.popitem(last=False)[1]
+            self.slot_of[token] = slot
+            changed[slot] = token
+        return changed
 
 
 class ContextSlots:
@@ -42,23 +83,18 @@ class ContextSlots:
 
     def clear(self) -> None:
         """Empties every slot, for a new text."""
-        self.slot_of: OrderedDict[int, int] = OrderedDict()  # token -> slot, least recently seen first
+        self.seen = LastSeen(self.count, self._may_have)
         self.unused_mask[self.first :] = float("-inf")
 
     def add(self, tokens: Sequence[int]) -> None:
         """Gives slots to tokens of the text, in their order."""
-        changed: dict[int, int] = {}
-        for token in tokens:
-            if token in self.always or (self.row_in_full is not None and token not in self.row_in_full):
-                continue
-            if token in self.slot_of:
-                self.slot_of.move_to_end(token)
-                continue
-            slot = len(self.slot_of) if len(self.slot_of) < self.count else self.slot_of.popitem(last=False)[1]
-            self.slot_of[token] = slot
-            changed[slot] = token
+        changed = self.seen.add(tokens)
         if changed:
             self._load(changed)
+
+    def _may_have(self, token: int) -> bool:
+        """Whether the subset lacks a token that the full head has."""
+        return token not in self.always and (self.row_in_full is None or token in self.row_in_full)
 
     def _load(self, changed: dict[int, int]) -> None:
         """Copies the rows of the tokens into their slots (slot -> token)."""

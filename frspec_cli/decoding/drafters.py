@@ -14,7 +14,7 @@ import torch
 from frspec_cli.decoding.attention import additive
 from frspec_cli.decoding.cache import SlotBuffer, attended, round_up
 from frspec_cli.decoding.compiling import Compiler, mark_static
-from frspec_cli.decoding.context_slots import ContextSlots
+from frspec_cli.decoding.context_slots import Slots
 from frspec_cli.decoding.options import TreeConfig
 from frspec_cli.decoding.tree import Candidates, Pool, Tree, grow, likeliest, rerank
 from frspec_cli.errors import UsageError, option
@@ -123,7 +123,7 @@ class EagleDrafter:
         lm_head: LmHead,
         tree: TreeConfig,
         *,
-        slots: ContextSlots | None = None,
+        slots: Slots | None = None,
         compiler: Compiler | None = None,
     ) -> None:
         self.head = head

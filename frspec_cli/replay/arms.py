@@ -24,6 +24,7 @@ class ReplayArm:
     """One head, vocabulary and tree under its name in the tables.
 
     vocab: the subset, as the user named it; None for the full LM head.
+    context_slots: spare rows for tokens of the text that the subset lacks; the drafter itself has none.
     full: the name of the arm with the same head and tree and the full LM head; None if it does not run.
     """
 
@@ -32,6 +33,7 @@ class ReplayArm:
     draft: str | None
     vocab: str | None
     drafter: EagleDrafter
+    context_slots: int
     full: str | None
 
 
@@ -81,11 +83,12 @@ def make_arms(pipelines: Pipelines, options: ReplayOptions) -> list[ReplayArm]:
         for tree in options.trees:
             size_of_tree = f" {tree.depth},{tree.beam},{tree.nodes}" if len(options.trees) > 1 else ""
             full = f"eagle{head}{size_of_tree}" if "eagle" in options.methods else None
-            for method, vocab_number, k in _variants(by_vocab, options):
+            for method, vocab_number, k, slots in _variants(by_vocab, options):
                 pipeline = by_vocab[vocab_number]
                 drafter = pipeline.drafter(method, tree=tree, k=k)
                 assert isinstance(drafter, EagleDrafter)
                 size = f"@{k}" if k and (options.curve or len(options.ks) > 1) else ""
+                size += f"+{slots}" if slots and len(options.context_slots) > 1 else ""
                 vocab = f" vocab {vocab_number + 1}" if len(by_vocab) > 1 and method == "frspec" else ""
                 arms.append(
                     ReplayArm(
@@ -94,21 +97,23 @@ def make_arms(pipelines: Pipelines, options: ReplayOptions) -> list[ReplayArm]:
                         draft=pipeline.draft,
                         vocab=pipeline.vocab if method == "frspec" else None,
                         drafter=drafter,
+                        context_slots=slots,
                         full=full if method == "frspec" else None,
                     )
                 )
     return arms
 
 
-def _variants(by_vocab: Sequence[Pipeline], options: ReplayOptions) -> Iterator[tuple[Method, int, int | None]]:
-    """(method, index of the subset, k); the full LM head depends on no subset."""
+def _variants(by_vocab: Sequence[Pipeline], options: ReplayOptions) -> Iterator[tuple[Method, int, int | None, int]]:
+    """(method, index of the subset, k, context slots); the full LM head depends on no subset and needs no slots."""
     if "eagle" in options.methods:
-        yield "eagle", 0, None
+        yield "eagle", 0, None, 0
     if "frspec" in options.methods:
         for vocab, pipeline in enumerate(by_vocab):
             halves = _halves(pipeline.subset) if options.curve and pipeline.subset is not None else ()
             for k in halves or options.ks or (None,):
-                yield "frspec", vocab, k
+                for slots in options.context_slots:
+                    yield "frspec", vocab, k, slots
 
 
 def _halves(subset: VocabularySubset) -> list[int]:

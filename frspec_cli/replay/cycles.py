@@ -30,6 +30,7 @@ from frspec_cli.decoding.options import TreeConfig
 from frspec_cli.decoding.tree import Pool, chosen, drafted_levels
 from frspec_cli.heads.draft_head import DraftHead
 from frspec_cli.models.lm_head import LmHead
+from frspec_cli.replay.slots import TextSlots
 
 MISSES = ("outside", "beam", "rerank", "depth", "end")
 _OUTSIDE, _BEAM, _RERANK, _DEPTH, _END = range(len(MISSES))
@@ -82,10 +83,12 @@ def replay(
     tree: TreeConfig | None = None,
     new_tokens: int | None = None,
     look_ahead: int = 0,
+    slots: TextSlots | None = None,
 ) -> list[Replayed]:
     """The cycles of each answer, in order.
 
     lm_head: the draft's rows, a subset's or all.
+    slots: context slots behind those rows, of these very answers; None for none.
     new_tokens: no cycle begins once the answer has this many tokens, as in an engine with that limit.
     look_ahead: begin no cycle of an unfinished answer with fewer tokens than this ahead, so that trees of several depths
         run over the same text; at least the tree's own depth.
@@ -93,7 +96,7 @@ def replay(
     A cycle that might look past the end of an unfinished answer is left out, for what it would have accepted is not known;
     past the end of a finished one nothing is accepted.
     """
-    drafter = EagleDrafter(head, lm_head, tree or TreeConfig())
+    drafter = EagleDrafter(head, lm_head, tree or TreeConfig(), slots=slots)
     ahead = max(look_ahead, drafter.depth)
     replayed = [Replayed() for _ in texts]
     for group in groups(drafter, texts):
@@ -104,6 +107,9 @@ def replay(
             if 2 * len(cursors) <= len(rows):
                 keep = [row for row, i in enumerate(rows) if i in cursors]
                 trees, rows = trees.only(keep), [rows[row] for row in keep]
+            if slots is not None:
+                slots.advance({i: texts[i][0].prompt_length + root + 1 for i, root in cursors.items()})
+                slots.show(rows)
             accepted, misses = trees.cycle([cursors.get(i, 0) for i in rows])
             for i, count, miss in zip(rows, accepted, misses, strict=True):
                 if i not in cursors:
@@ -147,7 +153,7 @@ class BatchedTrees:
     starts: int64 [R], number of the prompt's tokens.
     cache: the draft's keys and values over each text.
     hidden: [R, width, H], the draft's hidden states over each text.
-    known: bool [ids], whether the draft has a row for a token; None if it has all.
+    row_of: int64 [ids], the draft's row of a token, -1 if it has none; None if it has all in order.
     """
 
     drafter: EagleDrafter
@@ -155,7 +161,7 @@ class BatchedTrees:
     starts: torch.Tensor
     cache: DraftCache
     hidden: torch.Tensor
-    known: torch.Tensor | None
+    row_of: torch.Tensor | None
 
     @staticmethod
     def read(drafter: EagleDrafter, texts: Sequence[tuple[Answer, States]]) -> BatchedTrees:
@@ -176,7 +182,7 @@ class BatchedTrees:
             tokens = ids[row : row + 1, 1 : length + 1]
             hidden[row, :length] = drafter.read(own, tokens, last, tuple(taps), start, length)[0]
         starts = torch.tensor([answer.prompt_length for answer, _ in texts], device=device)
-        return BatchedTrees(drafter, ids, starts, cache, hidden, _known(drafter.lm_head, device))
+        return BatchedTrees(drafter, ids, starts, cache, hidden, _row_of(drafter.lm_head, device))
 
     def only(self, rows: list[int]) -> BatchedTrees:
         """The same for some of the texts."""
@@ -224,16 +230,23 @@ class BatchedTrees:
         return accepted, misses
 
     def _is_known(self, tokens: torch.Tensor) -> torch.Tensor:
-        """bool [R]: whether the draft has a row for the token."""
-        if self.known is None:
+        """bool [R]: whether the draft has a row for the token, now."""
+        if self.row_of is None:
             return tokens >= 0
-        inside = (tokens >= 0) & (tokens < len(self.known))
-        return inside & self.known[tokens.clamp(0, len(self.known) - 1)]
+        inside = (tokens >= 0) & (tokens < len(self.row_of))
+        rows = self.row_of[tokens.clamp(0, len(self.row_of) - 1)]
+        known = inside & (rows >= 0)
+        slots = self.drafter.context_slots
+        return (
+            known
+            if slots is None
+            else known & (slots.unused_mask[:, 0].gather(1, rows.clamp(min=0)[:, None])[:, 0] == 0)
+        )
 
 
-def _known(lm_head: LmHead, device: torch.device) -> torch.Tensor | None:
+def _row_of(lm_head: LmHead, device: torch.device) -> torch.Tensor | None:
     if lm_head.ids is None:
         return None
-    known = torch.zeros(int(lm_head.ids.max()) + 1, dtype=torch.bool, device=device)
-    known[lm_head.ids] = True
-    return known
+    row_of = torch.full((int(lm_head.ids.max()) + 1,), -1, dtype=torch.int64, device=device)
+    row_of[lm_head.ids] = torch.arange(lm_head.size, device=device)
+    return row_of

@@ -23,6 +23,7 @@ class ReplayOptions:
     methods: eagle (the full LM head), frspec (a subset's rows).
     ks: subset sizes for frspec; () for the subset's own.
     curve: the subset's own size and its halves, down to `SMALLEST_ON_CURVE`, in place of `ks`.
+    context_slots: of frspec, numbers of spare rows for tokens of the text that the subset lacks; 0 is none.
     trees: the draft trees.
     max_new_tokens: no cycle begins once an answer has this many tokens; None for all of a recorded answer, and for
         `PROMPT_NEW_TOKENS` of a prompt's.
@@ -35,6 +36,7 @@ class ReplayOptions:
     methods: tuple[str, ...] = METHODS
     ks: tuple[int, ...] = ()
     curve: bool = False
+    context_slots: tuple[int, ...] = (0,)
     trees: tuple[TreeConfig, ...] = (TreeConfig(),)
     max_new_tokens: int | None = None
     held_out: bool = False
@@ -47,14 +49,23 @@ class ReplayOptions:
         unknown = [method for method in self.methods if method not in METHODS]
         if unknown:
             raise UsageError(f"a replay is of {' and '.join(METHODS)}, not of {unknown[0]}.")
-        refuse_unused(self.methods, k=self.ks)
+        refuse_unused(self.methods, k=self.ks, context_slots=max(self.context_slots, default=0))
+        if negative := [count for count in self.context_slots if count < 0]:
+            raise UsageError(f"{option('context_slots')} {negative[0]} is negative.")
         if self.curve and self.ks:
             raise UsageError(f"{option('curve')} chooses the sizes itself: leave out {option('k')}.")
         if self.curve and "frspec" not in self.methods:
             raise UsageError(f"{option('curve')} has no effect on {self.methods[0]}: it is for frspec only.")
         if unknown := [each for each in self.by if each not in GROUPINGS]:
             raise UsageError(f"{option('by')} is one of {', '.join(GROUPINGS)}, not {unknown[0]}.")
-        for name, values in (("methods", self.methods), ("k", self.ks), ("tree", self.trees), ("by", self.by)):
+        given = {
+            "methods": self.methods,
+            "k": self.ks,
+            "context_slots": self.context_slots,
+            "tree": self.trees,
+            "by": self.by,
+        }
+        for name, values in given.items():
             if len(set(values)) < len(values):
                 raise UsageError(f"{option(name)} names one value twice.")
 

@@ -28,6 +28,7 @@ def summarize(
         summary[arm.name] = {
             "method": arm.method,
             "k": arm.drafter.k,
+            "context_slots": arm.context_slots,
             "draft": arm.draft,
             "vocab": arm.vocab,
             "depth": tree.depth,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from frspec_cli import schema, storage
+from frspec_cli.answers.records import Answer
 from frspec_cli.answers.states import States, target_states
 from frspec_cli.decoding.pipeline_identity import pipeline_identity
 from frspec_cli.environment import environment
@@ -24,6 +25,7 @@ from frspec_cli.replay.cycles import replay as replay_cycles
 from frspec_cli.replay.groups import with_languages
 from frspec_cli.replay.options import ReplayOptions
 from frspec_cli.replay.report import ReplayedAnswer, as_record, describe
+from frspec_cli.replay.slots import TextSlots
 from frspec_cli.replay.suite import ReplaySuite, Text, answer_suite, read_suite
 from frspec_cli.replay.summary import summarize
 from frspec_cli.resume import INPUTS, RunFolder, check_finished, run_folder
@@ -159,10 +161,19 @@ def _replay_group(
             tree=drafter.tree,
             new_tokens=new_tokens,
             look_ahead=options.deepest,
+            slots=_slots(target, arm, [part for _, _, part in parts]),
         )
         for (index, part, _), each in zip(parts, cycles, strict=True):
             records[index][arm.name][part] = asdict(each)
     return records
+
+
+def _slots(target: Target, arm: ReplayArm, answers: Sequence[Answer]) -> TextSlots | None:
+    """The arm's context slots for some answers; None if it has none."""
+    if not arm.context_slots or not answers:
+        return None
+    drafter = arm.drafter
+    return TextSlots(drafter.lm_head, drafter.head.own_lm_head or target.lm_head, arm.context_slots, answers)
 
 
 def _groups(texts: Sequence[Text]) -> list[list[int]]:
@@ -186,6 +197,7 @@ def _record(pipelines: Pipelines, options: ReplayOptions, suite: ReplaySuite, pa
         "methods": list(options.methods),
         "ks": list(options.ks),
         "curve": options.curve,
+        "context_slots": list(options.context_slots),
         "trees": [[tree.depth, tree.beam, tree.nodes] for tree in options.trees],
         "max_new_tokens": suite.new_tokens,
         "seed": options.seed,

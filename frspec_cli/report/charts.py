@@ -228,6 +228,8 @@ def _family(result: Result, arm: Mapping[str, Any]) -> str:
         values = list(dict.fromkeys(each[name] for each in arms if each[name] is not None))
         if len(values) > 1 and arm[name] is not None:
             parts.append(f"{label}{str(arm[name]).rstrip('/').rpartition('/')[2]}")
+    if arm.get("context_slots"):
+        parts.append(f"{arm['context_slots']:,} context slots")
     trees = list(dict.fromkeys((each["depth"], each["beam"], each["nodes"]) for each in arms))
     if len(trees) > 1:
         parts.append("tree {},{},{}".format(arm["depth"], arm["beam"], arm["nodes"]))

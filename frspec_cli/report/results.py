@@ -64,6 +64,7 @@ class _Group(schema.Schema):
 class _ReplayArm(schema.Schema):
     method: str
     k: int
+    context_slots: schema.Count = 0
     draft: str | None
     vocab: str | None
     cycles: schema.Count

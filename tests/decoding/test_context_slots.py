@@ -77,7 +77,7 @@ def test_ids_are_plain_decodings_and_drafts_reach_outside_the_subset(count: int)
     plain = Engine(target).complete(prompt, max_new_tokens=40, ignore_eos=True)
     drafted = Engine(target, drafter).complete(prompt, max_new_tokens=40, ignore_eos=True)
     assert drafted.token_ids == plain.token_ids
-    held = set(drafter.context_slots.slot_of)
+    held = set(drafter.context_slots.seen.slot_of)
     assert held <= set(prompt + plain.token_ids) - {0, 1, 2}
     assert len(held) == min(count, len(set(prompt + plain.token_ids) - {0, 1, 2}))
     assert drafter.k == 3

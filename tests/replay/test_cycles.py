@@ -11,6 +11,7 @@ import torch
 
 from frspec_cli.answers.records import Answer
 from frspec_cli.answers.states import target_states
+from frspec_cli.decoding.context_slots import ContextSlots
 from frspec_cli.decoding.drafters import EagleDrafter
 from frspec_cli.decoding.engine import Engine
 from frspec_cli.decoding.options import TreeConfig, TreePrices
@@ -19,6 +20,7 @@ from frspec_cli.heads.head import EagleHead
 from frspec_cli.models.lm_head import lm_head_of
 from frspec_cli.replay.cycles import MISSES, Acceptance, replay
 from frspec_cli.replay.grid import replay_grid
+from frspec_cli.replay.slots import TextSlots
 from frspec_cli.training.init_head import start_head
 from tests.tiny import tiny_config, tiny_target
 
@@ -156,6 +158,45 @@ def test_replayed_cycles_are_the_engines(drafting, shape, subset):
     for each in found:
         steps = [count + 1 for count in each.accepted]
         assert each.roots == [sum(steps[:index]) for index in range(len(steps))]
+
+
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_replayed_context_slots_are_the_engines(drafting, count):
+    """Float64, prompts of unequal length at once: with slots that overflow and with some for every token of the text."""
+    target, head = drafting
+    rows, shape = target.lm_head.rows(torch.arange(0, 97, 3)), TreeConfig(4, 3, 10)
+    engine = Engine(target, EagleDrafter(head, rows, shape, slots=ContextSlots(rows, target.lm_head, count)))
+    prompts = [[5, 17, 20, 11], [3, 9], [7, 7, 9, 1, 22, 23, 4, 8, 15, 16, 2, 3, 90]]
+    made = [greedy(target, prompt, 60 - 12 * i) for i, prompt in enumerate(prompts)]
+    news = [each.response_length - shape.depth - 1 for each in made]
+    expected = [
+        engine.complete(prompt, max_new_tokens=new, ignore_eos=True).accepted
+        for prompt, new in zip(prompts, news, strict=True)
+    ]
+    found = replay(
+        head, rows, states_of(target.model, made), tree=shape, slots=TextSlots(rows, target.lm_head, count, made)
+    )
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.accepted[: len(theirs)] == theirs
+    without = replay(head, rows, states_of(target.model, made), tree=shape)
+    outside = [sum(each.misses.count("outside") for each in some) for some in (found, without)]
+    assert outside[0] < outside[1]
+    assert Acceptance.of(found).length > Acceptance.of(without).length
+
+
+def test_a_miss_is_outside_only_of_what_the_slots_hold_then(drafting):
+    """One slot, and a text that comes back to a token after another took the slot: it is outside again."""
+    target, _ = drafting
+    rows = target.lm_head.rows(torch.arange(40))
+    answer = Answer(np.asarray([50, 51, 50, 51, 52]), 2, finished=True, greedy=True)
+    slots = TextSlots(rows, target.lm_head, 1, [answer])
+    assert slots.lm_head.ids.tolist() == [*range(40), 50, 51, 52]
+    for end, held in ((2, [51]), (3, [50]), (5, [52])):
+        slots.advance({0: end})
+        slots.show([0])
+        assert slots.lm_head.ids[slots.unused_mask[0, 0] == 0].tolist() == [*range(40), *held]
+    own = target.lm_head.restrict(torch.tensor([3, 51, 7]))
+    assert TextSlots(own.restrict(torch.tensor([3])), own, 1, [answer]).lm_head.ids.tolist() == [3, 51]
 
 
 def test_an_answer_that_ended_is_replayed_to_its_end():

@@ -50,6 +50,23 @@ def test_accepted_counts_are_those_of_the_timed_run(cli, folder, tmp_path, argum
     assert replayed["summary"]["frspec@60"]["misses"]["outside"] > 0
 
 
+def test_context_slots_accept_what_the_timed_run_does(cli, folder, tmp_path, arguments):
+    common = [folder / "prompts.jsonl", "-n", 24, "--k", 60, "--tree", "5,4,16", *arguments]
+    _, timed = run(cli, "bench", "--suite", *common, "--context-slots", 8, "--out", tmp_path / "timed.json")
+    slots = ["--context-slots", 0, "--context-slots", 8, "--context-slots", 300]
+    shown, replayed = run(cli, "replay", *common, *slots, "--out", tmp_path / "replayed.json")
+    assert list(shown["summary"]) == ["eagle", "frspec", "frspec+8", "frspec+300"]
+    by_arm = {
+        name: [each["accepted"] for each in replayed["prompts"] if each["method"] == name] for name in shown["summary"]
+    }
+    assert by_arm["frspec+8"] == [each["accepted"] for each in timed["prompts"] if each["method"] == "frspec"]
+    found = [shown["summary"][name] for name in ("frspec", "frspec+8", "frspec+300")]
+    assert [(each["k"], each["context_slots"]) for each in found] == [(60, 0), (60, 8), (60, 300)]
+    outside = [each["misses"]["outside"] / each["cycles"] for each in found]
+    assert outside == sorted(outside, reverse=True)
+    assert outside[2] < outside[0]
+
+
 def test_recorded_answers_several_heads_and_trees(cli, folder, tmp_path, arguments):
     shown, result = run(
         cli, "replay", folder / "answers.jsonl", "--out", tmp_path / "r.json", "--methods", "frspec",
@@ -137,7 +154,11 @@ def test_the_table_is_for_people(cli, folder, tmp_path, arguments):
         (["--tree", "3,x"], "--tree 3,x is not a tree."),
         (["--tree", "0,1,2"], "--tree 0,1,2 is not a tree."),
         (["--tree", "3,2,6", "--tree", "3,2,6"], "--tree names one value twice."),
-        (["--context-slots", "4"], "No such option: --context-slots"),
+        (["--context-slots", "4", "--context-slots", "4"], "--context-slots names one value twice."),
+        (
+            ["--methods", "eagle", "--context-slots", "4"],
+            "--context-slots has no effect on eagle: it is for frspec only.",
+        ),
         (["--profile"], "No such option: --profile"),
         (["--compile"], "No such option: --compile"),
         (["--methods", "eagle", "--k", "8"], "--k has no effect on eagle: it is for frspec only."),
