@@ -233,7 +233,7 @@ def valid(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, tokenizer
     trainer = make_trainer()
     trainer.weights["a"].grad = torch.ones(3, 4)
     trainer.weights["b"].grad = torch.ones(3)
-    trainer.optimizer.step(0.1)
+    trainer.optimizer.step(0.1, 0.1)
     trainer.step = 2
     saved = SavedRun(folder / "head")
     saved.folder.mkdir()
@@ -245,7 +245,9 @@ def valid(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, tokenizer
 
 def make_trainer() -> Any:
     weights = {"a": torch.nn.Parameter(torch.ones(3, 4)), "b": torch.nn.Parameter(torch.ones(3))}
-    return SimpleNamespace(weights=weights, optimizer=HeadOptimizer(weights, "muon", weight_decay=0.0), step=0)
+    return SimpleNamespace(
+        weights=weights, optimizer=HeadOptimizer(weights, "muon", weight_decay=0.0), average=None, step=0
+    )
 
 
 def use_table(path: Path, tokenizer: LoadedTokenizer) -> None:

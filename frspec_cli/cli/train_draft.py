@@ -15,6 +15,9 @@ from frspec_cli.heads.config import layout_named
 from frspec_cli.training.options import (
     LARGEST_ON_DISK,
     LEARNING_RATES,
+    NEGATIVES,
+    OBJECTIVES,
+    REFERENCE_WIDTH,
     SAMPLED_ROWS,
     RunSettings,
     TrainOptions,
@@ -22,6 +25,8 @@ from frspec_cli.training.options import (
     check_dtype,
     features_mode_named,
     loss_rows,
+    negatives_named,
+    objective_named,
     optimizer_named,
     parse_taps,
 )
@@ -62,8 +67,30 @@ def command(
         str, typer.Option(help="muon (matrices; AdamW for the rest) or adamw (all).")
     ] = _TRAIN.optimizer,
     learning_rate: Annotated[
-        float | None, typer.Option(min=0.0, help=f"The peak learning rate. Default: {_RATES}.")
+        float | None,
+        typer.Option(
+            min=0.0,
+            help=f"The peak learning rate. Default: {_RATES}; less for hidden sizes above {REFERENCE_WIDTH}, as their inverse.",
+        ),
     ] = None,
+    adamw_learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="The peak for what Muon leaves to AdamW. Default: Muon's for norms, a quarter of it for an own LM head.",
+        ),
+    ] = None,
+    warmup: Annotated[float, typer.Option(help="Share of the steps in which the rate rises.")] = _TRAIN.warmup,
+    final_rate: Annotated[
+        float, typer.Option(help="Share of the peak rate that is left at the last step; it falls linearly.")
+    ] = _TRAIN.final_rate,
+    clip: Annotated[float, typer.Option(help="Largest norm of a step's gradients.")] = _TRAIN.clip,
+    ema: Annotated[
+        float,
+        typer.Option(
+            help="Validate and save a moving average of the weights with this decay, such as 0.999; 0 is off."
+        ),
+    ] = _TRAIN.ema,
     steps: Annotated[int, typer.Option(min=1, help="Unrolled draft steps (training-time test).")] = _TRAIN.steps,
     batch_tokens: Annotated[
         int, typer.Option(min=1, help="Answered tokens in a batch; whole answers are packed up to it.")
@@ -80,6 +107,19 @@ def command(
     sampled_rows: Annotated[
         int | None, typer.Option(min=1, help=f"Rows drawn anew each step by --loss sampled. Default: {SAMPLED_ROWS}.")
     ] = None,
+    negatives: Annotated[
+        str | None,
+        typer.Option(
+            help=f"How they are drawn: {' or '.join(NEGATIVES)} (more often what the answers have more often, with weights). "
+            f"Default: {NEGATIVES[0]}."
+        ),
+    ] = None,
+    objective: Annotated[
+        str,
+        typer.Option(
+            help=f"{', '.join(OBJECTIVES)}: cross-entropy against the target, or its acceptance (arXiv 2602.23881)."
+        ),
+    ] = _TRAIN.objective,
     taps: Annotated[
         str, typer.Option(help="hidden_states indices read besides the last, as 2,15,27; none; or auto (three).")
     ] = "auto",
@@ -119,6 +159,10 @@ def command(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads. Another number changes the last bits.")
     ] = None,
+    recompute: Annotated[
+        bool,
+        typer.Option("--recompute", help="Compute each draft step again in the backward pass: less memory, more time."),
+    ] = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -132,13 +176,21 @@ def command(
     To train on N GPUs: torchrun --nproc-per-node N -m frspec_cli train-draft ANSWERS ...
     """
     layout_name, optimizer_name = layout_named(layout), optimizer_named(optimizer)
+    rows = loss_rows(loss, sampled_rows, layout=layout_name)
     train_options = TrainOptions(
         epochs=epochs,
         batch_tokens=batch_tokens,
         optimizer=optimizer_name,
-        learning_rate=LEARNING_RATES[optimizer_name] if learning_rate is None else learning_rate,
+        learning_rate=learning_rate,
+        adamw_learning_rate=adamw_learning_rate,
+        warmup=warmup,
+        final_rate=final_rate,
         steps=steps,
-        sampled_rows=loss_rows(loss, sampled_rows, layout=layout_name),
+        sampled_rows=rows,
+        negatives=negatives_named(negatives, sampled_rows=rows, layout=layout_name),
+        objective=objective_named(objective),
+        ema=ema,
+        clip=clip,
         seed=seed,
         accumulate=accumulate,
     )
@@ -191,6 +243,7 @@ def command(
         noted={"tokenizer_fingerprint": tokenizer.fingerprint},
         command=quoted_command(sys.argv[1:], processes=ranks.count),
         checkpoint_seconds=checkpoint_seconds,
+        recompute=recompute,
         restart=restart,
         force=force,
     )

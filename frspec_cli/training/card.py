@@ -11,7 +11,7 @@ from frspec_cli.decoding.options import TreeConfig
 from frspec_cli.heads.config import Layout
 from frspec_cli.models.convert import converted_folder
 from frspec_cli.models.embedded import EMBEDDED
-from frspec_cli.training.options import TrainOptions
+from frspec_cli.training.options import LearningRates, TrainOptions
 from frspec_cli.training.trainer import StepRecord
 
 _LAYOUTS: dict[Layout, tuple[str, str]] = {
@@ -60,6 +60,7 @@ class CardFacts:
     answers: int
     tokens: int
     options: TrainOptions
+    rates: LearningRates
     total_steps: int
     record: StepRecord
     acceptance_length: float
@@ -75,6 +76,7 @@ def write_card(facts: CardFacts) -> str:
     loss = {None: "exact over the vocabulary", 0: "over the subset only (biased)"}.get(
         options.sampled_rows, f"over the vocabulary, {options.sampled_rows} sampled rows a step"
     )
+    loss += " drawn by frequency^0.75" * (options.negatives == "frequency")
     rows = f"the {facts.validation_rows:,} tokens most frequent in the answers"
     if facts.own_rows is not None:
         loss, rows = "over its own rows", f"its {facts.own_rows:,} draft tokens"
@@ -90,7 +92,7 @@ A one-layer draft head {layout}: {facts.parameters / 1e6:.1f} M parameters in bf
 | command | `{facts.command}` |
 | trained on | {facts.answers_name}: {facts.answers:,} answers of the target, {facts.tokens:,} answered tokens |
 | training | step {record.step:,} of {facts.total_steps:,}, {options.epochs} passes, \
-{options.optimizer}, {options.steps} unrolled draft steps, loss {loss} |
+{_optimizer(facts)}, {options.steps} unrolled draft steps, loss {loss}{_switches(options)} |
 | agreement | the draft's steps 1, 2, .. propose the target's likeliest token in \
 {", ".join(f"{share:.0%}" for share in record.agreement)} of the last batch |
 | acceptance length | **{facts.acceptance_length:.3f}** over {facts.cycles:,} replayed cycles of \
@@ -99,6 +101,20 @@ A one-layer draft head {layout}: {facts.parameters / 1e6:.1f} M parameters in bf
 
 {facts.terms}
 """
+
+
+def _optimizer(facts: CardFacts) -> str:
+    options, rates = facts.options, facts.rates
+    text = f"{options.optimizer} at {rates.matrices:g}"
+    if rates.rest != rates.matrices:
+        text += f" and AdamW at {rates.rest:g}"
+    return text + f" falling to {options.final_rate:.0%}"
+
+
+def _switches(options: TrainOptions) -> str:
+    """What else was chosen: the objective, the average."""
+    text = "" if options.objective == "kl" else f", objective {options.objective} (arXiv 2602.23881)"
+    return text + (f", moving average of the weights at {options.ema:g}" if options.ema else "")
 
 
 def terms_of(name: str, folder: Path) -> str:

@@ -19,9 +19,9 @@ from frspec_cli.training.trainer import Trainer
 
 FEATURES = "features"
 _RECORD = "run.json"
-_WEIGHT = "weight."
-_STATES = (_WEIGHT.removesuffix("."), "step", "exp_avg", "exp_avg_sq", "momentum_buffer")
-"""What a checkpoint holds of each weight: itself, and what AdamW or Muon keep of it."""
+_WEIGHT, _AVERAGE = "weight.", "average."
+_STATES = ("weight", "average", "step", "exp_avg", "exp_avg_sq", "momentum_buffer")
+"""What a checkpoint holds of each weight: itself, its moving average if there is one, and what AdamW or Muon keep of it."""
 
 
 class _Progress(schema.Schema):
@@ -46,6 +46,8 @@ class SavedRun:
     def save(self, trainer: Trainer, best: float) -> None:
         """Writes the checkpoint: weights, the optimizer's state, the step and the best acceptance length so far."""
         tensors = {f"{_WEIGHT}{name}": weight.detach() for name, weight in trainer.weights.items()}
+        if trainer.average is not None:
+            tensors |= {f"{_AVERAGE}{name}": weight for name, weight in trainer.average.weights.items()}
         tensors |= trainer.optimizer.state()
         metadata = {"step": str(trainer.step), "best": repr(best)}
         with storage.atomic_path(self.checkpoint) as temporary:
@@ -66,17 +68,21 @@ class SavedRun:
         with torch.no_grad():
             for name, weight in trainer.weights.items():
                 weight.copy_(tensors.pop(f"{_WEIGHT}{name}"))
+                average = tensors.pop(f"{_AVERAGE}{name}", None)
+                if trainer.average is not None and average is not None:
+                    trainer.average.weights[name].copy_(average)
         trainer.optimizer.load(tensors)
         return float(recorded.best)
 
     def _check(self, tensors: dict[str, torch.Tensor], trainer: Trainer, *, hint: str) -> None:
         """Raises `ArtifactError` unless every weight is there, and nothing but weights and the optimizer's state of them."""
         weights = trainer.weights
-        for name in weights:
-            if f"{_WEIGHT}{name}" not in tensors:
-                raise ArtifactError(
-                    self.checkpoint, f"the tensor {_WEIGHT}{name}", "a weight", found="missing", hint=hint
-                )
+        for part in (_WEIGHT,) if trainer.average is None else (_WEIGHT, _AVERAGE):
+            for name in weights:
+                if f"{part}{name}" not in tensors:
+                    raise ArtifactError(
+                        self.checkpoint, f"the tensor {part}{name}", "a weight", found="missing", hint=hint
+                    )
         for name, tensor in tensors.items():
             what, _, key = name.partition(".")
             if key not in weights or what not in _STATES:

@@ -12,7 +12,7 @@ from frspec_cli.training.options import OptimizerName
 
 
 class HeadOptimizer:
-    """Steps `weights` (by their names in a head's file), each step at a learning rate of its own.
+    """Steps `weights` (by their names in a head's file), each step at learning rates of its own.
 
     A matrix with a row for each token (the draft's own LM head) gets AdamW even under "muon": most of its rows have no
     gradient in a step, and orthogonal steps would move them all.
@@ -30,11 +30,11 @@ class HeadOptimizer:
         self._part = {key: self._parts[key in matrices] for key in weights}
         self._weights = weights
 
-    def step(self, rate: float) -> None:
-        """One step at learning rate `rate`; clears the gradients."""
-        for part in self._parts:
+    def step(self, rate: float, rest: float) -> None:
+        """One step; clears the gradients. rate: Muon's; rest: of what AdamW steps, which may be all weights."""
+        for part, own in zip(self._parts, (rest, rate), strict=False):
             for group in part.param_groups:
-                group["lr"] = rate
+                group["lr"] = own
             part.step()
             part.zero_grad(set_to_none=True)
 

@@ -14,6 +14,8 @@ OptimizerName = Literal["muon", "adamw"]
 OPTIMIZERS: tuple[OptimizerName, ...] = get_args(OptimizerName)
 LEARNING_RATES: dict[OptimizerName, float] = {"muon": 4e-3, "adamw": 1e-3}
 """Peaks that suit a head of a few million parameters (docs/log.md)."""
+REFERENCE_WIDTH = 640
+"""Hidden size up to which they hold; above, they fall as its inverse."""
 
 FeaturesMode = Literal["auto", "online", "disk"]
 FEATURES_MODES: tuple[FeaturesMode, ...] = get_args(FeaturesMode)
@@ -23,6 +25,10 @@ LARGEST_ON_DISK = 16 << 30
 LossName = Literal["sampled", "exact", "subset"]
 LOSSES: tuple[LossName, ...] = get_args(LossName)
 SAMPLED_ROWS = 1024
+NegativesName = Literal["uniform", "frequency"]
+NEGATIVES: tuple[NegativesName, ...] = get_args(NegativesName)
+ObjectiveName = Literal["kl", "lk-alpha", "lk-lambda"]
+OBJECTIVES: tuple[ObjectiveName, ...] = get_args(ObjectiveName)
 DTYPES = ("bfloat16", "float32", "float64")
 
 
@@ -32,21 +38,31 @@ class TrainOptions:
 
     epochs: passes over the answers.
     batch_tokens: answered tokens of a batch at most, whole answers (one at least).
-    learning_rate: the peak; warm-up over the first `warmup` share of the steps, then linear to a hundredth.
+    learning_rate: the peak; None for the optimizer's default at the head's width (`learning_rates`). Warm-up over the first
+        `warmup` share of the steps, then linear to `final_rate`, a share of the peak.
+    adamw_learning_rate: the peak of what Muon leaves to AdamW (norms, biases, an LM head of the head's own).
     steps: unrolled draft steps; step k weighs decay^k.
     sampled_rows: see `training.loss`; None is the exact loss, 0 the biased subset-only one. A head with an LM head of its
         own always takes its own rows.
+    negatives: how they are drawn: all alike, or by the 3/4th power of (how often the answers have the token, plus 1).
+    objective: see `training.loss`.
+    ema: decay of the moving average of the weights, which is what is validated and saved; 0 for the weights themselves.
     accumulate: batches that each process adds up before a step.
     """
 
     epochs: int = 8
     batch_tokens: int = 1024
     optimizer: OptimizerName = "muon"
-    learning_rate: float = LEARNING_RATES["muon"]
+    learning_rate: float | None = None
+    adamw_learning_rate: float | None = None
     warmup: float = 0.03
+    final_rate: float = 0.01
     steps: int = 4
     decay: float = 0.8
     sampled_rows: int | None = SAMPLED_ROWS
+    negatives: NegativesName = "uniform"
+    objective: ObjectiveName = "kl"
+    ema: float = 0.0
     weight_decay: float = 0.01
     clip: float = 1.0
     seed: int = 0
@@ -57,6 +73,43 @@ class TrainOptions:
         for name in ("epochs", "batch_tokens", "steps", "accumulate"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{option(name)} must be at least 1, not {getattr(self, name)}.")
+        for name, most in (("warmup", 1.0), ("final_rate", 1.0), ("ema", 1.0 - 1e-9)):
+            if not 0.0 <= getattr(self, name) <= most:
+                raise UsageError(
+                    f"{option(name)} {getattr(self, name):g} is not between 0 and 1{', 1 excluded' * (most < 1)}."
+                )
+        if not self.clip > 0:
+            raise UsageError(f"{option('clip')} {self.clip:g} is not above 0.")
+        if self.optimizer == "adamw" and self.adamw_learning_rate is not None:
+            raise UsageError(
+                f"{option('adamw_learning_rate')} is for what Muon leaves to AdamW: with {option('optimizer')} adamw, "
+                f"{option('learning_rate')} is the rate of all weights."
+            )
+
+
+@dataclass(frozen=True)
+class LearningRates:
+    """Peaks. matrices: of Muon's matrices, or of all weights under AdamW; rest: of what Muon leaves to AdamW."""
+
+    matrices: float
+    rest: float
+
+
+def learning_rates(options: TrainOptions, *, width: int, own_rows: bool) -> LearningRates:
+    """The peak learning rates of a head.
+
+    width: its hidden size.
+    own_rows: whether it has an LM head of its own. That gets AdamW's default rate, a quarter of Muon's; norms alone, which
+        are all that is left in other layouts, get Muon's.
+    """
+    matrices = options.learning_rate
+    if matrices is None:
+        matrices = LEARNING_RATES[options.optimizer] * min(1.0, REFERENCE_WIDTH / width)
+    if options.optimizer == "adamw":
+        return LearningRates(matrices, matrices)
+    share = LEARNING_RATES["adamw"] / LEARNING_RATES["muon"] if own_rows else 1.0
+    rest = options.adamw_learning_rate
+    return LearningRates(matrices, matrices * share if rest is None else rest)
 
 
 @dataclass(frozen=True)
@@ -143,6 +196,32 @@ def parse_taps(text: str) -> tuple[int, ...] | None:
         raise UsageError(
             f"{option('taps')} {text} is neither auto, none, nor numbers with commas between them."
         ) from None
+
+
+def objective_named(name: str) -> ObjectiveName:
+    """The objective that an option names. Raises `UsageError` for others."""
+    for objective in OBJECTIVES:
+        if name == objective:
+            return objective
+    raise UsageError(f"{option('objective')} {name} is not one of {', '.join(OBJECTIVES)}.")
+
+
+def negatives_named(name: str | None, *, sampled_rows: int | None, layout: Layout) -> NegativesName:
+    """The way of drawing that an option names; None means not given.
+
+    sampled_rows: `TrainOptions.sampled_rows`.
+    Raises `UsageError` for others, and if no rows are drawn.
+    """
+    if name is None:
+        return TrainOptions.negatives
+    if layout == "eagle3" or not sampled_rows:
+        raise UsageError(
+            f"{option('negatives')} means nothing where no rows are drawn: {option('loss')} sampled draws them."
+        )
+    for negatives in NEGATIVES:
+        if name == negatives:
+            return negatives
+    raise UsageError(f"{option('negatives')} {name} is not one of {', '.join(NEGATIVES)}.")
 
 
 def loss_rows(loss: str | None, sampled_rows: int | None, *, layout: Layout) -> int | None:

@@ -56,6 +56,7 @@ class RunInputs:
     noted: more keys of the head's config.json.
     command: the command that the card quotes.
     checkpoint_seconds: at least this long between checkpoints.
+    recompute: see `Trainer`.
     restart: drop the checkpoint of an earlier run.
     force: replace a head that another run made.
     """
@@ -72,6 +73,7 @@ class RunInputs:
     noted: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""
     checkpoint_seconds: float = 60.0
+    recompute: bool = False
     restart: bool = False
     force: bool = True
 
@@ -129,6 +131,7 @@ def open_run(
             counts=answers.counts,
             autocast=target.dtype == torch.bfloat16,
             ranks=ranks,
+            recompute=inputs.recompute,
         )
         run = TrainingRun(inputs, answers, held_out_features, trainer, saved, ranks, callbacks)
         run.resume()
@@ -204,7 +207,7 @@ class TrainingRun:
 
     def _validate(self, record: StepRecord) -> None:
         """Measures the head on the held-out answers, and saves it to OUT if it is the best so far."""
-        head, lm_head = self.trainer.head, self.inputs.target.lm_head
+        head, lm_head = self.trainer.evaluated_head(), self.inputs.target.lm_head
         rows = validation_rows(head, lm_head, self.answers.counts)
         acceptance = acceptance_of(head, rows, self.answers.held_out, self.held_out_features, self.inputs.settings.tree)
         better, length = acceptance.length > self.best, round(acceptance.length, 4)
@@ -325,6 +328,7 @@ def _card_facts(run: TrainingRun, acceptance: Acceptance, record: StepRecord) ->
         answers=len(run.answers.trained_on),
         tokens=sum(answer.response_length for answer in run.answers.trained_on),
         options=inputs.options,
+        rates=trainer.rates,
         total_steps=trainer.total_steps,
         record=record,
         acceptance_length=acceptance.length,

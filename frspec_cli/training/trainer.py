@@ -6,26 +6,30 @@ step); nothing random is carried from step to step, and a checkpoint is weights,
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from frspec_cli.answers.records import Answer
 from frspec_cli.counting.ranking import rank_by_count
 from frspec_cli.heads.head import EagleHead
 from frspec_cli.models.lm_head import LmHead
+from frspec_cli.training.average import AveragedWeights
 from frspec_cli.training.batches import epoch_order, make_batch
 from frspec_cli.training.features import FeatureSource
-from frspec_cli.training.loss import LossRows, choose_rows, cross_entropy, own_rows
+from frspec_cli.training.loss import LossRows, choose_rows, draft_loss, own_rows
 from frspec_cli.training.optimizer import HeadOptimizer
-from frspec_cli.training.options import TrainOptions
+from frspec_cli.training.options import TrainOptions, learning_rates
 from frspec_cli.training.ranks import Ranks
 from frspec_cli.training.unroll import teacher_at, unroll
 
 _FREQUENT_ROWS = 2048
+_POWER = 0.75  # of a token's count: how often it is drawn as a negative
 
 
 @dataclass(frozen=True)
@@ -46,13 +50,14 @@ class StepRecord:
 
 
 class Trainer:
-    """Head, optimizer and the number of steps taken.
+    """Head, optimizer and the number of steps taken; `average` has the averaged weights, on the main rank and if asked for.
 
     head: float32 master weights.
     lm_head: the target's, over all V rows, float32 or bfloat16.
     counts: int64 [V], how often each token was answered.
     autocast: bfloat16 matmuls; off: float32.
     ranks: the processes that share the batches of each step.
+    recompute: compute each draft step again in the backward pass, see `unroll`; the weights are the same.
     """
 
     def __init__(
@@ -66,15 +71,20 @@ class Trainer:
         counts: np.ndarray,
         autocast: bool = True,
         ranks: Ranks | None = None,
+        recompute: bool = False,
     ) -> None:
         self.head, self.lm_head, self.answers, self.features = head, lm_head, answers, features
         self.options, self.autocast, self.ranks = options, autocast, ranks or Ranks()
+        self.recompute = recompute
         self.step = 0
         self.device = head.embedding_weight.device
         order = rank_by_count(counts)[:_FREQUENT_ROWS]
         self._frequent = torch.from_numpy(order.copy())
+        self._drawn_by = torch.from_numpy((counts + 1.0) ** _POWER) if options.negatives == "frequency" else None
         self.weights = trained_weights(head)
         self.optimizer = HeadOptimizer(self.weights, options.optimizer, weight_decay=options.weight_decay)
+        self.rates = learning_rates(options, width=head.config.hidden_size, own_rows=head.own_lm_head is not None)
+        self.average = AveragedWeights(self.weights, options.ema) if options.ema and self.ranks.main else None
         self._together = options.accumulate * self.ranks.count  # batches in a step
         self._plans = [
             epoch_order(answers, batch_tokens=options.batch_tokens, seed=options.seed, epoch=epoch)
@@ -91,18 +101,30 @@ class Trainer:
                     yield self._take_step(epoch, plan[first : first + self._together])
                 step += 1
 
-    def learning_rate(self, step: int) -> float:
-        """Linear warm-up, then linear decay to a hundredth of the peak."""
+    def share_of_peak(self, step: int) -> float:
+        """What the learning rates are multiplied by: linear warm-up, then linear decay to the final share."""
         warm = max(1, round(self.options.warmup * self.total_steps))
         left = max(0.0, (self.total_steps - step) / max(1, self.total_steps - warm))
-        return self.options.learning_rate * min((step + 1) / warm, 0.01 + 0.99 * left)
+        final = self.options.final_rate
+        return min((step + 1) / warm, final + (1 - final) * left)
+
+    def evaluated_head(self) -> EagleHead:
+        """The head to validate and to save: a copy with the averaged weights, if there are any."""
+        if self.average is None:
+            return self.head
+        embedding = self.head.embedding_weight
+        head = copy.deepcopy(self.head, {id(embedding): embedding})
+        with torch.no_grad():
+            for name, weight in trained_weights(head).items():
+                weight.copy_(self.average.weights[name])
+        return head
 
     def _take_step(self, epoch: int, batches: list[list[int]]) -> StepRecord:
         """One optimizer step over `batches` of answer indices; this rank computes every `ranks.count`-th of them.
 
         The loss is divided by the answered tokens of all of them, so that a token weighs the same in a short batch.
         """
-        rate = self.learning_rate(self.step)
+        share = self.share_of_peak(self.step)
         tokens = sum(self.answers[i].queries for members in batches for i in members)
         self.features.prepare([i for members in batches for i in members], self.ranks)
         sums = torch.zeros(3, self.options.steps, device=self.device)
@@ -113,15 +135,17 @@ class Trainer:
         if self.ranks.count > 1:
             self.ranks.add_up([sums, *self._gradients()])
         torch.nn.utils.clip_grad_norm_(self.weights.values(), self.options.clip)
-        self.optimizer.step(rate)
+        self.optimizer.step(self.rates.matrices * share, self.rates.rest * share)
         self.step += 1
+        if self.average is not None:
+            self.average.update(self.weights, self.step)
         losses, agreed, queries = sums[:, sums[2] > 0]
         return StepRecord(
             step=self.step,
             epoch=epoch,
             loss=tuple((losses / queries).tolist()),
             agreement=tuple((agreed / queries).tolist()),
-            learning_rate=rate,
+            learning_rate=self.rates.matrices * share,
             tokens=tokens,
         )
 
@@ -133,17 +157,28 @@ class Trainer:
         rows = self._rows(batch.teacher_ids[batch.teacher_probabilities > 0], seed=seed)
         total, weights = torch.zeros((), device=self.device), [options.decay**k for k in range(options.steps)]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            for k, hidden in enumerate(unroll(self.head, batch, steps=options.steps)):
+            for k, hidden in enumerate(unroll(self.head, batch, steps=options.steps, recompute=self.recompute)):
                 teacher_ids, probabilities = teacher_at(batch, k)
-                loss, agrees = cross_entropy(
-                    self.head.lm_input(hidden[0]),
-                    rows,
-                    teacher_ids=teacher_ids,
-                    teacher_probabilities=probabilities,
-                )
+                loss, agrees = self._loss(hidden[0], rows, teacher_ids, probabilities)
                 total = total + weights[k] * loss.sum() / tokens
                 sums[:, k] += torch.stack((loss.detach().sum(), agrees.sum(), torch.tensor(len(loss)).to(loss)))
         (total / math.fsum(weights)).backward()
+
+    def _loss(
+        self, hidden: torch.Tensor, rows: LossRows, ids: torch.Tensor, probabilities: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`draft_loss` over hidden [n, H]; its logits are the largest tensors of a step, so they too may be recomputed."""
+
+        def of(hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return draft_loss(
+                self.head.lm_input(hidden),
+                rows,
+                teacher_ids=ids,
+                teacher_probabilities=probabilities,
+                objective=self.options.objective,
+            )
+
+        return checkpoint(of, hidden, use_reentrant=False) if self.recompute else of(hidden)
 
     def _rows(self, teacher_ids: torch.Tensor, *, seed: int) -> LossRows:
         if self.head.own_lm_head is not None:
@@ -154,6 +189,7 @@ class Trainer:
             teacher_ids=teacher_ids,
             sampled=self.options.sampled_rows,
             generator=torch.Generator().manual_seed(seed),
+            sampling_weights=self._drawn_by,
         )
 
     def _gradients(self) -> list[torch.Tensor]:

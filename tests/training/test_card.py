@@ -8,7 +8,7 @@ from frspec_cli.decoding.options import TreeConfig
 from frspec_cli.models.convert import converted_folder
 from frspec_cli.models.embedded import EMBEDDED
 from frspec_cli.training.card import CardFacts, terms_of, write_card
-from frspec_cli.training.options import TrainOptions
+from frspec_cli.training.options import LearningRates, TrainOptions
 from frspec_cli.training.trainer import StepRecord
 
 
@@ -47,7 +47,11 @@ def test_the_card_names_the_rows_that_validation_used():
     facts = CardFacts(
         target="mine", terms="See the target's own licence.", layout="fused", taps=(1, 2), parameters=10, own_rows=None,
         validation_rows=1234, command="frspec train-draft", answers_name="a.jsonl", answers=3, tokens=30,
-        options=TrainOptions(), total_steps=8, record=record, acceptance_length=1.5, cycles=20, held_out=1,
+        options=TrainOptions(),
+        rates=LearningRates(4e-3, 1e-3), total_steps=8, record=record, acceptance_length=1.5, cycles=20, held_out=1,
         tree=TreeConfig(),
     )  # fmt: skip
-    assert "nodes 16, the 1,234 tokens most frequent in the answers |" in write_card(facts)
+    card = write_card(facts)
+    assert "nodes 16, the 1,234 tokens most frequent in the answers |" in card
+    assert "8 passes, muon at 0.004 and AdamW at 0.001 falling to 1%, 4 unrolled draft steps, loss over" in card
+    assert "1024 sampled rows a step |" in card

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from frspec_cli.heads.checkpoint import load_head
 from frspec_cli.models.lm_head import LmHead
 from frspec_cli.models.target import load_target
-from frspec_cli.training.loss import cross_entropy, own_rows
+from frspec_cli.training.loss import draft_loss, own_rows
 from tests.tiny import run_cli
 
 K = 120
@@ -174,7 +174,7 @@ def test_what_the_draft_vocabulary_lacks_is_masked():
     rows = own_rows(LmHead(weight, ids=torch.tensor([2, 5, 9])), size=12)
     ids = torch.tensor([[5, 7, 9], [7, 5, 9]])
     probabilities = torch.tensor([[0.5, 0.3, 0.1], [0.5, 0.3, 0.2]])
-    loss, agrees = cross_entropy(hidden, rows, teacher_ids=ids, teacher_probabilities=probabilities)
+    loss, agrees = draft_loss(hidden, rows, teacher_ids=ids, teacher_probabilities=probabilities)
     logs = (hidden[0] @ weight.T).log_softmax(-1)
     by_hand = -(0.5 * logs[1] + 0.1 * logs[2]) / 0.6
     assert torch.allclose(loss, torch.stack((by_hand, torch.zeros(()))), atol=1e-5)

@@ -68,6 +68,7 @@ def start(target, answers_file, tmp_path):
         checkpoint_seconds=60.0,
         restart=False,
         online=False,
+        recompute=False,
     ) -> Opened:
         loaded = Target(name="tiny", folder=tmp_path, model=target, processor=None)
         inputs = RunInputs(
@@ -82,6 +83,7 @@ def start(target, answers_file, tmp_path):
             command="frspec train-draft answers.jsonl",
             checkpoint_seconds=checkpoint_seconds,
             restart=restart,
+            recompute=recompute,
         )
         opened.append(Opened(inputs))
         return opened[-1]
@@ -141,10 +143,10 @@ def test_ctrl_c_ends_the_step_and_leaves_a_checkpoint_of_it(start):
     session, before = start(), signal.getsignal(signal.SIGINT)
     take_step = session.trainer.optimizer.step
 
-    def interrupted(rate):
+    def interrupted(*rates):
         if session.trainer.step == 4:
             os.kill(os.getpid(), signal.SIGINT)  # in the middle of the fifth step
-        take_step(rate)
+        take_step(*rates)
 
     session.trainer.optimizer.step = interrupted
     with pytest.raises(KeyboardInterrupt):
@@ -284,3 +286,67 @@ def test_few_answers_too_leave_one_to_validate_on(answers, count, held_out):
     train, kept = recorded.split(some)
     assert [id(a) for a in kept] == [id(some[i]) for i in held_out]
     assert [id(a) for a in train] == [id(a) for i, a in enumerate(some) if i not in held_out]
+
+
+SWITCHES = {"ema": 0.9, "negatives": "frequency", "objective": "lk-lambda", "final_rate": 0.0, "steps": 7}
+
+
+def test_every_switch_resumes_to_the_last_bit_and_is_on_the_card(start):
+    options = replace(OPTIONS, **SWITCHES)
+    undisturbed = start("undisturbed", options)
+    undisturbed.train(kill_never)
+    killed = start("killed", options, checkpoint_seconds=-1.0)
+    with pytest.raises(Killed):
+        killed.train(kill_at(12))
+    killed.close()
+    resumed = start("killed", options)
+    resumed.train(kill_never)
+    assert state(resumed).keys() == state(undisturbed).keys()
+    assert all(torch.equal(tensor, state(resumed)[name]) for name, tensor in state(undisturbed).items())
+    card = (resumed.inputs.out / "README.md").read_text()
+    assert "muon at 0.003 falling to 0%, 7 unrolled draft steps" in card
+    assert "16 sampled rows a step drawn by frequency^0.75, objective lk-lambda" in card
+    assert "moving average of the weights at 0.9 |" in card
+
+
+def test_the_average_is_what_is_validated_and_saved(start):
+    run = start(options=replace(OPTIONS, ema=0.9))
+    seen, decays = [], []
+
+    def record(step, total):
+        seen.append({name: weight.detach().clone() for name, weight in run.trainer.weights.items()})
+
+    expected = {name: weight.detach().double().clone() for name, weight in run.trainer.weights.items()}
+    run.train(record)
+    for step, weights in enumerate(seen, 1):
+        decays.append(min(0.9, (1 + step) / (10 + step)))
+        expected = {name: decays[-1] * a + (1 - decays[-1]) * weights[name].double() for name, a in expected.items()}
+    assert decays[0] == 2 / 11
+    assert max(decays) < 0.9 or decays[-1] == 0.9
+    held = run.trainer.evaluated_head()
+    for name, weight in held.named_parameters():
+        torch.testing.assert_close(weight.double(), expected[name], atol=1e-5, rtol=1e-5)
+        assert not torch.equal(weight, run.trainer.weights[name])
+    assert held.embedding_weight is run.trainer.head.embedding_weight
+    averages = {name for name in state(run) if name.startswith("average.")}
+    assert averages == {f"average.{name}" for name in run.trainer.weights}
+
+
+def test_recomputed_steps_train_to_the_same_bits(start):
+    plain = start("plain")
+    plain.train(kill_never)
+    again = start("again", recompute=True)
+    again.train(kill_never)
+    assert all(torch.equal(tensor, state(again)[name]) for name, tensor in state(plain).items())
+
+
+@pytest.mark.parametrize(("final", "last"), [(0.01, 0.01), (0.0, 0.0), (1.0, 1.0)])
+def test_the_rate_rises_then_falls_to_its_final_share(start, final, last):
+    run = start(options=replace(OPTIONS, warmup=0.5, final_rate=final))
+    total = run.trainer.total_steps
+    shares = [run.trainer.share_of_peak(step) for step in range(total + 1)]
+    warm = round(0.5 * total)
+    assert shares[0] == pytest.approx(1 / warm)
+    assert shares[warm - 1] == shares[warm] == 1.0
+    assert shares[total] == pytest.approx(last)
+    assert sorted(shares[warm:], reverse=True) == shares[warm:]
