@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from frspec_cli import storage
+from frspec_cli import bounded_json, storage
 from frspec_cli.errors import ArtifactError, FrspecError
 
 MOST_ROWS = 1 << 24
@@ -58,18 +58,16 @@ def _adapter(annotation: Any) -> TypeAdapter[Any]:
 def parse_json(text: bytes | str, file: Path | str, *, hint: str = "") -> Any:
     """The JSON value in `text`, which was read from `file`. Raises `ArtifactError` if it is not valid JSON."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        found = f"not valid JSON ({error})" if isinstance(error, ValueError) else "nested too deeply"
+        return bounded_json.loads(text)
+    except ValueError as error:
+        found = str(error) if isinstance(error, bounded_json.TooDeep) else f"not valid JSON ({error})"
         raise ArtifactError(file, "its content", "JSON", found=found, hint=hint) from None
 
 
 def read_json(path: Path | str, *, hint: str = "") -> Any:
-    """The JSON value in a file. Raises `FrspecError` if the file is missing or is not valid JSON."""
+    """The JSON value in a file. Raises as `storage.read_json` does."""
     try:
         return storage.read_json(path)
-    except RecursionError:
-        raise ArtifactError(path, "its content", "JSON", found="nested too deeply", hint=hint) from None
     except FrspecError as error:
         raise FrspecError(error.message, hint=error.hint or hint) from None
 

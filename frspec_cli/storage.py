@@ -18,7 +18,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any
 
-from frspec_cli import leftovers
+from frspec_cli import bounded_json, leftovers
 from frspec_cli.errors import FrspecError, option
 
 LOCK = "lock"
@@ -287,9 +287,9 @@ def json_bytes(value: Any) -> bytes:
 
 
 def read_json(path: Path | str) -> Any:
-    """The JSON value in `path`. Raises `FrspecError` if the file is missing or is not valid JSON."""
+    """The JSON value in `path`. Raises `FrspecError` if the file is missing, or is not valid JSON or nested too deeply."""
     try:
-        return json.loads(Path(path).read_bytes())
+        return bounded_json.loads(Path(path).read_bytes())
     except FileNotFoundError:
         raise FrspecError(f"there is no file {path}.") from None
     except (OSError, ValueError) as error:

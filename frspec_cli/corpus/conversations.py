@@ -8,7 +8,6 @@ the identity. `finish: "length"` says that the answer was cut off, so no turn en
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from frspec_cli import bounded_json
 from frspec_cli.corpus.documents import CONVERSATION_FIELDS, Document, Fields, Message, Reason, Skipped
 from frspec_cli.corpus.jsonl import at, read_jsonl
 from frspec_cli.errors import FrspecError
@@ -141,8 +141,8 @@ def as_turns(value: Any) -> Any:
     """
     if isinstance(value, str) and _LIST_OF_OBJECTS.match(value):
         try:
-            turns = json.loads(value)
-        except (ValueError, RecursionError):
+            turns = bounded_json.loads(value)
+        except ValueError:
             looks_alike = re.search(r"[\"'](role|from)[\"']\s*:", value[:200])
             return (
                 Skipped(0, Reason.BAD_CONVERSATION, "a string of turns that is not valid JSON")

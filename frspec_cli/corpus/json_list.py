@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+from frspec_cli import bounded_json
 from frspec_cli.corpus.streams import BrokenFile
 
 LONGEST_ITEM = 256 << 20
@@ -95,6 +96,7 @@ class _Text:
             problem = ""
             try:
                 value, end = decode(self.text, self.position)
+                bounded_json.check_depth(value, self.text[self.position : end])
             except RecursionError:
                 problem = "nested too deeply"
             except ValueError as error:

@@ -13,6 +13,7 @@ from typing import IO, Any
 
 import orjson
 
+from frspec_cli import bounded_json
 from frspec_cli.corpus.shards import COMPRESSIONS
 from frspec_cli.corpus.streams import BrokenFile, as_file, decompress, lines, raw_chunks
 from frspec_cli.errors import FrspecError
@@ -28,9 +29,11 @@ def read_jsonl(path: Path | str) -> Iterator[tuple[int, Any]]:
     """
     for number, line in _numbered_lines(Path(path)):
         try:
-            yield number, orjson.loads(line)
-        except orjson.JSONDecodeError as error:
+            value = orjson.loads(line)
+            bounded_json.check_depth(value, line)
+        except ValueError as error:
             raise FrspecError(f"{at(path, number)} is not valid JSON: {error}.") from None
+        yield number, value
 
 
 def count_lines(path: Path | str) -> int:
@@ -49,9 +52,11 @@ def first_json(path: Path | str) -> Any:
         if text.strip() in (b"{", b"["):  # an indented file
             text += file.read(LONGEST_LINE)
     try:
-        return orjson.loads(text.removeprefix(codecs.BOM_UTF8))
-    except orjson.JSONDecodeError:
+        value = orjson.loads(text.removeprefix(codecs.BOM_UTF8))
+        bounded_json.check_depth(value, text)
+    except ValueError:
         return None
+    return value
 
 
 def at(path: Path | str, number: int) -> str:

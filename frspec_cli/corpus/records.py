@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import orjson
 
+from frspec_cli import bounded_json
 from frspec_cli.corpus.conversations import as_turns, conversation_document
 from frspec_cli.corpus.documents import (
     CONVERSATION_FIELDS,
@@ -128,7 +128,11 @@ def parse_json(line: bytes, number: int) -> Any:
     (the text itself is then judged).
     """
     try:
-        return orjson.loads(line)
+        value = orjson.loads(line)
+        bounded_json.check_depth(value, line)
+        return value
+    except bounded_json.TooDeep as error:
+        return Skipped(number, Reason.BROKEN_JSON, str(error))
     except orjson.JSONDecodeError:
         pass
     try:
@@ -136,9 +140,7 @@ def parse_json(line: bytes, number: int) -> Any:
     except UnicodeDecodeError as error:
         return Skipped(number, Reason.INVALID_UTF8, _bad_byte(line, error))
     try:
-        return json.loads(text)
-    except RecursionError:
-        return Skipped(number, Reason.BROKEN_JSON, "nested too deeply")
+        return bounded_json.loads(text)
     except ValueError as error:
         return Skipped(number, Reason.BROKEN_JSON, str(error).split(": line")[0])
 

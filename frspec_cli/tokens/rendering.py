@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from frspec_cli import bounded_json
 from frspec_cli.corpus.conversations import REASONING_FIELDS
 from frspec_cli.corpus.documents import Message, Reason
 from frspec_cli.errors import FrspecError
@@ -276,7 +277,7 @@ def _function(call: dict[str, Any]) -> dict[str, Any]:
 
 def _as_object(arguments: Any) -> Any:
     try:
-        return json.loads(arguments) if isinstance(arguments, str) else arguments
+        return bounded_json.loads(arguments) if isinstance(arguments, str) else arguments
     except ValueError:
         return arguments
 

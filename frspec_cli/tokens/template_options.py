@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from frspec_cli import bounded_json
 from frspec_cli.errors import FrspecError, UsageError, option
 
 
@@ -49,7 +50,7 @@ def template_options(file: Path | None, arguments: Sequence[str] = ()) -> Templa
                 f"{option('template_arg')} {argument} is not of the form NAME=VALUE, such as enable_thinking=false."
             )
         try:
-            values[name] = json.loads(text)
+            values[name] = bounded_json.loads(text)
         except ValueError:
             values[name] = text
     return TemplateOptions(source, values)
