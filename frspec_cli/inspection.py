@@ -34,6 +34,13 @@ class _Result(Schema):
     methods: dict[str, Any] | list[Any] | None = None
 
 
+class _TokenizerModel(Schema):
+    """The `model` of a tokenizer.json, as far as `describe` reads it."""
+
+    type: str | None = None
+    vocab: dict[str, Any] | list[Any] | None = None
+
+
 def describe(path: Path | str) -> dict[str, Any]:
     """`{"kind": ..., ...}` of anything frspec reads or writes, or of the table that a short name means.
 
@@ -122,11 +129,8 @@ def _json_object(path: Path, record: dict[str, Any]) -> dict[str, Any]:
     if {"format", "sha256", "tokens_sha256"} <= record.keys():
         return {"kind": "export-manifest", **record}
     if {"model", "added_tokens"} <= record.keys() and isinstance(record["model"], dict):
-        return {
-            "kind": "tokenizer",
-            "type": record["model"].get("type"),
-            "tokens": len(record["model"].get("vocab") or []),
-        }
+        model = check(_TokenizerModel, record["model"], path)
+        return {"kind": "tokenizer", "type": model.type, "tokens": len(model.vocab or ())}
     if record.keys() & {"conversations", "messages", "prompt", "turns", "text"}:
         return {"kind": "records", "fields": sorted(record), "lines": count_lines(path)}
     return _foreign(path)

@@ -56,7 +56,16 @@ def read_outline(path: Path, *, whole: tuple[str, ...]) -> dict[str, torch.Tenso
                 else torch.empty(file.get_slice(name).get_shape(), device="meta")
                 for name in sorted(file.keys())
             }
-    except (SafetensorError, OSError) as error:
+    except _BROKEN as error:
+        raise FrspecError(f"{path} is not a readable safetensors file: {error}.") from None
+
+
+def read_tensor(path: Path, name: str, rows: int | None = None) -> torch.Tensor:
+    """One tensor of a .safetensors file that has it, or its first `rows`. Raises `FrspecError` if it is damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.get_tensor(name) if rows is None else file.get_slice(name)[:rows]
+    except _BROKEN as error:
         raise FrspecError(f"{path} is not a readable safetensors file: {error}.") from None
 
 
@@ -75,8 +84,8 @@ def load_torch(path: Path) -> Any:
 
     Raises `FrspecError` if the file asks for code to be run, or cannot be read.
     """
-    mapped = zipfile.is_zipfile(path)
     try:
+        mapped = zipfile.is_zipfile(path)
         # torch warns about pickle protocols, on which nobody can act.
         with warnings.catch_warnings(action="ignore", category=UserWarning):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)

@@ -731,3 +731,147 @@ def test_an_array_larger_than_its_file_is_not_allocated(tmp_path: Path) -> None:
     (tmp_path / "ids.npy").write_bytes(raw.replace(b"(4,), }         ", b"(10000000000,), }")[: len(raw)])
     with pytest.raises(FrspecError):
         read_foreign(tmp_path / "ids.npy")
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0)])
+def test_every_bit_of_an_arrays_header(tmp_path: Path, version: tuple[int, int]) -> None:
+    """numpy reads the header with Python's own parser, which raises errors of its own."""
+    path = tmp_path / "ids.npy"
+    with open(path, "wb") as file:
+        np.lib.format.write_array(file, np.arange(4), version=version)
+    raw = path.read_bytes()
+    for bit in range(8 * (len(raw) - 32)):
+        changed = bytearray(raw)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        with contextlib.suppress(FrspecError):
+            read_foreign(path)
+    for length in range(len(raw)):
+        path.write_bytes(raw[:length])
+        with pytest.raises(FrspecError):
+            read_foreign(path)
+
+
+@pytest.mark.parametrize("header", ["{'descr': (", "-" * 4000 + "1", "(" * 90, "{'shape': (-1,", "'''", "\\"])
+def test_a_header_that_pythons_parser_gives_up(tmp_path: Path, header: str) -> None:
+    path = tmp_path / "ids.npy"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + bytes(32))
+    with pytest.raises(FrspecError, match=r"ids\.npy is refused: "):
+        read_foreign(path)
+
+
+@pytest.mark.parametrize("dtype", ["<M8[s]", "<m8[s]", "|S8", "<U2", "|V8", "<c8"])
+def test_arrays_of_other_things_than_numbers(tmp_path: Path, dtype: str) -> None:
+    d2t, t2d = tmp_path / "d2t.npy", tmp_path / "t2d.npy"
+    np.save(d2t, np.zeros(4, np.int64))
+    np.save(t2d, np.zeros(4, dtype))
+    for path in (d2t, t2d):
+        with pytest.raises(FrspecError, match="t2d is not a mask"):
+            read_foreign(path)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [torch.zeros(2, 3), torch.zeros(2, 4)],
+        [torch.zeros(3, dtype=torch.bfloat16)] * 2,
+        {1: torch.zeros(2, 3), 2: torch.zeros(2, 4)},
+        {"d2t": [torch.zeros(2, 3), torch.zeros(2, 4)]},
+        {"selected_token_ids": [torch.zeros(2, 3), torch.zeros(2, 4)], "target_vocab_size": 9},
+        [[1, 2, 3], [4, 5, 6]],
+    ],
+)
+def test_lists_of_tensors_are_no_lists_of_ids(tmp_path: Path, value: Any) -> None:
+    torch.save(value, tmp_path / "x.pt")
+    with pytest.raises(FrspecError, match=r"x\.pt.* holds (Tensor|list|ndarray) values where token ids should be"):
+        read_foreign(tmp_path / "x.pt")
+
+
+def test_keys_that_are_no_ids_are_not_read_as_numbers(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text(json.dumps({"9" * 5000: 1}))
+    with pytest.raises(FrspecError, match="without d2t, t2d or counts by token id"):
+        read_foreign(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize(
+    ("info", "sentence"),
+    [
+        ("[]", "a list of 0; expected a JSON object"),
+        ('{"vocab_size": "x"}', "vocab_size is 'x'; expected a whole number"),
+    ],
+)
+def test_the_description_beside_a_vocabulary_map(tmp_path: Path, info: str, sentence: str) -> None:
+    save_file({"vocab_map": torch.arange(4, dtype=torch.int32)}, tmp_path / "vocab_map.safetensors")
+    (tmp_path / "reduced_vocab.json").write_text(info)
+    with pytest.raises(ArtifactError, match=sentence):
+        read_foreign(tmp_path / "vocab_map.safetensors")
+
+
+@pytest.mark.parametrize("vocab", [7, "x", True])
+def test_a_tokenizer_whose_vocabulary_is_none(tmp_path: Path, vocab: Any) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps({"model": {"type": "BPE", "vocab": vocab}, "added_tokens": []}))
+    with pytest.raises(ArtifactError, match="vocab"):
+        describe(path)
+
+
+@pytest.mark.parametrize("content", [7, 1.5, None, ["x"]])
+def test_an_added_token_that_is_no_text(valid: Path, tmp_path: Path, content: Any) -> None:
+    parsed = json.loads((valid / "model" / "tokenizer.json").read_bytes())
+    parsed["added_tokens"][0]["content"] = content
+    (tmp_path / "tokenizer.json").write_text(json.dumps(parsed))
+    with pytest.raises(FrspecError, match=r"tokenizer\.json is not a tokenizer\.json"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_a_token_that_is_not_spelled_in_bytes_is_taken_as_the_library_takes_it(valid: Path, tmp_path: Path) -> None:
+    parsed = json.loads((valid / "model" / "tokenizer.json").read_bytes())
+    index = max(parsed["model"]["vocab"].values()) + 1
+    parsed["model"]["vocab"]["\u6c34 x"] = index
+    (tmp_path / "tokenizer.json").write_text(json.dumps(parsed))
+    loaded = load_tokenizer(str(tmp_path))
+    assert loaded.token_bytes(index).decode() == "\u6c34 x" == loaded.backend.decode([index])
+
+
+@pytest.mark.parametrize("value", [-1, True, 1 << 24, [0, -1], "0", 0.0])
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+def test_ends_of_text_that_are_no_ids(valid: Path, tmp_path: Path, name: str, value: Any) -> None:
+    shutil.copytree(valid / "model", tmp_path / "model")
+    file = tmp_path / "model" / name
+    config = json.loads(file.read_bytes()) if file.is_file() else {}
+    file.write_text(json.dumps(config | {"eos_token_id": value}))
+    with pytest.raises(ArtifactError, match=rf"{name}: eos_token_id is .*; expected a token id or a list of them"):
+        _ = load_tokenizer(str(tmp_path / "model")).eos_ids
+
+
+@pytest.mark.parametrize("whole", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize("name", ["", "..", "a\0b", "in/side", "../x"])
+def test_the_index_of_a_head_in_shards(tmp_path: Path, whole: str, name: str) -> None:
+    heads.write(tmp_path / "head", heads.eagle3())
+    (tmp_path / "head" / "model.safetensors").unlink()
+    (tmp_path / "head" / f"{whole}.index.json").write_text(json.dumps({"weight_map": {"fc.weight": name}}))
+    with pytest.raises(FrspecError, match="which is not a file in its own folder"):
+        use_head(tmp_path / "head")
+
+
+def test_a_subset_with_odd_slices(valid: Path, tmp_path: Path) -> None:
+    path = rewritten(valid / "subset.parquet", tmp_path / "s.parquet", _set("origin", "recipe", "shards", value="x"))
+    with pytest.raises(ArtifactError, match=r"origin\.recipe\.shards is 'x'; expected a whole number"):
+        VocabularySubset.read(path)
+
+
+def test_weights_that_the_index_names_and_are_not_there(valid: Path, tmp_path: Path) -> None:
+    from frspec_cli.models.identity import folder_identity
+
+    shutil.copytree(valid / "model", tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    (tmp_path / "model" / "model.safetensors.index.json").write_text('{"weight_map": {"a": "gone.safetensors"}}')
+    with pytest.raises(FrspecError, match=r"gone\.safetensors is not a readable safetensors file"):
+        folder_identity(tmp_path / "model")
+
+
+def test_a_list_of_tokens_with_something_else_in_it_is_shown(tmp_path: Path, cli: Any) -> None:
+    (tmp_path / "x.json").write_text('{"methods": [{"id": 1, "token": "a"}, 5, {"id": 2}], "prompts": 3}')
+    code, out, err = cli("inspect", tmp_path / "x.json")
+    assert (code, err) == (0, "")
+    assert "methods 2: 5" in out

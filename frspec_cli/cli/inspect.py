@@ -49,7 +49,7 @@ def _show(output: Output, name: str, value: Any, depth: int) -> None:
         if len(value) > most:
             output.data(f"{indent}  ... and {len(value) - most} more")
     elif isinstance(value, list) and value and isinstance(value[0], dict):
-        if {"id", "token"} == value[0].keys():
+        if all(isinstance(each, dict) and {"id", "token"} == each.keys() for each in value):
             tokens = ", ".join(f"{each['id']} {each['token']!r}" for each in value)
             output.data(f"{indent}{name}: {tokens}")
         else:

@@ -12,6 +12,7 @@ from frspec_cli import schema
 from frspec_cli.errors import FrspecError
 from frspec_cli.heads.config import detect_layout
 from frspec_cli.models.locate import HUB_ID, download_snapshot
+from frspec_cli.models.weight_files import read_index
 from frspec_cli.tensor_files import load_torch, read_outline, read_safetensors, safetensors_shapes
 
 WEIGHTS = "model.safetensors"
@@ -91,12 +92,7 @@ def read_bin(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _read_shards(index: Path, read: Any) -> dict[str, torch.Tensor]:
-    weight_map = schema.read_object(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise FrspecError(f"{index} holds no weight_map.")
     tensors: dict[str, torch.Tensor] = {}
-    for name in sorted(set(weight_map.values())):
-        if Path(name).name != name:
-            raise FrspecError(f"{index} names the file {name}, which is not beside it.")
+    for name in sorted(set(read_index(index).values())):
         tensors |= read(index.parent / name)
     return tensors

@@ -11,13 +11,13 @@ import contextlib
 import os
 import re
 import shutil
-import struct
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from frspec_cli import storage
 from frspec_cli.errors import FrspecError
+from frspec_cli.models.gguf_header import check_gguf
 
 CONVERTER_VERSION = 1
 """Part of the folder's name: a converter that writes other bytes has another number, and old folders are left alone."""
@@ -103,6 +103,7 @@ def _reading(gguf: Path) -> Iterator[tuple[str, str]]:
     """(folder, file name) for transformers' reader, without its progress bars and with its errors as one sentence."""
     from transformers.utils import logging
 
+    check_gguf(gguf)
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -113,8 +114,10 @@ def _reading(gguf: Path) -> Iterator[tuple[str, str]]:
         ):
             warnings.simplefilter("ignore")
             yield str(gguf.parent), gguf.name
-    except (ValueError, KeyError, NotImplementedError, IndexError, UnicodeDecodeError, struct.error) as error:
-        reason = str(error).split("\n")[0].rstrip(".")
+    except (FrspecError, OSError):
+        raise
+    except Exception as error:  # it raises whatever its arithmetic does
+        reason = (str(error) or type(error).__name__).split("\n")[0].rstrip(".")
         raise FrspecError(f"{gguf} cannot be converted by transformers' GGUF reader: {reason}.") from error
     finally:
         if shown:

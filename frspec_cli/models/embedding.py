@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 
 from frspec_cli.errors import FrspecError
-from frspec_cli.tensor_files import safetensors_shapes
+from frspec_cli.tensor_files import read_tensor, safetensors_shapes
 
 _NAMES = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight", "tok_embeddings.weight")
 """How families name it, after whatever comes before."""
@@ -44,14 +43,12 @@ def _read(folder: Path, names: tuple[str, ...]) -> torch.Tensor | None:
     if not matches:
         return None
     _, name, path = min(matches)
-    with safe_open(path, framework="pt") as file:
-        return file.get_tensor(name)
+    return read_tensor(path, name)
 
 
 def first_rows(folder: Path, name: str, count: int) -> torch.Tensor:
     """[at most count, ..]: the first rows of the tensor `name` of the model in `folder`, which has it."""
     for path in sorted(folder.glob("*.safetensors")):
         if name in safetensors_shapes(path):
-            with safe_open(path, framework="pt") as file:
-                return file.get_slice(name)[:count]
+            return read_tensor(path, name, count)
     raise FrspecError(f"{folder} states a tensor {name} in its index and holds it in no file.")

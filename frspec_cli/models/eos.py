@@ -7,6 +7,9 @@ from typing import Any
 
 from frspec_cli.errors import ArtifactError
 
+MOST_IDS = 1 << 24
+"""Above any vocabulary's ids."""
+
 
 def eos_ids(generation: Mapping[str, Any], config: Mapping[str, Any], tokenizer_eos: int | None) -> tuple[int, ...]:
     """Every id that ends a text, sorted.
@@ -23,7 +26,7 @@ def eos_ids(generation: Mapping[str, Any], config: Mapping[str, Any], tokenizer_
     ids: set[int] = set()
     for file, value in (("generation_config.json", generation.get("eos_token_id")), ("config.json", declared)):
         values = value if isinstance(value, list) else [] if value is None else [value]
-        if not all(isinstance(each, int) for each in values):
+        if not all(type(each) is int and 0 <= each < MOST_IDS for each in values):
             raise ArtifactError(file, "eos_token_id", "a token id or a list of them", found=repr(value)[:60])
         ids.update(values)
     return tuple(sorted(ids if tokenizer_eos is None else ids | {tokenizer_eos}))

@@ -54,9 +54,9 @@ def has_weights(target: Target, recorded: str) -> bool:
 def _weights(folder: Path) -> str:
     tensors: dict[str, str] = {}
     for path in sorted(set(weight_files(folder).values())):
+        safetensors_shapes(path)  # checks the header
         with open(path, "rb") as file:
             size = int.from_bytes(file.read(8), "little")
-            safetensors_shapes(path)  # checks the header
             header: dict[str, Any] = schema.parse_json(file.read(size), path)
             header.pop("__metadata__", None)
             for name, entry in header.items():

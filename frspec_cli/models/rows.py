@@ -26,7 +26,7 @@ def model_rows(folder: Path) -> int | None:
     rows = config.get("vocab_size", text.get("vocab_size") if isinstance(text, dict) else None)
     if rows is None:
         rows = _in_weights(folder) or _by_class(config, folder)
-    if rows is not None and not (isinstance(rows, int) and 1 <= rows <= schema.MOST_ROWS):
+    if rows is not None and not (type(rows) is int and 1 <= rows <= schema.MOST_ROWS):
         raise ArtifactError(file, "vocab_size", f"a number from 1 to {schema.MOST_ROWS}", found=schema.shown(rows))
     return rows
 

@@ -25,6 +25,7 @@ class _Recipe(Schema):
     force_ids: list[TokenId]
     pad: bool
     vocabulary_rows: Rows | None
+    shards: Annotated[int, Field(ge=1)] = 1
 
 
 class _Origin(Schema):

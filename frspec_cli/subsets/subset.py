@@ -97,7 +97,7 @@ class VocabularySubset:
                 hint=f"Import it again with {option('counts')} TABLE, which ranks its ids.",
             )
         how, given = ("script budgets", "script_budget")
-        if self.metadata["origin"].get("recipe", {}).get("shards", 1) > 1:
+        if (self.metadata["origin"].get("recipe") or {}).get("shards", 1) > 1:
             how, given = ("equal slices of the vocabulary", "shards")
         return FrspecError(
             f"this subset was made with {how}, so its first {k} rows are not a subset of their own.",

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tokenizers
 
 from frspec_cli.corpus.documents import Document, Message, Reason
 from frspec_cli.errors import FrspecError
@@ -21,7 +21,10 @@ from frspec_cli.tokens.encoder import Encoded, Encoder, joined
 from frspec_cli.tokens.rendering import Renderer, TurnSkipped
 from frspec_cli.tokens.template import chat_template, end_of_turn
 from frspec_cli.tokens.template_options import TemplateOptions
-from frspec_cli.tokens.tokenizer import LoadedTokenizer, load_tokenizer
+from frspec_cli.tokens.tokenizer import LoadedTokenizer, load_tokenizer, read_backend
+
+if TYPE_CHECKING:
+    import tokenizers
 
 
 @dataclass
@@ -68,10 +71,7 @@ class ChatEncoder:
     @cached_property
     def _with_special(self) -> tokenizers.Tokenizer:
         """The reference encoder, special tokens recognised: for rendered templates."""
-        backend = tokenizers.Tokenizer.from_file(str(self.tokenizer.path))
-        backend.no_truncation()
-        backend.no_padding()
-        return backend
+        return read_backend(self.tokenizer.path)
 
     def encode(self, documents: Sequence[Document], encoder: Encoder) -> tuple[Encoded, list[Turns]]:
         """One array of ids for each document, in order, and what became of its assistant turns."""

@@ -48,6 +48,8 @@ def read_json(path: Path | str) -> Any:
     vocab, added = parsed["model"].get("vocab"), parsed.get("added_tokens") or []
     _check_ids(vocab.values() if isinstance(vocab, dict) else [], path)
     _check_ids([token["id"] for token in added], path)
+    if not all(isinstance(token["content"], str) for token in added):
+        raise TypeError("an added token is not a string")
     return parsed
 
 

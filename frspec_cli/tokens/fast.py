@@ -66,7 +66,9 @@ class FastEncoder:
         self.first_stand_in = _fill_missing_bytes(definition, self.rows)
         try:
             return gigatoken.Tokenizer.from_json(orjson.dumps(definition))
-        except (RuntimeError, ValueError, TypeError, KeyError, NotImplementedError) as error:
+        except BaseException as error:  # PanicException, which is no Exception, if the library gives up
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
             raise FastEncoderRefuses(f"the fast encoder does not take this tokenizer ({reason}).") from None
 

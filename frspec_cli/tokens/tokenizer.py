@@ -51,17 +51,8 @@ class LoadedTokenizer:
     @cached_property
     def backend(self) -> tokenizers.Tokenizer:
         """The reference encoder, built when it is first needed. Raises `FrspecError` if the library refuses the file."""
-        import tokenizers
-
-        try:
-            backend = tokenizers.Tokenizer.from_file(str(self.path))
-        except BaseException as error:  # bare Exception for a file that it cannot parse, PanicException if it gives up
-            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-                raise
-            raise FrspecError(f"the tokenizers library cannot read {self.path}: {error}.") from None
+        backend = read_backend(self.path)
         backend.encode_special_tokens = True
-        backend.no_truncation()
-        backend.no_padding()
         return backend
 
     @cached_property
@@ -212,6 +203,21 @@ def load_tokenizer(name: str, template: TemplateOptions | None = None) -> Loaded
     return LoadedTokenizer(name, path, read_definition(path), template or TemplateOptions())
 
 
+def read_backend(path: Path) -> tokenizers.Tokenizer:
+    """The reference encoder of a tokenizer.json, special tokens recognised. Raises `FrspecError` if the library refuses it."""
+    import tokenizers
+
+    try:
+        backend = tokenizers.Tokenizer.from_file(str(path))
+    except BaseException as error:  # bare Exception for a file that it cannot parse, PanicException if it gives up
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise FrspecError(f"the tokenizers library cannot read {path}: {error}.") from None
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
 def token_text(token: Any) -> str:
     """A token's text as tokenizer_config.json gives it: a string, or an object with its content; "" for anything else."""
     text = token.get("content") if isinstance(token, dict) else token
@@ -241,7 +247,10 @@ _BYTE_TOKENS = {f"<0x{byte:02X}>": bytes([byte]) for byte in range(256)}
 
 
 def _byte_level_bytes(token: str) -> bytes:
-    return bytes(map(BYTE_OF_CHARACTER.__getitem__, token))
+    try:
+        return bytes(map(BYTE_OF_CHARACTER.__getitem__, token))
+    except KeyError:  # not spelled in these characters: the library takes it as it stands
+        return token.encode()
 
 
 def _sentencepiece_bytes(token: str) -> bytes:

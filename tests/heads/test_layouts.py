@@ -76,7 +76,7 @@ def test_pickled_sharded_and_prefixed_files_are_the_same_head(tmp_path, usual2):
     with pytest.raises(FrspecError, match="expected a JSON object"):
         load(folder)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"fc.weight": "../x"}}))
-    with pytest.raises(FrspecError, match=r"names the file \.\./x, which is not beside it"):
+    with pytest.raises(FrspecError, match=r"names '\.\./x', which is not a file in its own folder"):
         load(folder)
 
 

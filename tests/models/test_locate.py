@@ -62,12 +62,19 @@ def test_a_folder_without_a_model_is_said(tmp_path) -> None:
         locate_tokenizer(str(tmp_path))
 
 
-def test_a_broken_gguf_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"GGUF but not really", r"model\.gguf is not a whole \.gguf: its version is"),
+        (b"GGUF\3\0\0\0" + bytes(16), r"model\.gguf cannot be converted"),
+    ],
+)
+def test_a_broken_gguf_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, content: bytes, sentence: str) -> None:
     monkeypatch.setenv("FRSPEC_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "model.gguf").write_bytes(b"GGUF but not really")
-    with pytest.raises(FrspecError, match=r"model\.gguf cannot be converted"):
+    (tmp_path / "model.gguf").write_bytes(content)
+    with pytest.raises(FrspecError, match=sentence):
         locate_model(str(tmp_path / "model.gguf"), say=lambda text: None)
-    assert list((tmp_path / "cache" / "models").iterdir()) == []
+    assert list((tmp_path / "cache").glob("models/*")) == []
 
 
 def test_recurrent_layers_are_refused_by_name(tmp_path) -> None:
@@ -108,8 +115,10 @@ def test_folders_are_named_by_model_hash_and_converter(tmp_path, monkeypatch) ->
     )
 
 
-@pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/outside.safetensors", "in/side.safetensors", "..", 5])
-def test_an_index_that_names_a_file_elsewhere_is_refused(tmp_path, name: object) -> None:
+@pytest.mark.parametrize(
+    "name", ["../outside.safetensors", "/etc/outside.safetensors", "in/side.safetensors", "..", "", "a\0b"]
+)
+def test_an_index_that_names_a_file_elsewhere_is_refused(tmp_path, name: str) -> None:
     (tmp_path / "config.json").write_text("{}")
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": "model-00001-of-00001.safetensors"}}))
@@ -117,6 +126,9 @@ def test_an_index_that_names_a_file_elsewhere_is_refused(tmp_path, name: object)
     index.write_text(json.dumps({"weight_map": {"a": "model-00001-of-00001.safetensors", "b": name}}))
     with pytest.raises(FrspecError, match=r"index\.json names .*, which is not a file in its own folder"):
         locate_model(str(tmp_path))
+    index.write_text('{"weight_map": {"a": 5}}')
+    with pytest.raises(FrspecError, match=r"weight_map\.a is 5; expected a string"):
+        locate_model(str(tmp_path))
     index.write_text("[]")
-    with pytest.raises(FrspecError, match="holds no weight_map"):
+    with pytest.raises(FrspecError, match="its content is a list of 0; expected a JSON object"):
         locate_model(str(tmp_path))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -98,6 +98,11 @@ def whole_numbers(name: str, values: np.ndarray) -> np.ndarray:
     elif not np.issubdtype(values.dtype, np.integer):
         raise FrspecError(f"{name} holds {values.dtype} values where token ids should be.")
     return values.astype(np.int64)
+
+
+def objects(values: Iterable[Any]) -> np.ndarray:
+    """An array of one dimension that holds the values as they are: numpy would look into lists and tensors among them."""
+    return np.fromiter(values, dtype=object)
 
 
 def is_ranked(ids: np.ndarray) -> bool:

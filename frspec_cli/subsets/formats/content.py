@@ -6,19 +6,24 @@ The container is told by the first bytes, never by the name. Nothing here runs c
 
 from __future__ import annotations
 
-import json
 import math
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Literal
 
 import numpy as np
 
+from frspec_cli import bounded_json
 from frspec_cli.errors import ArtifactError, FrspecError
+from frspec_cli.models.gguf_header import check_gguf
 
 Container = Literal["numpy", "torch", "safetensors", "gguf", "parquet", "json", "text", "raw"]
 INSPECT = "See what it is with `frspec inspect`."
 _NUMPY_DTYPES = ("BOOL", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64", "F16", "F32", "F64")
+_BROKEN_NUMPY = (ValueError, EOFError, OSError, SyntaxError, TokenError, TypeError, OverflowError, RecursionError)
+"""What a damaged header raises: numpy reads it with Python's own parser, and once more with its tokenizer."""
 _LARGEST_TEXT = 200_000_000  # bytes; ten million ids as text
 _LARGEST_RAW_ID = 2**21  # no vocabulary comes near, and digits in UTF-16 are above it
 
@@ -95,9 +100,10 @@ def open_content(path: Path | str) -> Content:
 def load_numpy(path: Path) -> np.ndarray:
     """The array of a .npy file. Raises `FrspecError` if it holds pickled objects or is broken."""
     try:
-        _check_length(path)
-        return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError, SyntaxError, TypeError, OverflowError) as error:
+        with warnings.catch_warnings(action="ignore"):  # of a header as old versions wrote it
+            _check_length(path)
+            return np.load(path, allow_pickle=False)
+    except _BROKEN_NUMPY as error:
         said = str(error) or type(error).__name__
         reason = "it holds pickled objects" if "allow_pickle" in said else said.splitlines()[0]
         raise FrspecError(f"{path} is refused: {reason}.") from None
@@ -153,13 +159,14 @@ def _safetensors(path: Path) -> dict[str, np.ndarray | None]:
                 if len(each.get_shape()) == 1 and each.get_dtype() in _NUMPY_DTYPES
             }
             return {name: file.get_tensor(name) if name in flat else None for name in slices}
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise FrspecError(f"{path} is not a safetensors file: {error}.") from None
 
 
 def _gguf(path: Path) -> Gguf:
     from gguf import GGUFReader, GGUFValueType
 
+    check_gguf(path)
     try:
         reader = GGUFReader(path)
         whole = {each for each in GGUFValueType if "INT" in each.name}
@@ -168,7 +175,7 @@ def _gguf(path: Path) -> Gguf:
             for name, field in reader.fields.items()
             if field.types[0] == GGUFValueType.ARRAY and field.types[-1] in whole
         }
-    except (ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError) as error:
+    except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
         raise FrspecError(f"{path} is not a whole .gguf: {error}.") from None
     tensors = {
         each.name: np.array(each.data)
@@ -189,10 +196,9 @@ def _raw(path: Path) -> np.ndarray | None:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(_text(path))
-    except (ValueError, RecursionError) as error:
-        reason = error if isinstance(error, ValueError) else "it is nested too deeply"
-        raise FrspecError(f"{path} is not valid JSON: {reason}.") from None
+        return bounded_json.loads(_text(path))
+    except ValueError as error:
+        raise FrspecError(f"{path} is not valid JSON: {error}.") from None
 
 
 def _text(path: Path) -> str:

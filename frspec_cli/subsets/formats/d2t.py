@@ -49,7 +49,8 @@ def target_ids(d2t: np.ndarray, t2d: np.ndarray | None, *, name: str, rows: int 
 
 def as_mask(name: str, t2d: np.ndarray) -> np.ndarray:
     """bool [rows]. Raises `FrspecError` if t2d is not a mask, or marks nothing."""
-    if t2d.ndim != 1 or not (t2d.dtype == bool or np.isin(t2d, (0, 1)).all()):
+    is_numbers = t2d.ndim == 1 and (t2d.dtype.kind in "biuf" or all(isinstance(each, int) for each in t2d))
+    if not is_numbers or not np.isin(t2d, (0, 1)).all():
         raise FrspecError(f"{name}: t2d is not a mask (one true or false for each row of the target).")
     if not t2d.any():
         raise FrspecError(f"{name}: t2d marks no token at all.")

@@ -20,6 +20,7 @@ from frspec_cli.subsets.formats.base import (
     from_ids,
     is_ranked,
     numpy_bytes,
+    objects,
     torch_bytes,
     whole_numbers,
 )
@@ -47,7 +48,7 @@ def read(content: Content, read_as: str | None) -> ForeignList | None:
         return _read_dictionary(content, read_as)
     if isinstance(content.value, list) and read_as == AS_OFFSETS:
         kind = f"{_LIST_NAMES[content.container]}-d2t"
-        return from_map(content.name, kind, np.array(content.value, dtype=object), None, read_as)
+        return from_map(content.name, kind, objects(content.value), None, read_as)
     if isinstance(content.value, np.ndarray) and content.value.ndim == 1:
         return _read_array(content, read_as)
     return None
@@ -103,7 +104,7 @@ def _entry(content: Content, key: str) -> np.ndarray | None:
         return None
     value = content.value[name]
     if isinstance(value, (list, tuple)):
-        return np.array(value, dtype=bool if {type(each) for each in value} == {bool} else object)
+        return np.array(value, dtype=bool) if {type(each) for each in value} == {bool} else objects(value)
     if not isinstance(value, np.ndarray):
         raise FrspecError(f"{content.name}: {name} is not an array of one dimension.")
     return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from frspec_cli.errors import FrspecError
-from frspec_cli.subsets.formats.base import ForeignList, Writer, from_ids, torch_bytes
+from frspec_cli.subsets.formats.base import ForeignList, Writer, from_ids, objects, torch_bytes
 from frspec_cli.subsets.formats.content import Content
 from frspec_cli.subsets.subset import VocabularySubset
 
@@ -21,7 +21,7 @@ def read(content: Content, read_as: str | None) -> ForeignList | None:
     if not isinstance(rows, int) or isinstance(rows, bool) or rows < 1:
         raise FrspecError(f"{content.name} holds {_IDS} without {_ROWS}, the number of the target's rows.")
     if isinstance(ids, list):
-        ids = np.array(ids, dtype=object)
+        ids = objects(ids)
     if not isinstance(ids, np.ndarray):
         raise FrspecError(f"{content.name}: {_IDS} is not an array of one dimension.")
     return from_ids(content.name, "nemo", ids, rows=rows)

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 
-from frspec_cli.subsets.formats.base import ForeignList, Writer, from_array, from_ids, numpy_bytes
+from frspec_cli.subsets.formats.base import ForeignList, Writer, from_array, from_ids, numpy_bytes, objects
 from frspec_cli.subsets.formats.content import Content
 from frspec_cli.subsets.subset import VocabularySubset
 
@@ -22,7 +22,7 @@ def read(content: Content, read_as: str | None) -> ForeignList | None:
         return None
     if isinstance(value, dict):
         value = next((value[key] for key in ("token_ids", "ids") if isinstance(value.get(key), list)), None)
-    return from_ids(content.name, "json", np.array(value, dtype=object)) if isinstance(value, list) else None
+    return from_ids(content.name, "json", objects(value)) if isinstance(value, list) else None
 
 
 # Writing.

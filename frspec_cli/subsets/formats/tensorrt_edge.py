@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from frspec_cli import storage
+from frspec_cli import schema
 from frspec_cli.errors import FrspecError, option
 from frspec_cli.subsets.formats.base import ForeignList, Writer, from_ids
 from frspec_cli.subsets.formats.content import Content
@@ -18,6 +18,13 @@ _MAP, _INFO = "vocab_map.safetensors", "reduced_vocab.json"
 _ROWS = 128  # packed INT4 heads need a multiple
 
 
+class _Info(schema.Schema):
+    """What reduced_vocab.json says."""
+
+    reduced_vocab_size: schema.Rows | None = None
+    vocab_size: schema.Rows | None = None
+
+
 def read(content: Content, read_as: str | None) -> ForeignList | None:
     """The ids in the order of the file; None if the content has no `vocab_map`."""
     if not isinstance(content.value, dict) or "vocab_map" not in content.value:
@@ -26,12 +33,14 @@ def read(content: Content, read_as: str | None) -> ForeignList | None:
     if not isinstance(ids, np.ndarray):
         raise FrspecError(f"{content.name}: vocab_map is not an array of one dimension.")
     info_path = content.path.with_name(content.path.name.replace(_MAP, _INFO))
-    info = storage.read_json(info_path) if info_path != content.path and info_path.is_file() else {}
-    if info.get("reduced_vocab_size", len(ids)) != len(ids):
+    info = _Info()
+    if info_path != content.path and info_path.is_file():
+        info = schema.check(_Info, schema.read_object(info_path), info_path)
+    if info.reduced_vocab_size not in (None, len(ids)):
         raise FrspecError(
-            f"{content.name} holds {len(ids)} ids, but {info_path.name} beside it says {info['reduced_vocab_size']}."
+            f"{content.name} holds {len(ids)} ids, but {info_path.name} beside it says {info.reduced_vocab_size}."
         )
-    return from_ids(content.name, "tensorrt-edge", ids, rows=info.get("vocab_size"))
+    return from_ids(content.name, "tensorrt-edge", ids, rows=info.vocab_size)
 
 
 def _write(subset: VocabularySubset, ids: np.ndarray, rows: int, out: str) -> dict[str, bytes]:

@@ -11,7 +11,7 @@ import zipfile
 
 import numpy as np
 
-from frspec_cli.subsets.formats.base import ForeignList, Writer, from_array, from_ids, from_scores, torch_bytes
+from frspec_cli.subsets.formats.base import ForeignList, Writer, from_array, from_ids, from_scores, objects, torch_bytes
 from frspec_cli.subsets.formats.content import Content
 from frspec_cli.subsets.subset import VocabularySubset
 
@@ -28,7 +28,7 @@ def read(content: Content, read_as: str | None) -> ForeignList | None:
         return None
     if content.value and all(isinstance(each, float) for each in content.value):
         return from_scores(content.name, np.array(content.value))
-    return from_ids(content.name, "fr-spec", np.array(content.value, dtype=object))
+    return from_ids(content.name, "fr-spec", objects(content.value))
 
 
 # Writing.
@@ -68,7 +68,7 @@ def _cannot_be_cut(subset: VocabularySubset) -> str:
     why = "it was made with script budgets"
     if "imported" in origin:
         why = "its order is by id"
-    elif origin.get("recipe", {}).get("shards", 1) > 1:
+    elif (origin.get("recipe") or {}).get("shards", 1) > 1:
         why = "it was made with equal slices of the vocabulary"
     return f"do not cut a shorter list from this one: {why}."
 
