@@ -24,7 +24,7 @@ from frspec_cli.answers.prompts import Prompt, prompt_ids, read_prompts
 from frspec_cli.corpus.conversations import read_answer_records, to_turn
 from frspec_cli.corpus.jsonl import read_jsonl
 from frspec_cli.decoding.text import decode
-from frspec_cli.errors import FrspecError, option
+from frspec_cli.errors import ArtifactError, FrspecError, option
 from frspec_cli.models.identity import target_identity
 from frspec_cli.models.target import Target
 from frspec_cli.progress import Callbacks
@@ -85,7 +85,9 @@ def collect(
     with RunFolder.opened(run_folder(out)) as folder:
         folder.resume(inputs, restart=restart)
         parts = [folder.path(f"batch-{number:06d}.jsonl") for number in range(len(plan))]
-        earlier_tokens, earlier_stopped = _count_records(path for path in parts if path.is_file())
+        earlier_tokens, earlier_stopped = _count_records(
+            (path, len(members)) for path, members in zip(parts, plan, strict=True) if path.is_file()
+        )
         tokens, stopped = _answer_missing(target, tokenized, plan, parts, options, run, callbacks)
         _write(out, _in_prompt_order(plan, parts))
         folder.remove()
@@ -236,13 +238,25 @@ def _difference(out: Path, run: str, answers: int) -> str:
     return "" if len(runs) == answers else f"it holds {len(runs):,} answers, not {answers:,}"
 
 
-def _count_records(parts: Iterable[Path]) -> tuple[int, int]:
-    """(answered tokens, answers that ended by themselves) of the batches that an earlier run finished."""
+def _count_records(parts: Iterable[tuple[Path, int]]) -> tuple[int, int]:
+    """(answered tokens, answers that ended by themselves) of the batches that an earlier run finished.
+
+    parts: file and number of answers of each. Raises `FrspecError` for a damaged one.
+    """
+    hint = f"Remove it, and its answers are made again; {option('restart')} starts over."
     tokens = stopped = 0
-    for path in parts:
-        for _, answer in read_answer_records(path):
-            tokens += len(answer.response_ids)
-            stopped += answer.finished
+    for path, count in parts:
+        try:
+            answers = [answer for _, answer in read_answer_records(path)]
+            lines = _lines(path)
+        except FrspecError as error:
+            raise FrspecError(error.message, hint=hint) from None
+        if not len(answers) == len(lines) == count:
+            raise ArtifactError(
+                path, "its content", f"{count} lines, each an answer", found=f"{len(lines)} lines", hint=hint
+            )
+        tokens += sum(len(answer.response_ids) for answer in answers)
+        stopped += sum(answer.finished for answer in answers)
     return tokens, stopped
 
 

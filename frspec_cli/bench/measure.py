@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Protocol, TypeVar
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Protocol, TypeVar
 
+from pydantic import AfterValidator
+
+from frspec_cli import schema
 from frspec_cli.decoding.engine import Engine
 from frspec_cli.decoding.generation import Generation
 from frspec_cli.decoding.sampling import Sampling
 from frspec_cli.decoding.warm_up import warm_up as warm_up_engine
-from frspec_cli.errors import FrspecError
+from frspec_cli.errors import ArtifactError, FrspecError, option
 
 WARM_UP_TOKENS = 8
+RESTART = f"{option('restart')} measures from the beginning."
 Item = TypeVar("Item")
 
 
@@ -39,6 +44,12 @@ class Arm:
     k: int = 0
 
 
+def _whole_times(seconds: dict[str, float]) -> dict[str, float]:
+    if not seconds.keys() >= {"total", "prefill", "draft"}:
+        raise ValueError("seconds of total, prefill and draft")
+    return seconds
+
+
 @dataclass(frozen=True)
 class Measurement:
     """One prompt decoded by one arm."""
@@ -51,10 +62,34 @@ class Measurement:
         return {"arm": self.arm, **asdict(self.generation)}
 
     @staticmethod
-    def read(record: dict[str, Any]) -> Measurement:
-        """The measurement that `as_json` made a record of."""
-        generation = Generation(**{each.name: record[each.name] for each in fields(Generation)})
-        return Measurement(record["arm"], generation)
+    def read(record: Any, *, file: Path | str) -> Measurement:
+        """The measurement that `as_json` made a record of. Raises `ArtifactError` if `file` holds anything else."""
+        checked = schema.check(_MeasurementRecord, record, file, hint=RESTART).model_dump()
+        return Measurement(checked.pop("arm"), Generation(**checked))
+
+
+class _MeasurementRecord(schema.Schema):
+    arm: str
+    token_ids: list[schema.TokenId]
+    accepted: list[schema.Count]
+    truncated: schema.Count
+    prompt_tokens: schema.Count
+    text: str
+    seconds: Annotated[dict[str, float], AfterValidator(_whole_times)]
+    draft_seconds: list[float]
+
+
+def read_run(records: Any, file: Path | str, arms: Collection[str]) -> list[Measurement]:
+    """One prompt's measurements, of every arm once. Raises `ArtifactError` if `file` holds anything else."""
+    if not isinstance(records, list):
+        raise ArtifactError(file, "its content", "a list of measurements", found=schema.shown(records), hint=RESTART)
+    run = [Measurement.read(each, file=file) for each in records]
+    if sorted(each.arm for each in run) != sorted(arms):
+        found = ", ".join(each.arm for each in run) or "nothing"
+        raise ArtifactError(
+            file, "its content", f"measurements of {', '.join(arms)}", found=f"of {found}", hint=RESTART
+        )
+    return run
 
 
 @dataclass

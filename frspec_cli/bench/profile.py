@@ -13,12 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
+from frspec_cli import schema
 from frspec_cli.answers.batched_decode import TokenizedPrompt
-from frspec_cli.bench.measure import rotated, warm_up
+from frspec_cli.bench.measure import RESTART, rotated, warm_up
 from frspec_cli.bench.options import ProfileOptions
 from frspec_cli.bench.prompt_run import PromptRun, run_inputs, settings
 from frspec_cli.bench.suite import make_arms
@@ -26,11 +27,13 @@ from frspec_cli.decoding.drafters import EagleDrafter
 from frspec_cli.decoding.engine import Engine
 from frspec_cli.decoding.generation import Generation
 from frspec_cli.decoding.pipeline import Pipeline
+from frspec_cli.errors import ArtifactError
 from frspec_cli.progress import Callbacks
 from frspec_cli.statistics import median, median_ratio
 
-TARGET, LAYER, LM_HEAD, TREE, REST = "target", "draft layer", "draft LM head", "tree operations", "rest"
-PARTS = (TARGET, LAYER, LM_HEAD, TREE, REST)
+Part = Literal["target", "draft layer", "draft LM head", "tree operations", "rest"]
+PARTS: tuple[Part, ...] = get_args(Part)
+TARGET, LAYER, LM_HEAD, TREE, REST = PARTS
 """LM head: with the top-k over its rows. Tree operations: what else drafting does (growth, rerank). Rest: choosing, walking,
 moving rows, the read by the host."""
 
@@ -93,9 +96,9 @@ def _time_cycles(run: PromptRun, engines: Mapping[str, Engine], max_new_tokens: 
         ids = run.prompts[index].ids
         return {name: asdict(time_text(engines[name], ids, max_new_tokens)) for name in rotated(list(engines), index)}
 
-    return run.measure(
-        "cycles", range(len(run.prompts)), measure, prepare=lambda: _warm_up(run, engines, max_new_tokens)
-    )
+    warm_up = partial(_warm_up, run, engines, max_new_tokens)
+    timed = run.measure("cycles", range(len(run.prompts)), measure, prepare=warm_up)
+    return _checked(run, "cycles", timed, _TimedRecord, list(engines))
 
 
 def _time_parts(
@@ -111,7 +114,20 @@ def _time_parts(
             for name in rotated(list(engines), index)
         }
 
-    return run.measure("parts", indices, measure, prepare=lambda: _warm_up(run, engines, max_new_tokens))
+    inside = run.measure("parts", indices, measure, prepare=lambda: _warm_up(run, engines, max_new_tokens))
+    return _checked(run, "parts", inside, dict[Part, list[float]], list(engines))
+
+
+def _checked(run: PromptRun, stage: str, values: dict[int, Any], kind: Any, names: list[str]) -> dict[int, Any]:
+    """The values of a stage. Raises `ArtifactError` for one that is not of that kind for every method."""
+    for index, value in values.items():
+        file = run.path(stage, index)
+        schema.check_type(dict[str, kind], value, file, hint=RESTART)
+        if value.keys() != set(names):
+            raise ArtifactError(
+                file, "value", f"times of {', '.join(names)}", found=f"of {', '.join(value)}", hint=RESTART
+            )
+    return values
 
 
 def _warm_up(run: PromptRun, engines: Mapping[str, Engine], max_new_tokens: int) -> None:
@@ -172,6 +188,13 @@ class TimedText:
     cycle: list[float]
     draft: list[float]
     accepted: int
+
+
+class _TimedRecord(schema.Schema):
+    token_ids: list[int]
+    cycle: list[float]
+    draft: list[float]
+    accepted: schema.Count
 
 
 def time_text(engine: Engine, ids: Sequence[int], max_new_tokens: int) -> TimedText:

@@ -17,11 +17,12 @@ from pydantic import model_validator
 
 from frspec_cli import schema, storage
 from frspec_cli.answers.batched_decode import TokenizedPrompt
+from frspec_cli.bench.measure import RESTART
 from frspec_cli.bench.options import BenchOptions
 from frspec_cli.decoding.pipeline import Pipeline
 from frspec_cli.decoding.pipeline_identity import pipeline_identity
 from frspec_cli.environment import environment
-from frspec_cli.errors import FrspecError, option
+from frspec_cli.errors import FrspecError
 from frspec_cli.progress import Callbacks
 from frspec_cli.resume import INPUTS, RunFolder, check_finished, run_folder
 
@@ -29,7 +30,6 @@ SCHEMA = 1
 _VERSION = 1
 _FLAGS = {"ks": "--k", "compiled": "--compile"}  # where a record's name is not the option's
 _MACHINE = ("processor", "cpu_flags", "cpu_capability", "threads", "cuda", "torch")  # other times do not mix
-_RESTART = f"{option('restart')} measures from the beginning."
 
 
 class _Measured(schema.Schema):
@@ -95,17 +95,17 @@ class PromptRun:
         Raises `FrspecError` if every prompt fails.
         """
         indices = [index for index in indices if index not in self._failures]
-        missing = [index for index in indices if not self._path(stage, index).is_file()]
+        missing = [index for index in indices if not self.path(stage, index).is_file()]
         self.callbacks.finished(len(indices) - len(missing))
         if missing:
             prepare()
         for index in missing:
-            storage.write_json(self._path(stage, index), self._record(index, measure))
+            storage.write_json(self.path(stage, index), self._record(index, measure))
             self.callbacks.finished(1)
         values = {}
         for index in indices:
-            path = self._path(stage, index)
-            record = schema.check(_Measured, schema.read_json(path, hint=_RESTART), path, hint=_RESTART)
+            path = self.path(stage, index)
+            record = schema.check(_Measured, schema.read_json(path, hint=RESTART), path, hint=RESTART)
             if record.failure is not None:
                 self._failures[index] = record.failure
             else:
@@ -131,7 +131,8 @@ class PromptRun:
             self.callbacks.warn(f"prompt {failure['id']} failed: {error.message}")
             return {"failure": failure}
 
-    def _path(self, stage: str, index: int) -> Path:
+    def path(self, stage: str, index: int) -> Path:
+        """The file of one prompt under one stage."""
         return self.folder.path(f"{stage}-{index:06d}.json")
 
 

@@ -7,16 +7,18 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from frspec_cli import schema
 from frspec_cli.answers.batched_decode import TokenizedPrompt
 from frspec_cli.bench.baseline import LOOKUP_TOKENS, TransformersBaseline
 from frspec_cli.bench.comparison import Runs, by_arm, null_figures, repetition, speedups, total_seconds
-from frspec_cli.bench.measure import Arm, Measurement, Totals, measure_prompt, warm_up
+from frspec_cli.bench.measure import RESTART, Arm, Measurement, Totals, measure_prompt, read_run, warm_up
 from frspec_cli.bench.options import BASELINE, BASELINES, BenchOptions
 from frspec_cli.bench.prompt_run import PromptRun, run_inputs, settings
 from frspec_cli.decoding.engine import Engine
 from frspec_cli.decoding.generation import Generation
 from frspec_cli.decoding.options import Method
 from frspec_cli.decoding.pipeline import Pipeline
+from frspec_cli.errors import ArtifactError
 from frspec_cli.progress import Callbacks
 from frspec_cli.verification.identity import first_difference
 
@@ -93,10 +95,13 @@ def run_suite(
     inputs = run_inputs(pipeline, options, prompts)
     with PromptRun.opened(out, inputs, prompts, restart=restart, force=force, callbacks=callbacks) as run:
         records = run.measure("prompt", range(len(prompts)), measure, prepare=warm_up_all)
-        measured = {index: [list(map(Measurement.read, each)) for each in runs] for index, runs in records.items()}
+        names = [arm.name for arm in timed]
+        measured = {
+            index: _runs(record, options.runs, run.path("prompt", index), names) for index, record in records.items()
+        }
         result = settings(pipeline, options)
         result["options"]["suite"] = suite
-        texts = by_arm(measured, [arm.name for arm in timed])
+        texts = by_arm(measured, names)
         again, sources = texts.pop(NULL), [prompts[index].source for index in measured]
         result |= {
             "choices": dict(choices or {}),
@@ -114,6 +119,13 @@ def run_suite(
         }
         run.finish(out, result)
     return result
+
+
+def _runs(records: Any, count: int, file: Path, arms: Sequence[str]) -> list[list[Measurement]]:
+    """A prompt's measurements by run. Raises `ArtifactError` if `file`, from which they are, holds anything else."""
+    if not isinstance(records, list) or len(records) != count:
+        raise ArtifactError(file, "value", f"a list of {count} runs", found=schema.shown(records), hint=RESTART)
+    return [read_run(each, file, arms) for each in records]
 
 
 def _record(prompt: TokenizedPrompt, run: int, measurement: Measurement) -> dict[str, Any]:

@@ -11,8 +11,6 @@ import contextlib
 import json
 import os
 import re
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,21 +24,11 @@ from frspec_cli.corpus.shards import Shard
 from frspec_cli.corpus.streams import content_digest
 from frspec_cli.counting.accumulator import ShardCounts
 from frspec_cli.counting.options import LEDGER_VERSION
+from frspec_cli.counting.table import FOLDS
 from frspec_cli.errors import FrspecError, option
 from frspec_cli.resume import RunFolder, first_difference, shown
 
 _PLAN = "plan.json"
-_DAMAGED = (
-    OSError,
-    ValueError,
-    KeyError,
-    EOFError,
-    TypeError,
-    AttributeError,
-    RecursionError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 _ENTRY = re.compile("[0-9]{8}-[0-9]{8}")
 _DECIDES = {
     "tokenizer_config.json": "chat template, end-of-sequence token",
@@ -195,8 +183,8 @@ class Ledger:
     def _readable(self, first: int, last: int) -> bool:
         if (first, last) not in self._intact:
             try:
-                _load(self._path(first, last))
-            except _DAMAGED:
+                _check_entry(_load(self._path(first, last)), last - first + 1)
+            except Exception:  # what zipfile and numpy raise for damaged data is no closed list
                 return False
             self._intact.add((first, last))
         return True
@@ -270,6 +258,37 @@ def _load(path: Path) -> ShardCounts:
         return ShardCounts(
             meta["sources"], arrays["key"], arrays["token"], arrays["count"], documents, meta["shards"], examples
         )
+
+
+class _Shard(schema.Schema):
+    """A shard's record. Names of files are not checked for being Unicode: they may not be."""
+
+    path: Any
+    format: str
+    sha256: str
+    start: schema.Count = 0
+    size: schema.Count
+    lines: schema.Count
+    documents: schema.Count
+    tokens: schema.Count
+    bytes: schema.Count
+    skipped: dict[str, schema.Count]
+
+
+def _check_entry(part: ShardCounts, shards: int) -> None:
+    """Raises an error unless an entry that could be read holds the counts of so many shards."""
+    schema.check_type(list[_Shard], part.shards, "")
+    schema.check_type(list[Annotated[tuple[Any, int, str, Any], Field(strict=False)]], part.examples, "")
+    names = [*part.sources, *(shard["path"] for shard in part.shards), *(example[0] for example in part.examples)]
+    if not isinstance(part.sources, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("names that are no text")
+    arrays = [part.key, part.token, part.count, *([] if part.documents is None else [part.documents])]
+    if len(part.shards) != shards or any(array.shape != part.key.shape or array.ndim != 1 for array in arrays):
+        raise ValueError("counts of another form")
+    if any(array.dtype.kind != "i" or array.min(initial=0) < 0 for array in arrays):
+        raise ValueError("counts that are not whole numbers")
+    if part.key.max(initial=0) >= FOLDS * max(1, len(part.sources)) or (np.diff(part.key) < 0).any():
+        raise ValueError("counts of unknown sources")
 
 
 def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:

@@ -147,14 +147,25 @@ class FeatureStore:
             tensors = read_safetensors(path)
         except FrspecError as error:
             raise FrspecError(error.message, hint=hint) from None
+        rows = len(self.model.get_input_embeddings().weight)
+        size = self.model.config.get_text_config().hidden_size
         for index in self._members(number):
-            for part, dimensions in (("last", 2), ("taps", 3), ("teacher_ids", 2), ("teacher_probabilities", 2)):
+            answer = self.answers[index]
+            queries, states = answer.queries, len(answer.ids) - 1
+            shapes = {"last": (states, size), "taps": (len(self.taps), states, size)}
+            shapes |= dict.fromkeys(("teacher_ids", "teacher_probabilities"), (queries, min(TEACHER_TOKENS, rows)))
+            for part, shape in shapes.items():
                 tensor = tensors.get(f"{index}.{part}")
-                if tensor is None or tensor.ndim != dimensions:
-                    found = "missing" if tensor is None else f"of the shape {list(tensor.shape)}"
-                    raise ArtifactError(
-                        path, f"the tensor {index}.{part}", f"{dimensions} dimensions", found=found, hint=hint
-                    )
+                if tensor is None or tensor.shape != shape or tensor.is_floating_point() == (part == "teacher_ids"):
+                    found = "missing" if tensor is None else f"{list(tensor.shape)} of {tensor.dtype}"
+                    expected = f"{list(shape)} of {'whole numbers' if part == 'teacher_ids' else 'floats'}"
+                    raise ArtifactError(path, f"the tensor {index}.{part}", expected, found=found, hint=hint)
+            ids = tensors[f"{index}.teacher_ids"]
+            if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < rows:
+                found = f"{int(ids.min())} to {int(ids.max())}"
+                raise ArtifactError(
+                    path, f"the tensor {index}.teacher_ids", f"ids below {rows}", found=found, hint=hint
+                )
         return tensors
 
     def _members(self, number: int) -> range:

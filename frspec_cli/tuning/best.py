@@ -8,7 +8,7 @@ from typing import Any, cast
 from frspec_cli import schema, storage
 from frspec_cli.answers.records import Answer
 from frspec_cli.bench.comparison import Runs, by_arm, ratio, total_seconds
-from frspec_cli.bench.measure import Arm, Measurement, Totals, measure_prompt, warm_up
+from frspec_cli.bench.measure import Arm, Totals, measure_prompt, read_run, warm_up
 from frspec_cli.decoding.options import Method, TreeConfig
 from frspec_cli.decoding.pipeline import Pipeline
 from frspec_cli.progress import Callbacks
@@ -42,8 +42,9 @@ def measure_ways(
             measured = measure_prompt(arms, ids, turn=index, max_new_tokens=options.max_new_tokens)
             storage.write_json(path, [each.as_json() for each in measured])
         callbacks.finished(1)
-    runs = {index: [[Measurement.read(each) for each in schema.read_json(path)]] for index, path in enumerate(paths)}
-    texts = by_arm(runs, [arm.name for arm in arms])
+    names = [arm.name for arm in arms]
+    runs = {index: [read_run(schema.read_json(path), path, names)] for index, path in enumerate(paths)}
+    texts = by_arm(runs, names)
     plain = [texts[str(way)] for way in ways if way.tree is None]
     base = min(plain, key=total_seconds)
     records = [record(way, measured=_measured(texts[str(way)], base, options.seed)) for way in ways]

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from frspec_cli import schema, storage
 from frspec_cli.environment import machine
-from frspec_cli.errors import ArtifactError
+from frspec_cli.errors import FrspecError
 from frspec_cli.tuning.costs import Figure, HeadPoint, LevelPoint, Ms, Number, PlainPoint, StepCosts, TargetPoint, line
 from frspec_cli.tuning.kept import kept
 from frspec_cli.tuning.shapes import HeadShape, ModelShape
@@ -82,7 +82,7 @@ def probe_for(shape: ModelShape, device: str, *, say: Callable[[str], None] = la
     if path.is_file():
         try:
             return schema.check(Probe, schema.read_object(path), path)
-        except ArtifactError:
+        except FrspecError:
             say(f"{path} is damaged and is made again")
     say("measuring for a second what this machine computes fast")
     products, numbers = measure_products(shape, candidates(device), device)

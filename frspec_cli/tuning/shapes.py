@@ -33,7 +33,9 @@ class ModelShape:
     def of(name: str, folder: Path) -> ModelShape:
         """Of the model `name` in `folder`. Raises `FrspecError` if its config or its weights cannot be read."""
         text = read_model_config(name, folder).get_text_config()
-        shapes = [each["shape"] for path in set(weight_files(folder).values()) for each in safetensors_shapes(path).values()]
+        shapes = [
+            each["shape"] for path in set(weight_files(folder).values()) for each in safetensors_shapes(path).values()
+        ]
         matrices = (math.prod(shape) for shape in shapes if len(shape) > 1 and shape[0] < text.vocab_size)
         return ModelShape(text.vocab_size, text.hidden_size, text.num_hidden_layers, sum(matrices))
 

@@ -182,6 +182,32 @@ def test_a_changed_option_is_refused_by_its_name(target, prompts, tmp_path, chan
     assert out.exists()
 
 
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda raw: raw[: len(raw) // 2], "is not valid JSON"),
+        (lambda raw: raw.splitlines(keepends=True)[0], "its content is 1 lines; expected 2 lines, each an answer"),
+        (lambda raw: raw + b"\n", "its content is 3 lines; expected 2 lines, each an answer"),
+        (lambda raw: b"\xff\xfe" + raw, "is not valid JSON"),
+        (lambda raw: b"", "its content is 0 lines; expected 2 lines, each an answer"),
+    ],
+)
+def test_a_damaged_part_of_a_stopped_run_is_named(target, prompts, tmp_path, damage, said):
+    def kill(answers):
+        raise Killed
+
+    out = tmp_path / "a.jsonl"
+    with pytest.raises(Killed):
+        collect(target, prompts, out, OPTIONS, callbacks=Callbacks(finished=kill))
+    [part] = run_folder(out).glob("batch-*.jsonl")
+    part.write_bytes(damage(part.read_bytes()))
+    with pytest.raises(FrspecError, match=rf"{part}.*{said}") as caught:
+        collect(target, prompts, out, OPTIONS)
+    assert caught.value.hint.startswith("Remove it, and its answers are made again; ")
+    part.unlink()
+    assert collect(target, prompts, out, OPTIONS).answers == 6
+
+
 def test_changed_prompts_are_refused(target, prompts, tmp_path):
     def kill(answers):
         raise Killed

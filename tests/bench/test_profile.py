@@ -18,6 +18,7 @@ from frspec_cli.decoding.drafters import EagleDrafter
 from frspec_cli.decoding.engine import Engine
 from frspec_cli.decoding.options import TreeConfig
 from frspec_cli.decoding.pipeline import Pipeline
+from frspec_cli.errors import ArtifactError
 from frspec_cli.progress import Callbacks
 from tests.tiny import tiny_target
 
@@ -151,6 +152,22 @@ def test_a_killed_profile_resumes(pipeline, tmp_path, after: int) -> None:
     first = result["profile"]["methods"]["ar"]["cycle_ms"]
     assert first["low"] <= 1000 * max(timed["ar"]["cycle"])
     assert not (tmp_path / "result.json.ledger").exists()
+
+
+@pytest.mark.parametrize("stage", ["cycles", "parts"])
+@pytest.mark.parametrize("value", [None, [], {"ar": 5}, {"ar": {"cycle": [0.1]}}, {"ar": {"evil": [0.1]}}])
+def test_damaged_times_of_a_stopped_profile_are_named(pipeline, tmp_path, stage: str, value: object) -> None:
+    def die(count: int) -> None:
+        if (tmp_path / "result.json.ledger" / "parts-000000.json").exists():
+            raise Killed
+
+    with pytest.raises(Killed):
+        profile(pipeline, PROMPTS, tmp_path, callbacks=Callbacks(finished=die))
+    part = tmp_path / "result.json.ledger" / f"{stage}-000000.json"
+    part.write_text(json.dumps({"value": value}))
+    with pytest.raises(ArtifactError, match=rf"{part}: ") as caught:
+        profile(pipeline, PROMPTS, tmp_path)
+    assert "restart" in caught.value.hint
 
 
 def test_a_prompt_that_fails_is_left_out_and_named(pipeline, tmp_path) -> None:

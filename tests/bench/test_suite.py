@@ -16,14 +16,14 @@ import torch
 
 from frspec_cli.answers.repetition import repeated_4grams
 from frspec_cli.bench.baseline import TransformersBaseline
-from frspec_cli.bench.measure import warm_up
+from frspec_cli.bench.measure import Measurement, read_run, warm_up
 from frspec_cli.bench.options import BenchOptions
 from frspec_cli.bench.suite import _identical
 from frspec_cli.decoding.engine import Engine
 from frspec_cli.decoding.generation import Generation
 from frspec_cli.decoding.state import Workspace
 from frspec_cli.decoding.tree import Tree
-from frspec_cli.errors import UsageError
+from frspec_cli.errors import ArtifactError, UsageError, option
 from tests.tiny import tiny_target
 
 
@@ -257,6 +257,36 @@ def test_kill_9_loses_one_prompt_at_most(cli, four_prompts, tiny_folder, tmp_pat
     assert [each["id"] for each in result["failures"]] == ["p2"]
     first = json.loads(before["prompt-000000.json"])["value"][0][0]
     assert result["prompts"][0]["seconds"]["total"] == round(first["seconds"]["total"], 6)
+
+
+def _measurement(**changes: Any) -> dict[str, Any]:
+    seconds = {"total": 2.0, "prefill": 0.5, "draft": 0.5}
+    return Measurement("ar", Generation([5, 6], [0, 1], 0, 3, "", seconds, [0.1, 0.2])).as_json() | changes
+
+
+def test_a_recorded_measurement_is_what_was_measured() -> None:
+    assert Measurement.read(_measurement(), file="x").as_json() == _measurement()
+    assert [each.arm for each in read_run([_measurement(), _measurement(arm="b")], "x", ["b", "ar"])] == ["ar", "b"]
+
+
+@pytest.mark.parametrize(
+    ("records", "sentence"),
+    [
+        (None, "x: its content is null; expected a list of measurements."),
+        ([], "x: its content is of nothing; expected measurements of ar."),
+        ([_measurement(), _measurement()], "x: its content is of ar, ar; expected measurements of ar."),
+        ([5], "x: its content is 5; expected a JSON object."),
+        ([_measurement(token_ids=["a"])], "x: token_ids.0 is 'a'; expected a whole number."),
+        ([_measurement(accepted=[-1])], "x: accepted.0 is -1; expected at least 0."),
+        ([_measurement(seconds={})], "x: seconds is an empty object; expected seconds of total, prefill and draft."),
+        ([{"arm": "ar"}], "x: token_ids is missing; expected a value."),
+    ],
+)
+def test_a_damaged_measurement_is_named(records: Any, sentence: str) -> None:
+    with pytest.raises(ArtifactError) as caught:
+        read_run(records, "x", ["ar"])
+    assert caught.value.message == sentence
+    assert caught.value.hint == f"{option('restart')} measures from the beginning."
 
 
 def test_equal_ids_are_compared_by_their_place_in_the_suite() -> None:

@@ -313,6 +313,32 @@ def test_an_entry_that_cannot_be_read_is_counted_again(tmp_path: Path, corpus: P
     assert out.read_bytes() == expected
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"key": np.array([10**6], np.int32)},
+        {"token": np.array([-5], np.int32)},
+        {"count": np.array([0.5])},
+        {"count": np.zeros((2, 2), np.int64)},
+        {"meta": np.frombuffer(b'{"sources": ["a"], "shards": [{}], "examples": []}', np.uint8)},
+        {"meta": np.frombuffer(b'{"sources": [1], "shards": [], "examples": []}', np.uint8)},
+        {"meta": np.frombuffer(b"[" * 10**5, np.uint8)},
+    ],
+)
+def test_an_entry_that_holds_something_else_is_counted_again(
+    tmp_path: Path, corpus: Path, tokenizer: Path, change
+) -> None:
+    expected = _undisturbed(tmp_path, corpus, tokenizer)
+    out = _half_counted(tmp_path, corpus, tokenizer)
+    entry = sorted(run_folder(out).glob("*.npz"))[1]
+    with np.load(entry) as arrays:
+        changed = {name: arrays[name] for name in arrays} | change
+    with open(entry, "wb") as file:
+        np.savez(file, **changed)
+    count([corpus], tokenizer, out, encoder="reference")
+    assert out.read_bytes() == expected
+
+
 def test_two_runs_on_one_output_do_not_meet(tmp_path: Path, corpus: Path, tokenizer: Path) -> None:
     out = tmp_path / "out.parquet"
     failed: list[str] = []

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -100,25 +102,34 @@ def test_killed_without_files_for_features_it_ends_in_the_same_bits(answers, tin
     assert not list(tmp_path.rglob("features-*"))
 
 
-def kill_until_done(arguments: list[str], draw: random.Random, *, kills: int, seconds: tuple[float, float]) -> None:
-    """Kills the command at random instants until it ends or `kills` have hit; at least one must hit."""
-    hits = 0
+def kill_at_random(arguments: list[str], out: Path, draw: random.Random, *, kills: int) -> None:
+    """Runs the command so often, and kills it at a random instant after it has saved something more.
+
+    How far it comes until then, and whether it ends before, is the machine's: nothing depends on it.
+    """
     for _ in range(kills):
-        process = begin(arguments)
-        try:
-            process.communicate(timeout=draw.uniform(*seconds))
-            break
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            hits += process.returncode == -signal.SIGKILL
-    assert hits
+        before, process = saved(out), begin(arguments)
+        while process.poll() is None and saved(out) == before:
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 0.3))
+        process.kill()
+        process.communicate()
+
+
+def saved(out: Path) -> list[tuple[str, int]]:
+    """What there is in the folders of the runs that write `out`: name and time of each file."""
+    folders = [out.with_name(out.name + suffix) for suffix in (".training", ".ledger")]
+    found = []
+    for path in (path for folder in folders for path in folder.rglob("[!.]*")):
+        with contextlib.suppress(FileNotFoundError):  # the run has put another in its place
+            found.append((path.name, path.stat().st_mtime_ns))
+    return sorted(found)
 
 
 @pytest.mark.slow
 def test_killed_at_random_instants_it_ends_in_the_same_bits(answers, tiny_folder, tmp_path, undisturbed):
     out = tmp_path / "head"
-    kill_until_done(command(answers, tiny_folder, out), random.Random(1), kills=12, seconds=(2.0, 9.0))
+    kill_at_random(command(answers, tiny_folder, out), out, random.Random(1), kills=12)
     code, err = run(command(answers, tiny_folder, out))
     assert code == 0, err
     assert contents(out) == undisturbed
@@ -129,7 +140,8 @@ def test_killed_at_random_instants_it_ends_in_the_same_bits(answers, tiny_folder
 def test_collect_killed_at_random_instants_ends_in_the_same_bytes(answers, tiny_folder, tmp_path):
     arguments = ["collect", str(answers.parent / "prompts.jsonl"), "--model", str(tiny_folder), "-n", "400"]
     arguments += ["--batch-size", "2", "--device", "cpu", "--dtype", "float32", "--temperature", "1"]
-    kill_until_done([*arguments, "--out", str(tmp_path / "killed")], random.Random(2), kills=8, seconds=(3.0, 9.0))
+    killed = tmp_path / "killed"
+    kill_at_random([*arguments, "--out", str(killed)], killed, random.Random(2), kills=8)
     for name in ("killed", "undisturbed"):
         code, err = run([*arguments, "--out", str(tmp_path / name)])
         assert code == 0, err
