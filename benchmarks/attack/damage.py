@@ -126,7 +126,7 @@ def _table_uses(folder: Path, made: Path, number: int) -> list[tuple[object, ...
     return [
         [("inspect", counts), ("inspect", subset)],
         [("build-vocab", counts, "--k", 30, "-o", out)],
-        [("merge", counts, counts, "-o", out)],
+        [("merge", counts, folder / "more.parquet", "-o", out)],
         [("coverage", subset, "--on", counts)],
         [("export-vocab", subset, "--to", "sglang", "-o", folder / "o.pt")],
         [("generate", "a fox", *model, "--vocab", subset, "--method", "frspec", "-n", 3)],
@@ -134,9 +134,11 @@ def _table_uses(folder: Path, made: Path, number: int) -> list[tuple[object, ...
 
 
 def _list_uses(folder: Path, made: Path, number: int) -> list[tuple[object, ...]]:
-    rest = ("--tokenizer", folder / "tokenizer", "-o", folder / "o.parquet")
     lists = (folder / "ids.pt", folder / "pair" / "d2t.npy", folder / "pair" / "t2d.npy")
-    return [("inspect" if number % 2 else "import-vocab", each, *(() if number % 2 else rest)) for each in lists]
+    if number % 2:
+        return [("inspect", each) for each in lists]
+    tokenizer = ("--tokenizer", folder / "tokenizer")
+    return [("import-vocab", each, *tokenizer, "-o", folder / f"{each.stem}.parquet") for each in lists]
 
 
 def _model_uses(folder: Path, made: Path, number: int) -> list[tuple[object, ...]]:

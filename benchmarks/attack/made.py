@@ -30,6 +30,7 @@ def make_files(made: Path) -> None:
     counts, subset, answers = made / "counts.parquet", made / "subset.parquet", made / "answers.jsonl"
     for arguments in (
         ("count-freq", made / "corpus", "-t", made / "tokenizer", "-o", counts, *COUNT),
+        ("count-freq", made / "texts.jsonl", "-t", made / "tokenizer", "-o", made / "more.parquet", *COUNT),
         ("build-vocab", counts, "--k", 40, "-o", subset),
         ("export-vocab", subset, "--to", "sglang", "-o", made / "ids.pt"),
         ("export-vocab", subset, "--to", "speculators", "-o", made / "pair"),

@@ -32,7 +32,7 @@ from frspec_cli.progress import Callbacks
 from frspec_cli.statistics import median, median_ratio
 
 Part = Literal["target", "draft layer", "draft LM head", "tree operations", "rest"]
-PARTS: tuple[Part, ...] = get_args(Part)
+PARTS: tuple[str, ...] = get_args(Part)
 TARGET, LAYER, LM_HEAD, TREE, REST = PARTS
 """LM head: with the top-k over its rows. Tree operations: what else drafting does (growth, rerank). Rest: choosing, walking,
 moving rows, the read by the host."""

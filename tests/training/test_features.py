@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from frspec_cli.errors import UsageError
+from frspec_cli.errors import ArtifactError, UsageError
 from frspec_cli.training import features
 from frspec_cli.training.features import FeatureStore, OnlineFeatures, feature_bytes
 from frspec_cli.training.options import LARGEST_ON_DISK, chosen_mode, features_mode_named
@@ -113,3 +113,31 @@ def test_auto_keeps_what_is_small_and_read_again(mode, folder, epochs, size, cho
 def test_modes_that_mean_nothing_are_refused(mode, folder, said):
     with pytest.raises(UsageError, match=said):
         features_mode_named(mode, folder=folder)
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "said"),
+    [
+        (
+            "last",
+            lambda t: t[:-1],
+            r"the tensor 0\.last is \[\d+, \d+\] of torch\.float64; expected \[\d+, \d+\] of floats",
+        ),
+        ("last", lambda t: t.long(), r"of torch\.int64; expected \[\d+, \d+\] of floats"),
+        ("taps", lambda t: t[:1], r"the tensor 0\.taps is \[1, "),
+        ("teacher_ids", lambda t: t.double(), "expected .* of whole numbers"),
+        ("teacher_ids", lambda t: t - 10**6, "expected ids below"),
+        ("teacher_ids", lambda t: t + 10**6, "expected ids below"),
+        ("teacher_probabilities", lambda t: t[:, :3], r"the tensor 0\.teacher_probabilities is \[\d+, 3\]"),
+        ("teacher_probabilities", None, r"the tensor 0\.teacher_probabilities is missing"),
+    ],
+)
+def test_a_shard_that_holds_something_else_is_named(target64, answers, tmp_path, part, change, said):
+    _ = FeatureStore(target64, answers[:2], taps=(1, 2), folder=tmp_path, identity="tiny")[0]
+    [path] = tmp_path.iterdir()
+    tensors = load_file(path)
+    tensor = tensors.pop(f"0.{part}")
+    save_file(tensors if change is None else tensors | {f"0.{part}": change(tensor).contiguous()}, path)
+    with pytest.raises(ArtifactError, match=said) as caught:
+        _ = FeatureStore(target64, answers[:2], taps=(1, 2), folder=tmp_path, identity="tiny")[0]
+    assert caught.value.hint == "Remove it: it is computed again."
