@@ -94,7 +94,7 @@ class RunFolder:
         if (name := first_difference(before, inputs)) is not None:
             if all(part.name in (storage.LOCK, record, *keep) for part in self.folder.iterdir()):
                 return self.resume(inputs, restart=True, record=record, keep=keep)  # nothing was done
-            was, now = (shown(values.get(name)) for values in (before, inputs))
+            was, now = shown_apart(before.get(name), inputs.get(name))
             raise FrspecError(
                 f"{self.folder} was begun with other inputs: {_spelled(name)} was {was}, now it is {now}.",
                 hint=f"Use the same inputs to resume, {option('restart')} to start over, or another {option('out')}.",
@@ -151,7 +151,7 @@ def _difference(file: Path, inputs: Mapping[str, Any], of: Callable[[dict[str, A
         return "it does not say what it was made from"
     if (name := first_difference(before, inputs)) is None:
         return ""
-    was, now = (shown(values.get(name)) for values in (before, inputs))
+    was, now = shown_apart(before.get(name), inputs.get(name))
     return f"{_spelled(name)} was {was}, now it is {now}"
 
 
@@ -187,6 +187,15 @@ def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str |
 def _spelled(name: str) -> str:
     """A recorded input's name for a message: records keep options as the command line spells them."""
     return option(name.removeprefix("--").replace("-", "_")) if name.startswith("--") else name
+
+
+def shown_apart(before: Any, now: Any) -> tuple[str, str]:
+    """Two values that differ, each short enough for a sentence and from where they differ on."""
+    if shown(before) != shown(now):
+        return shown(before), shown(now)
+    was, given = str(before), str(now)
+    first = next((i for i, (one, other) in enumerate(zip(was, given, strict=False)) if one != other), 0)
+    return f"...{was[first : first + 12]}", f"...{given[first : first + 12]}"
 
 
 def shown(value: Any) -> str:

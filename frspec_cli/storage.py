@@ -121,7 +121,7 @@ def keeping_existing() -> Iterator[set[Path]]:
 def _stays(written: Path, target: Path) -> bool:
     """Whether `target` stays as it is, for it equals `written`. Raises `FrspecError` if it must stay and differs."""
     unchanged = _unchanged.get()
-    if unchanged is None or not target.exists():
+    if unchanged is None or not target.exists() or (target.is_file() and not target.stat().st_size):
         return False
     if not _equal(written, target):
         raise FrspecError(

@@ -297,3 +297,13 @@ def test_ids_have_one_hash_whatever_their_dtype() -> None:
 def test_the_cache_folder_is_an_environment_variable(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("FRSPEC_CACHE", str(tmp_path / "cache"))
     assert storage.cache_folder() == tmp_path / "cache"
+
+
+def test_an_empty_file_is_nothing_that_could_be_lost(tmp_path: Path) -> None:
+    (tmp_path / "real").touch()
+    (tmp_path / "link").symlink_to("real")
+    with storage.keeping_existing() as kept:
+        storage.write_text(tmp_path / "link", "text")
+    assert (kept, (tmp_path / "real").read_text(), (tmp_path / "link").is_symlink()) == (set(), "text", True)
+    with storage.keeping_existing(), pytest.raises(FrspecError, match="exists and is not what this command makes"):
+        storage.write_text(tmp_path / "link", "other")

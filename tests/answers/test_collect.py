@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from frspec_cli.answers import collect as collecting
 from frspec_cli.answers.batched_decode import TokenizedPrompt, decode_batch, uniforms
 from frspec_cli.answers.collect import collect
 from frspec_cli.answers.options import CollectOptions
@@ -216,6 +217,19 @@ def test_changed_prompts_are_refused(target, prompts, tmp_path):
         collect(target, prompts, tmp_path / "a.jsonl", OPTIONS, callbacks=Callbacks(finished=kill))
     prompts.write_text(prompts.read_text().replace("fox", "ox"))
     with pytest.raises(FrspecError, match="other inputs: prompts was"):
+        collect(target, prompts, tmp_path / "a.jsonl", OPTIONS)
+
+
+def test_a_changed_setting_of_the_model_is_shown_where_its_identity_differs(target, prompts, tmp_path, monkeypatch):
+    def kill(answers):
+        raise Killed
+
+    with pytest.raises(Killed):
+        collect(target, prompts, tmp_path / "a.jsonl", OPTIONS, callbacks=Callbacks(finished=kill))
+    changed = collecting.target_identity(target)[:40] + "0" * 24
+    before = collecting.target_identity(target)[40:52]
+    monkeypatch.setattr(collecting, "target_identity", lambda target: changed)
+    with pytest.raises(FrspecError, match=rf"model's weights was \.\.\.{before}, now it is \.\.\.0{{12}}\."):
         collect(target, prompts, tmp_path / "a.jsonl", OPTIONS)
 
 
