@@ -21,7 +21,7 @@ class TemplateOptions:
     """
 
     source: str | None = None
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def apply(self, sources: Sequence[str]) -> tuple[str, ...]:
         """The templates to render, given the tokenizer's own.

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import pickle
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -22,6 +25,38 @@ def test_without_ray_it_says_what_to_install(tmp_path: Path, tokenizer: Path, mo
     with pytest.raises(FrspecError, match="engine ray needs Ray") as caught:
         count([path], tokenizer, tmp_path / "out.parquet", engine="ray")
     assert "frspec[ray]" in caught.value.hint
+
+
+@pytest.mark.parametrize("options", [CountOptions(), CountOptions(limit_documents=17)])
+def test_tasks_that_travel_give_the_bytes_of_a_local_run(
+    tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch, options: CountOptions
+) -> None:
+    """Without Ray: a cluster in this process, to which everything travels as bytes."""
+    answers: list[Any] = []
+
+    def remote(function: Any) -> Any:
+        def run(*arguments: Any) -> int:
+            answers.append(pickle.dumps(function(*pickle.loads(pickle.dumps(arguments)))))
+            return len(answers) - 1
+
+        return SimpleNamespace(remote=run)
+
+    cluster = SimpleNamespace(
+        is_initialized=lambda: True,
+        cluster_resources=lambda: {"CPU": 2},
+        put=lambda value: value,
+        remote=lambda **options: remote,
+        wait=lambda references, num_returns: (references[-1:], references[:-1]),
+        get=lambda reference: pickle.loads(answers[reference]),
+        cancel=lambda reference, force: None,
+        exceptions=SimpleNamespace(RayError=ConnectionError),
+    )
+    monkeypatch.setitem(sys.modules, "ray", cluster)
+    paths = [write_jsonl(tmp_path / f"s{index}.jsonl.zst", texts(10, seed=index)) for index in range(3)]
+    for engine in ("local", "ray"):
+        count(paths, tokenizer, tmp_path / f"{engine}.parquet", engine=engine, encoder="reference", options=options)
+    assert answers
+    assert (tmp_path / "ray.parquet").read_bytes() == (tmp_path / "local.parquet").read_bytes()
 
 
 @needs_ray
