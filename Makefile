@@ -5,27 +5,22 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.frspec-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-peers check attack bench-count bench-cycle gpu-day clean counts subset answers head tables
+.PHONY: help setup demo test test-slow test-peers check package docs attack bench-count bench-cycle gpu-day clean tables \
+	counts subset answers head replay tune bench report study-subsets study-loss
 
-# A recipe is a few variables (recipes/NAME.mk); the rules that use them stand at the end of this file.
+# A recipe is a few variables (recipes/NAME.mk); the rules that use them stand below.
 RECIPE ?= smollm2-135m
 -include recipes/$(RECIPE).mk
 WORK := out/$(RECIPE)
 
-help:
-	@echo 'make demo        plain decoding, EAGLE-2 and FR-Spec side by side on a real model'
-	@echo 'make test        the quick tests            make test-slow   the slow ones, Ray included'
-	@echo 'make test-peers  what frspec exports, in speculators'\'' and SpecForge'\''s own code'
-	@echo 'make check       lint, format, types, imports   make bench-count   counting against the published loop'
-	@echo 'make attack      kills, damaged files, pickles, hostile records and templates: what fails (10 minutes)'
-	@echo 'make bench-cycle one step of plain decoding, FR-Spec and transformers at three lengths of context'
-	@echo 'make gpu-day     what a CUDA card makes of frspec, in nine minutes: steps, memory, attention, tokens per second'
-	@echo 'make study-subsets WEB="files..."   which counts make the best subset: web text or the model'\''s own answers'
-	@echo 'make study-loss    full and subset head, each with a head trained by --loss sampled and one by --loss subset'
-	@echo 'make setup       .venv with frspec in it'
-	@echo 'make counts | subset | answers | head   one model step by step: RECIPE=NAME of recipes/NAME.mk'
+help: ## this list
+	@sed -nE 's/^([a-z][a-z-]*):.*## (.*)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
+		awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
+	@echo
+	@echo 'Recipes: what the model steps above work on, as in make report RECIPE=qwen3-8b'
+	@for file in recipes/*.mk; do printf '  %-22s %s\n' "$$(basename $$file .mk)" "$$(sed -n '1s/^# //p' $$file)"; done
 
-setup: $(READY)
+setup: $(READY) ## .venv with frspec in it
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -36,7 +31,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 # Text that every machine has: Python's own documentation and the sources of installed packages (nearly all code).
-demo: setup
+demo: setup ## plain decoding, EAGLE-2 and FR-Spec side by side on a real model
 	$(BIN)/frspec count-freq --tokenizer smollm2-135m --glob '**/*.py' --out out/demo/counts.parquet --force \
 		"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')/pydoc_data" \
 		"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch"
@@ -45,57 +40,90 @@ demo: setup
 		--on data/smollm2-135m/counts.parquet
 	$(BIN)/frspec demo --local out/demo/local.parquet --out out/demo
 
-test: setup
+test: setup ## the quick tests
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 -m 'not slow'
 
-test-slow: setup
+test-slow: setup ## the slow tests, Ray included
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'
 	$(BIN)/python -m pytest -q -m slow
 
 # What frspec exports, loaded and run by peers' own packages, each in an environment of its own under .peers.
-test-peers: setup
+test-peers: setup ## what frspec exports, in the code of speculators and SpecForge
 	$(BIN)/python -m tests.peers.environments .peers
 	FRSPEC_PEERS=.peers $(BIN)/python -m pytest -q -rs tests/peers
 
-check: setup
+check: setup ## lint, format, types, import rules, links of the docs
 	$(BIN)/ruff check frspec_cli benchmarks tests
 	$(BIN)/ruff format --check frspec_cli benchmarks tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m pytest -q tests/docs -m 'not slow and not real'
+	$(MAKE) package
 
-attack: setup
+# The wheel, installed as its users do into an environment of its own, and tried outside the checkout.
+package: setup ## wheel and sdist, and a smoke test of the wheel in a clean environment
+	$(BIN)/python -m tests.packaging.wheel out/package
+
+docs: setup ## the site of docs/, in out/site
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/mkdocs build --quiet --strict
+
+attack: setup ## kills, damaged files, pickles, hostile records and templates: what fails (10 minutes)
 	$(BIN)/python -m benchmarks.attack $(ARGS)
 
-bench-count: setup
+bench-count: setup ## counting against the published loop
 	$(BIN)/python -m benchmarks.counting $(ARGS)
 
 # Needs one CUDA card and no download; ARGS='--shape tiny --device cpu' shows that it runs.
-gpu-day: setup
+gpu-day: setup ## what a CUDA card makes of frspec, in nine minutes
 	$(BIN)/python -m benchmarks.gpu_day --out out/gpu-day $(ARGS)
 
-bench-cycle: setup
+bench-cycle: setup ## one step of plain decoding, FR-Spec and transformers at three lengths of context
 	$(BIN)/python -m benchmarks.step_time --out out/bench-cycle $(ARGS)
 
-clean:
+clean: ## remove out/
 	rm -rf out
 
-# One model from counts to a draft head. Each step resumes where it was stopped; make decides what is out of date (--force).
-counts: $(WORK)/counts.parquet
-subset: $(WORK)/subset.parquet
-answers: $(WORK)/answers.jsonl
-head: $(WORK)/head/config.json
+# One model from prompts to a page of results. Each step resumes where it was stopped; make decides what is out of date
+# (hence --force). A recipe may name a head that others trained, or mtp, as DRAFT: then nothing is trained.
+DRAFT ?= $(WORK)/head
+HEAD := $(if $(filter $(WORK)/%,$(DRAFT)),$(DRAFT)/config.json)
+RESULTS ?= $(WORK)/replay.json $(WORK)/bench.json
+SUITE ?= $(PROMPTS)
+DRAFTED := --model $(MODEL) --draft $(DRAFT) --vocab $(WORK)/subset.parquet
+
+counts: $(WORK)/counts.parquet ## model step: text (CORPUS) to a frequency table
+subset: $(WORK)/subset.parquet ## model step: the table to a subset of K tokens
+answers: $(WORK)/answers.jsonl ## model step: the model answers PROMPTS
+head: $(HEAD) ## model step: the answers to a draft head
+replay: $(WORK)/replay.json ## model step: what head and subset accept of held-out answers
+tune: $(WORK)/tune.json ## model step: the dtype, size and tree that this machine wants
+bench: $(WORK)/bench.json ## model step: methods side by side, in time
+report: $(WORK)/report.html ## model step: one page of all of it
 
 $(WORK)/counts.parquet: $(filter $(WORK)/%,$(CORPUS)) | $(READY)
 	$(BIN)/frspec count-freq $(CORPUS) --tokenizer $(MODEL) --out $@ --force $(COUNT_OPTIONS)
 
 $(WORK)/subset.parquet: $(WORK)/counts.parquet
-	$(BIN)/frspec build-vocab $< --model $(MODEL) --k $(K) --out $@ --force
+	$(BIN)/frspec build-vocab $< --model $(MODEL) --k $(K) --out $@ --force $(BUILD_OPTIONS)
 
 $(WORK)/answers.jsonl: | $(READY)
 	$(BIN)/frspec collect $(PROMPTS) --model $(MODEL) --out $@ $(COLLECT_OPTIONS)
 
 $(WORK)/head/config.json: $(WORK)/answers.jsonl
 	$(BIN)/frspec train-draft $< --model $(MODEL) --out $(@D) $(TRAIN_OPTIONS)
+
+$(WORK)/replay.json: $(WORK)/answers.jsonl $(WORK)/subset.parquet $(HEAD)
+	$(BIN)/frspec replay $< --held-out $(DRAFTED) --out $@ --force $(REPLAY_OPTIONS)
+
+$(WORK)/tune.json: $(WORK)/answers.jsonl $(WORK)/subset.parquet $(HEAD)
+	$(BIN)/frspec tune $< --held-out $(DRAFTED) --out $@ --restart $(TUNE_OPTIONS)
+
+$(WORK)/bench.json: $(WORK)/tune.json
+	$(BIN)/frspec bench --suite $(SUITE) $(DRAFTED) --config $< --out $@ --force $(BENCH_OPTIONS)
+
+$(WORK)/report.html: $(RESULTS)
+	$(BIN)/frspec report $^ --out $@
 
 # The tables of data/tables: KINDS and LANGUAGES are text as count-freq reads it (labelled by kind, and in meta.lang by
 # language), TOKENIZERS a folder of folders, GPT_OSS the folder of gpt-oss's tokenizer, which must give GPT-4o's counts.
@@ -122,7 +150,7 @@ $(foreach pair,$(OF_SHORT_NAMES),$(eval $(call SHIPPED_RULE,$(firstword $(subst 
 
 # Which counts make the best subset? ANSWERS: recorded by collect; WEB: any text that count-freq reads. Resumes.
 ANSWERS ?= $(WORK)/answers.jsonl
-study-subsets: $(WORK)/web.parquet | $(READY)
+study-subsets: $(WORK)/web.parquet | $(READY) ## which counts make the best subset: WEB="files..." or the model's own answers
 	$(BIN)/python -m benchmarks.subset_study --model $(MODEL) --answers $(ANSWERS) --web $< --out $(WORK)/study.json $(ARGS)
 
 $(WORK)/web.parquet: | $(READY)
@@ -132,7 +160,7 @@ $(WORK)/web.parquet: | $(READY)
 # Is the loss fair? Two heads that differ only in --loss, each replayed with the full LM head and with a subset, on
 # answers that no training saw. `subset` trains over the 2,048 most frequent answered tokens and the teacher's.
 LOSS := $(WORK)/loss
-study-loss: $(LOSS)/sampled/config.json $(LOSS)/subset/config.json $(LOSS)/subset.parquet
+study-loss: $(LOSS)/sampled/config.json $(LOSS)/subset/config.json $(LOSS)/subset.parquet ## one head for each loss, each with all rows and with a subset
 	$(BIN)/frspec replay $(ANSWERS) --held-out --model $(MODEL) --methods eagle,frspec --k 2048 --k 8192 \
 		--vocab $(LOSS)/subset.parquet --draft $(LOSS)/sampled --draft $(LOSS)/subset --out $(LOSS)/replay.json $(ARGS)
 

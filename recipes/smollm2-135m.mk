@@ -1,9 +1,10 @@
-# SmolLM2-135M-Instruct: embedded, runs anywhere. Give PROMPTS of your own: make head PROMPTS=prompts.jsonl
-# The subset is counted on the model's own answers, the best corpus there is; name another with CORPUS=... COUNT_OPTIONS=
+# SmolLM2-135M-Instruct: embedded, runs anywhere, in minutes with these twenty prompts (PROMPTS=... for yours)
+# The subset is counted on the model's own answers, the best corpus there is; CORPUS=... COUNT_OPTIONS= for another.
 MODEL := smollm2-135m
 K ?= 4096
 CORPUS ?= $(WORK)/answers.jsonl
 COUNT_OPTIONS ?= --assistant-only
-PROMPTS ?= prompts.jsonl
+BUILD_OPTIONS ?= --pad
+PROMPTS ?= data/examples/prompts.jsonl
 COLLECT_OPTIONS ?= --max-new-tokens 160
 TRAIN_OPTIONS ?=

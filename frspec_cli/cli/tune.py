@@ -11,7 +11,7 @@ from frspec_cli import outputs
 from frspec_cli.cli import options
 from frspec_cli.cli.output import Output
 from frspec_cli.errors import UsageError
-from frspec_cli.tuning.options import AUTO, TuneOptions
+from frspec_cli.tuning.options import AUTO, COSTS_CONTEXT, TuneOptions
 
 if TYPE_CHECKING:
     from frspec_cli.decoding.pipeline import Pipeline
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from frspec_cli.tuning.costs import CostFile
 
 DEFAULTS = TuneOptions()
-_CONTEXT = 256
 
 
 def command(
@@ -149,7 +148,7 @@ def _from_file(elsewhere: CostFile, tune_options: TuneOptions, out: Path) -> dic
     """The answer from costs and the acceptance that goes with them: no model is read."""
     from frspec_cli.tuning.run import from_costs
 
-    return from_costs(elsewhere, tune_options, context=_CONTEXT, out=out)
+    return from_costs(elsewhere, tune_options, context=COSTS_CONTEXT, out=out)
 
 
 def _numbers(name: str, text: str) -> tuple[int, ...]:

@@ -211,6 +211,11 @@ def generate(
 
     For several prompts, load once: `load_pipeline(load_target(model)).generate(prompt)`. Arguments are those of `frspec
     generate`. Raises `FrspecError` for what cannot be loaded or decoded.
+
+    >>> options = GenerateOptions(max_new_tokens=16)
+    >>> answer = generate("one by one", model="model/", draft="head/", vocab="subset.parquet", options=options)
+    >>> answer.prompt_tokens, len(answer.token_ids), answer.acceptance_length >= 1
+    (21, 16, True)
     """
     if options.method is not None:
         check_method(options.method, draft=draft, vocab=vocab, k=k)

@@ -13,6 +13,8 @@ SAFE_TREE = TreeConfig(depth=3, beam=4, nodes=8)
 """The draft tree where nothing is known about the machine: small, for a row more may cost much."""
 SURE_OF_ESTIMATE, SURE_OF_MEASUREMENT = 1.10, 1.03
 """How much faster than plain decoding a tree must be to be chosen: by an estimated rate, by a measured one."""
+COSTS_CONTEXT = 256
+"""Tokens of text that an answer from recorded costs alone stands behind."""
 
 
 @dataclass(frozen=True)
