@@ -172,8 +172,8 @@ def replay_answers(
         vocabs=[str(each) for each in vocabs],
         warn=callbacks.warn,
     )
-    settled = {"out": path, "restart": restart, "force": force}
-    return made_or_read(partial(run_replay, pipelines, options, Path(answers), callbacks=callbacks, **settled), path)
+    run = partial(run_replay, pipelines, options, Path(answers), out=path, restart=restart, force=force)
+    return made_or_read(partial(run, callbacks=callbacks), path)
 
 
 def tune(
@@ -268,6 +268,5 @@ def verify(
             target, draft=options.draft, vocab=options.vocab, k=options.k, compiler=compiler, warn=callbacks.warn
         )
 
-    settled = {"out": path, "restart": restart, "force": force}
-    run = partial(run_verification, load, read_prompts(prompts), options, callbacks=callbacks, **settled)
-    return run() if path is None else made_or_read(run, path)
+    run = partial(run_verification, load, read_prompts(prompts), options, out=path, restart=restart, force=force)
+    return run(callbacks=callbacks) if path is None else made_or_read(partial(run, callbacks=callbacks), path)

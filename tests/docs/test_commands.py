@@ -52,7 +52,7 @@ def test_every_make_command_is_a_target_with_its_variables() -> None:
     lines = [line for line in all_lines() if line.words()[:1] == ["make"]]
     assert lines
     wrong = []
-    for text in sorted({" ".join(line.words()) for line in lines}):
+    for text in sorted({shlex.join(line.words()) for line in lines}):
         run = subprocess.run(
             [*shlex.split(text), "-n", *INSTALLED], cwd=ROOT, capture_output=True, text=True, check=False
         )
