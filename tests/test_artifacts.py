@@ -756,7 +756,7 @@ def test_every_bit_of_an_arrays_header(tmp_path: Path, version: tuple[int, int])
 def test_a_header_that_pythons_parser_gives_up(tmp_path: Path, header: str) -> None:
     path = tmp_path / "ids.npy"
     path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + bytes(32))
-    with pytest.raises(FrspecError, match=r"ids\.npy is refused: "):
+    with pytest.raises(FrspecError, match=r"ids\.npy is refused: \w[^\n]*\.$"):
         read_foreign(path)
 
 

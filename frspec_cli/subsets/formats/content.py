@@ -104,7 +104,7 @@ def load_numpy(path: Path) -> np.ndarray:
             _check_length(path)
             return np.load(path, allow_pickle=False)
     except _BROKEN_NUMPY as error:
-        said = str(error) or type(error).__name__
+        said = str(error.args[0] if isinstance(error, TokenError) else error) or type(error).__name__
         reason = "it holds pickled objects" if "allow_pickle" in said else said.splitlines()[0]
         raise FrspecError(f"{path} is refused: {reason}.") from None
 
