@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from frspec_cli.answers.prompts import Prompt, prompt_ids
+from frspec_cli.answers.top_p import quick
 from frspec_cli.corpus.documents import Message
 from frspec_cli.decoding.sampling import Sampling
 from frspec_cli.decoding.walk import best
@@ -159,7 +160,7 @@ def _chooser(
         return lambda logits, rows, step: best(logits)
     assert len({prompt.id for prompt in prompts}) == len(prompts), "equal ids would get equal noise"
     draws = torch.stack([uniforms(sampling.seed, prompt.id, count) for prompt in prompts]).to(device)
-    warpers = sampling.warpers()
+    warpers = [quick(warper) for warper in sampling.warpers()]
 
     def invert(logits: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
         scores = logits.float()
