@@ -11,7 +11,7 @@ import torch
 from frspec_cli.answers.records import Answer, pad_ids
 from frspec_cli.models.finite import finite_rows, not_finite
 
-_TARGET_TOKENS = 4096  # positions (padding included) in one pass of the target
+TARGET_TOKENS = 4096  # positions (padding included) in one pass of the target
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ def target_states(
     """
     batch: list[int] = []
     for index in sorted(range(len(answers)), key=lambda i: len(answers[i].ids)):
-        if batch and (len(batch) + 1) * len(answers[index].ids) > _TARGET_TOKENS:
+        if batch and (len(batch) + 1) * len(answers[index].ids) > TARGET_TOKENS:
             yield from _batch_states(model, answers, batch, layers, whole)
             batch = []
         batch.append(index)

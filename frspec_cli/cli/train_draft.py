@@ -19,6 +19,7 @@ from frspec_cli.training.options import (
     OBJECTIVES,
     REFERENCE_WIDTH,
     SAMPLED_ROWS,
+    TRACKERS,
     RunSettings,
     TrainOptions,
     check_draft_vocabulary,
@@ -29,6 +30,7 @@ from frspec_cli.training.options import (
     objective_named,
     optimizer_named,
     parse_taps,
+    trackers_named,
 )
 
 if TYPE_CHECKING:
@@ -138,6 +140,14 @@ def command(
     validate_every: Annotated[
         int, typer.Option(min=1, help="Steps between validations by replay.")
     ] = _RUN.validate_every,
+    log_to: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--log-to",
+            metavar="|".join(TRACKERS),
+            help="Curves besides OUT.training/metrics.jsonl: TensorBoard's event files there, or wandb. May be given twice.",
+        ),
+    ] = None,
     checkpoint_seconds: Annotated[
         float, typer.Option(min=0.0, help="Seconds between checkpoints: what a killed run may lose.")
     ] = 60.0,
@@ -162,6 +172,9 @@ def command(
     recompute: Annotated[
         bool,
         typer.Option("--recompute", help="Compute each draft step again in the backward pass: less memory, more time."),
+    ] = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Only say what memory and time it would take on 80 GB cards.")
     ] = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -203,7 +216,25 @@ def command(
     )
     check_draft_vocabulary(layout_name, vocab=vocab, k=k)
     check_dtype(dtype)
+    trackers = trackers_named(log_to or [])
     mode = features_mode_named(features_mode, folder=features)
+
+    if estimate:
+        from frspec_cli.cli.estimate import show_estimate
+
+        show_estimate(
+            Output(as_json=as_json, quiet=quiet),
+            model=model,
+            answers=answers,
+            vocab=vocab,
+            k=k,
+            options=train_options,
+            settings=settings,
+            mode=mode,
+            features=features,
+            recompute=recompute,
+        )
+        return
 
     from frspec_cli.heads.files import HEAD, holds_only_head
 
@@ -220,6 +251,7 @@ def command(
     from frspec_cli.training.new_head import draft_ids_of
     from frspec_cli.training.ranks import Ranks, rank_device
     from frspec_cli.training.run import RunInputs, open_run
+    from frspec_cli.training.trackers import talk
 
     if threads:
         torch.set_num_threads(threads)
@@ -242,6 +274,7 @@ def command(
         draft_ids=draft_ids,
         noted={"tokenizer_fingerprint": tokenizer.fingerprint},
         command=quoted_command(sys.argv[1:], processes=ranks.count),
+        log_to=trackers,
         checkpoint_seconds=checkpoint_seconds,
         recompute=recompute,
         restart=restart,
@@ -253,13 +286,14 @@ def command(
             f"{len(run.answers.trained_on):,} answers, {total:,} steps, {torch.get_num_threads()} threads"
             f"{f', {ranks.count} processes' * (ranks.count > 1)}"
         )
-        with output.progress() as bar:
-            task = bar.add_task("training", total=total, completed=run.trainer.step)
+        with output.long_progress("training", whole_numbers=True) as bar:
+            task = bar.add_task("training", total=total, completed=run.trainer.step, talk="")
             now_and_then = output.now_and_then("training, steps")
 
             def on_step(record: StepRecord, total: int) -> None:
-                bar.update(task, completed=record.step)
-                now_and_then(record.step, total)
+                said = talk(record, run.pace, run.accepts)
+                bar.update(task, completed=record.step, talk=said)
+                now_and_then(record.step, total, said)
 
             best = run.train(on_step)
     if not ranks.main:

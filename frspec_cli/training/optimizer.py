@@ -11,15 +11,20 @@ import torch
 from frspec_cli.training.options import OptimizerName
 
 
-class HeadOptimizer:
-    """Steps `weights` (by their names in a head's file), each step at learning rates of its own.
+def is_matrix(name: str, weight: torch.Tensor) -> bool:
+    """Whether Muon steps a weight.
 
-    A matrix with a row for each token (the draft's own LM head) gets AdamW even under "muon": most of its rows have no
-    gradient in a step, and orthogonal steps would move them all.
+    A matrix with a row for each token (the draft's own LM head) gets AdamW: most of its rows have no gradient in a step, and
+    orthogonal steps would move them all.
     """
+    return weight.ndim == 2 and name != "lm_head.weight"
+
+
+class HeadOptimizer:
+    """Steps `weights` (by their names in a head's file), each step at learning rates of its own."""
 
     def __init__(self, weights: dict[str, torch.Tensor], name: OptimizerName, *, weight_decay: float) -> None:
-        matrices = {key: w for key, w in weights.items() if name == "muon" and w.ndim == 2 and key != "lm_head.weight"}
+        matrices = {key: weight for key, weight in weights.items() if name == "muon" and is_matrix(key, weight)}
         rest = {key: weight for key, weight in weights.items() if key not in matrices}
         self._parts: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(rest.values(), betas=(0.9, 0.95), weight_decay=weight_decay)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -16,6 +17,9 @@ LEARNING_RATES: dict[OptimizerName, float] = {"muon": 4e-3, "adamw": 1e-3}
 """Peaks that suit a head of a few million parameters (docs/log.md)."""
 REFERENCE_WIDTH = 640
 """Hidden size up to which they hold; above, they fall as its inverse."""
+
+TrackerName = Literal["tensorboard", "wandb"]
+TRACKERS: tuple[TrackerName, ...] = get_args(TrackerName)
 
 FeaturesMode = Literal["auto", "online", "disk"]
 FEATURES_MODES: tuple[FeaturesMode, ...] = get_args(FeaturesMode)
@@ -159,6 +163,14 @@ def optimizer_named(name: str) -> OptimizerName:
         if name == optimizer:
             return optimizer
     raise UsageError(f"{option('optimizer')} {name} is not one of {', '.join(OPTIMIZERS)}.")
+
+
+def trackers_named(names: Sequence[str]) -> tuple[TrackerName, ...]:
+    """The trackers that an option names, each once. Raises `UsageError` for others."""
+    for name in names:
+        if name not in TRACKERS:
+            raise UsageError(f"{option('log_to')} {name} is not one of {', '.join(TRACKERS)}.")
+    return tuple(tracker for tracker in TRACKERS if tracker in names)
 
 
 def features_mode_named(name: str, *, folder: Path | None) -> FeaturesMode:

@@ -37,8 +37,9 @@ from frspec_cli.training.init_head import start_head
 from frspec_cli.training.interrupt import deferred
 from frspec_cli.training.new_head import check_warm_start, new_head_config, own_lm_head, warm_start
 from frspec_cli.training.on_policy import check_on_policy, check_tokenizer
-from frspec_cli.training.options import FeaturesMode, RunSettings, TrainOptions
+from frspec_cli.training.options import FeaturesMode, RunSettings, TrackerName, TrainOptions
 from frspec_cli.training.ranks import Ranks
+from frspec_cli.training.trackers import Pace, Tracker, check_trackers, open_trackers, step_values
 from frspec_cli.training.trainer import StepRecord, Trainer
 from frspec_cli.training.validation import VALIDATION_ROWS, acceptance_of, validation_rows
 
@@ -55,6 +56,7 @@ class RunInputs:
     draft_ids: int64 [D], ascending, the tokens that an EAGLE-3 head gets rows for; None for the other layouts.
     noted: more keys of the head's config.json.
     command: the command that the card quotes.
+    log_to: where the curves go besides metrics.jsonl.
     checkpoint_seconds: at least this long between checkpoints.
     recompute: see `Trainer`.
     restart: drop the checkpoint of an earlier run.
@@ -72,6 +74,7 @@ class RunInputs:
     draft_ids: torch.Tensor | None = None
     noted: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""
+    log_to: tuple[TrackerName, ...] = ()
     checkpoint_seconds: float = 60.0
     recompute: bool = False
     restart: bool = False
@@ -98,6 +101,7 @@ def open_run(
     Raises `FrspecError` if the answers, the head to start from, or an earlier run in the folder do not fit.
     """
     target, settings, callbacks = inputs.target, inputs.settings, callbacks or Callbacks()
+    check_trackers(inputs.log_to)
     ranks = ranks or Ranks(target.device)
     config = new_head_config(target, layout=settings.layout, taps=settings.taps, draft_ids=inputs.draft_ids)
     answers = read_training_answers(inputs)
@@ -144,7 +148,12 @@ def _held(inputs: RunInputs, depends_on: Mapping[str, Any]) -> AbstractContextMa
 
 @dataclass(eq=False)
 class TrainingRun:
-    """An opened run. best: the best validation acceptance length so far, 0 before the first validation."""
+    """An opened run.
+
+    best: the best validation acceptance length so far, 0 before the first validation.
+    accepts: that of the last validation of this process, 0 before.
+    pace: of this process.
+    """
 
     inputs: RunInputs
     answers: TrainingAnswers
@@ -154,6 +163,8 @@ class TrainingRun:
     ranks: Ranks
     callbacks: Callbacks
     best: float = 0.0
+    accepts: float = 0.0
+    pace: Pace = field(default_factory=Pace)
 
     def resume(self) -> None:
         """Puts all processes into the state of the last checkpoint, if there is one.
@@ -185,7 +196,7 @@ class TrainingRun:
         on_step: called by the main process with the record of each step and the number of all steps.
         """
         trainer, saved_at, main = self.trainer, time.monotonic(), self.ranks.main
-        with deferred(self.callbacks.say) as interrupt:
+        with self._tracked() as track, deferred(self.callbacks.say) as interrupt:
             for record in trainer.run():
                 if self.ranks.orphaned:
                     raise KeyboardInterrupt
@@ -193,9 +204,12 @@ class TrainingRun:
                 stop = self.ranks.any(interrupt.pressed)  # all ranks stop after the same step
                 if main:
                     self.saved.log({"step": record.step, **_rounded(record)})
+                    self.pace.add(record.tokens)
+                    track(step_values(record, self.pace.tokens_per_second), record.step)
                     on_step(record, trainer.total_steps)
                 if main and (last or record.step % self.inputs.settings.validate_every == 0):
                     self._validate(record)
+                    track({"acceptance_length": self.accepts}, record.step)
                 if main and (last or stop or time.monotonic() - saved_at > self.inputs.checkpoint_seconds):
                     self.saved.save(trainer, self.best)
                     saved_at = time.monotonic()
@@ -205,11 +219,30 @@ class TrainingRun:
         self.ranks.wait()
         return self.best
 
+    @contextmanager
+    def _tracked(self) -> Iterator[Callable[[Mapping[str, float], int], None]]:
+        """A function that hands numbers of a step to the trackers; they are closed behind the block."""
+        trackers: list[Tracker] = []
+        if self.ranks.main and self.inputs.log_to:
+            settings = asdict(self.inputs.options) | {"layout": self.inputs.settings.layout}
+            trackers = open_trackers(self.inputs.log_to, self.saved.folder, step=self.trainer.step, settings=settings)
+
+        def track(values: Mapping[str, float], step: int) -> None:
+            for tracker in trackers:
+                tracker.log(values, step)
+
+        try:
+            yield track
+        finally:
+            for tracker in trackers:
+                tracker.close()
+
     def _validate(self, record: StepRecord) -> None:
         """Measures the head on the held-out answers, and saves it to OUT if it is the best so far."""
         head, lm_head = self.trainer.evaluated_head(), self.inputs.target.lm_head
         rows = validation_rows(head, lm_head, self.answers.counts)
         acceptance = acceptance_of(head, rows, self.answers.held_out, self.held_out_features, self.inputs.settings.tree)
+        self.accepts = acceptance.length
         better, length = acceptance.length > self.best, round(acceptance.length, 4)
         self.saved.log({"step": record.step, "acceptance_length": length, "cycles": acceptance.cycles})
         agreement = ", ".join(f"{share:.0%}" for share in record.agreement)

@@ -7,13 +7,11 @@ step); nothing random is carried from step to step, and a checkpoint is weights,
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.utils.checkpoint import checkpoint
 
 from frspec_cli.answers.records import Answer
 from frspec_cli.counting.ranking import rank_by_count
@@ -22,13 +20,13 @@ from frspec_cli.models.lm_head import LmHead
 from frspec_cli.training.average import AveragedWeights
 from frspec_cli.training.batches import epoch_order, make_batch
 from frspec_cli.training.features import FeatureSource
-from frspec_cli.training.loss import LossRows, choose_rows, draft_loss, own_rows
+from frspec_cli.training.loss import LossRows, choose_rows, own_rows
 from frspec_cli.training.optimizer import HeadOptimizer
 from frspec_cli.training.options import TrainOptions, learning_rates
 from frspec_cli.training.ranks import Ranks
-from frspec_cli.training.unroll import teacher_at, unroll
+from frspec_cli.training.step import batch_loss
 
-_FREQUENT_ROWS = 2048
+FREQUENT_ROWS = 2048
 _POWER = 0.75  # of a token's count: how often it is drawn as a negative
 
 
@@ -78,7 +76,7 @@ class Trainer:
         self.recompute = recompute
         self.step = 0
         self.device = head.embedding_weight.device
-        order = rank_by_count(counts)[:_FREQUENT_ROWS]
+        order = rank_by_count(counts)[:FREQUENT_ROWS]
         self._frequent = torch.from_numpy(order.copy())
         self._drawn_by = torch.from_numpy((counts + 1.0) ** _POWER) if options.negatives == "frequency" else None
         self.weights = trained_weights(head)
@@ -151,34 +149,15 @@ class Trainer:
 
     def _backward(self, members: list[int], tokens: int, sums: torch.Tensor, *, seed: int) -> None:
         """Adds one batch's share of the step's gradients, and its sums of loss, agreement and queries to `sums`."""
-        options = self.options
         answers = [self.answers[i] for i in members]
         batch = make_batch(answers, self.features.take(members), device=self.device)
         rows = self._rows(batch.teacher_ids[batch.teacher_probabilities > 0], seed=seed)
-        total, weights = torch.zeros((), device=self.device), [options.decay**k for k in range(options.steps)]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            for k, hidden in enumerate(unroll(self.head, batch, steps=options.steps, recompute=self.recompute)):
-                teacher_ids, probabilities = teacher_at(batch, k)
-                loss, agrees = self._loss(hidden[0], rows, teacher_ids, probabilities)
-                total = total + weights[k] * loss.sum() / tokens
-                sums[:, k] += torch.stack((loss.detach().sum(), agrees.sum(), torch.tensor(len(loss)).to(loss)))
-        (total / math.fsum(weights)).backward()
-
-    def _loss(
-        self, hidden: torch.Tensor, rows: LossRows, ids: torch.Tensor, probabilities: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`draft_loss` over hidden [n, H]; its logits are the largest tensors of a step, so they too may be recomputed."""
-
-        def of(hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return draft_loss(
-                self.head.lm_input(hidden),
-                rows,
-                teacher_ids=ids,
-                teacher_probabilities=probabilities,
-                objective=self.options.objective,
+            loss, found = batch_loss(
+                self.head, batch, rows, tokens=tokens, options=self.options, recompute=self.recompute
             )
-
-        return checkpoint(of, hidden, use_reentrant=False) if self.recompute else of(hidden)
+        loss.backward()
+        sums += found
 
     def _rows(self, teacher_ids: torch.Tensor, *, seed: int) -> LossRows:
         if self.head.own_lm_head is not None:

@@ -41,6 +41,21 @@ def test_the_card_quotes_the_command_and_names_files_without_their_folders(cli, 
     assert (out / "model.safetensors").stat().st_mode & 0o777 == answers.stat().st_mode & 0o777
 
 
+def test_an_estimate_loads_no_weight_and_writes_nothing(cli, answers, tiny_folder, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_folder, model, ignore=shutil.ignore_patterns("*.safetensors"))
+    common = ["train-draft", answers, "--model", model, "--out", tmp_path / "head", "--estimate", "--json"]
+    code, said, err = cli(*common, "--batch-tokens", 60)
+    assert code == 0, err
+    found = json.loads(said)
+    assert (found["features_mode"], found["tokens"], found["target_operations"] > 0) == ("disk", 60, False)
+    assert found["total"] == found["target"] + found["head"] + found["step"]
+    assert found["features"] == 20 * (5 * 3 * 32 * 2 + 3 * 32 * 8)  # 5 positions, last and two taps; 3 queries
+    code, said, _ = cli(*common, "--epochs", 1, "--recompute")
+    assert json.loads(said)["features_mode"] == "online"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.jsonl", "model"]
+
+
 def test_a_hub_id_in_the_command_stays_as_it_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "out").mkdir()
