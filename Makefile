@@ -58,7 +58,6 @@ check: setup ## lint, format, types, import rules, links of the docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m pytest -q tests/docs -m 'not slow and not real'
-	$(MAKE) package
 
 # The wheel, installed as its users do into an environment of its own, and tried outside the checkout.
 package: setup ## wheel and sdist, and a smoke test of the wheel in a clean environment
