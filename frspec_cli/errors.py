@@ -10,6 +10,7 @@ The library knows fields, not flags: a message names a parameter as `option("max
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 _OPEN, _CLOSE = "\ue000", "\ue001"  # private-use characters, which no message holds otherwise
@@ -75,3 +76,22 @@ class VerificationError(FrspecError):
     """A check that frspec was asked to make did not hold: exit code 3."""
 
     exit_code = 3
+
+
+def did_you_mean(typed: str, known: Iterable[str]) -> str:
+    """`Did you mean x or y?` of the known names that look like what was typed; empty if none does."""
+    import difflib
+
+    names = {name.lower(): name for name in known}
+    low = typed.lower()
+    near = [name for name in names if len(low) > 1 and name.startswith(low)][:2]
+    near = near or difflib.get_close_matches(low, names, n=2, cutoff=0.6)
+    return f"Did you mean {' or '.join(names[name] for name in near)}?" if near else ""
+
+
+def not_one_of(name: str, value: Any, known: Iterable[str]) -> UsageError:
+    """The error to raise for a parameter's value that is none of the known ones."""
+    choices = list(known)
+    return UsageError(
+        f"{option(name)} {value} is not one of {', '.join(choices)}.", hint=did_you_mean(str(value), choices)
+    )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from frspec_cli.decoding.options import METHODS, TreeConfig, refuse_unused
 from frspec_cli.decoding.sampling import Sampling
-from frspec_cli.errors import UsageError, option
+from frspec_cli.errors import UsageError, not_one_of, option
 from frspec_cli.replay.options import parse_tree
 
 BASELINE = "transformers"
@@ -48,9 +48,7 @@ class BenchOptions:
     def __post_init__(self) -> None:
         unknown = [method for method in self.methods if method not in (*METHODS, *BASELINES)]
         if unknown:
-            raise UsageError(
-                f"{option('methods')} names {unknown[0]}, which is not one of {', '.join((*METHODS, *BASELINES))}."
-            )
+            raise not_one_of("methods", unknown[0], (*METHODS, *BASELINES))
         for name, values in (("methods", self.methods), ("k", self.ks)):
             if len(set(values)) < len(values):
                 raise UsageError(f"{option(name)} names one value twice.")

@@ -15,7 +15,7 @@ from frspec_cli.corpus.documents import CONVERSATION_FIELDS, Document, Fields, R
 from frspec_cli.corpus.records import record_document
 from frspec_cli.corpus.shards import Shard
 from frspec_cli.corpus.streams import BrokenFile, lines, text_chunks
-from frspec_cli.errors import FrspecError, option
+from frspec_cli.errors import FrspecError, did_you_mean, option
 
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
 _ROW_OVERHEAD = 4
@@ -108,7 +108,7 @@ def _checked(header: list[str], shard: Shard, fields: Fields) -> list[str]:
         shown = ", ".join(name.encode("utf-8", "replace").decode()[:40] for name in names[:20])
         raise FrspecError(
             f"{shard.label} has no column {wanted[0]!r}; its first line names: {shown}.",
-            hint=f"Name the column that holds the text with {option('text_field')}."
+            hint=(did_you_mean(wanted[0], names) or f"Name the column that holds the text with {option('text_field')}.")
             + ("" if len(names) > 1 else " Columns are separated by commas in .csv, by tabs in .tsv."),
         )
     if names.count(found[0]) > 1:

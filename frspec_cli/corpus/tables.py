@@ -20,7 +20,7 @@ from frspec_cli.corpus.documents import (
 from frspec_cli.corpus.records import record_document
 from frspec_cli.corpus.shards import Shard
 from frspec_cli.corpus.streams import BrokenFile, open_binary, raw_chunks, text_chunks
-from frspec_cli.errors import FrspecError, option
+from frspec_cli.errors import FrspecError, did_you_mean, option
 
 ROWS_AT_ONCE = 512
 _ANSWER_FIELDS = ("prompt_token_ids", "response_token_ids", "finish")
@@ -103,7 +103,8 @@ def _columns(names: list[str], shard: Shard, fields: Fields) -> list[str]:
     if text is None:
         raise FrspecError(
             f"{shard.label} has no column {candidates[0]!r}; it has: {', '.join(names)}.",
-            hint=f"Name the column that holds the text with {option('text_field')}.",
+            hint=did_you_mean(candidates[0], names)
+            or f"Name the column that holds the text with {option('text_field')}.",
         )
     label = fields.source or DEFAULT_SOURCE_FIELD
     others = [name for name in (label, label.split(".")[0], *_ANSWER_FIELDS) if name in names]

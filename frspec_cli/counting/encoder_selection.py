@@ -10,13 +10,13 @@ from frspec_cli.corpus.reading import read_shard
 from frspec_cli.corpus.shards import Shard
 from frspec_cli.counting.accumulator import ShardCounts
 from frspec_cli.counting.document_encoder import DocumentEncoder
-from frspec_cli.errors import FrspecError, UsageError, option
+from frspec_cli.counting.options import ENCODERS
+from frspec_cli.errors import FrspecError, not_one_of
 from frspec_cli.tokens.encoder import ReferenceEncoder
 from frspec_cli.tokens.encoder_check import check, compare, hostile_texts
 from frspec_cli.tokens.fast import FastEncoder, FastEncoderRefuses
 from frspec_cli.tokens.tokenizer import LoadedTokenizer
 
-CHOICES = ("auto", "fast", "reference")
 PROBE_SHARDS = 8
 PROBE_BYTES = 256 << 10
 PROBE_DOCUMENT_BYTES = 32 << 10
@@ -36,8 +36,8 @@ def select_fast_encoder(
     threads: encode on all cores within this process.
     say: gets the reason if `auto` falls back to the reference; `fast` raises `FastEncoderRefuses` instead.
     """
-    if wanted not in CHOICES:
-        raise UsageError(f"{option('encoder')} {wanted} is not one of {', '.join(CHOICES)}.")
+    if wanted not in ENCODERS:
+        raise not_one_of("encoder", wanted, ENCODERS)
     if wanted == "reference" or (wanted == "auto" and begun_with == "reference"):
         return None
     try:

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from frspec_cli.errors import UsageError, option
+from frspec_cli.errors import UsageError, not_one_of, option
 from frspec_cli.tokens.template_options import TemplateOptions
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 LEDGER_VERSION = 3
 """Part of a ledger's key: raised whenever the same text would be counted or recorded differently."""
+ENCODERS = ("auto", "fast", "reference")
 ENGINES = ("local", "ray")
 DOCUMENT_BYTES = {"fast": 16 << 20, "reference": 4 << 20}
 """Text of one document by encoder, unless an option says otherwise: the reference takes 130 to 330 bytes of memory for each
@@ -118,8 +119,10 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"{option('workers')} must be at least 1, not {self.workers}.")
+        if self.encoder not in ENCODERS:
+            raise not_one_of("encoder", self.encoder, ENCODERS)
         if self.engine not in ENGINES:
-            raise UsageError(f"{option('engine')} {self.engine} is not one of {', '.join(ENGINES)}.")
+            raise not_one_of("engine", self.engine, ENGINES)
         if not 0 <= self.max_bad <= 1:
             raise UsageError(f"{option('max_bad')} is a share between 0 and 1, not {self.max_bad:g}.")
         index, count = self.shard

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from frspec_cli.decoding.sampling import Sampling
-from frspec_cli.errors import UsageError, option
+from frspec_cli.errors import UsageError, not_one_of, option
 
 Method = Literal["ar", "eagle", "frspec", "lookup"]
 """ar: plain decoding. eagle: the head's whole LM head. frspec: a subset of its rows. lookup: n-grams of the text."""
@@ -100,7 +100,7 @@ class TreeConfig:
 def check_method(method: str, **values: Any) -> None:
     """Raises `UsageError` if there is no such method, or if it does not read a value that was given (see `refuse_unused`)."""
     if method not in METHODS:
-        raise UsageError(f"{option('method')} {method} is not one of {', '.join(METHODS)}.")
+        raise not_one_of("method", method, METHODS)
     refuse_unused((method,), **values)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from frspec_cli.errors import FrspecError, UsageError, option
+from frspec_cli.errors import FrspecError, not_one_of
 
 Layout = Literal["eagle2", "eagle3", "fused"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
@@ -25,7 +25,7 @@ def layout_named(name: str) -> Layout:
     for layout in LAYOUTS:
         if name == layout:
             return layout
-    raise UsageError(f"{option('layout')} {name} is not one of {', '.join(LAYOUTS)}.")
+    raise not_one_of("layout", name, LAYOUTS)
 
 
 def detect_layout(raw: dict[str, Any], names: Iterable[str]) -> Layout | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from frspec_cli.errors import UsageError, option
+from frspec_cli.errors import UsageError, not_one_of, option
 
 Peer = Literal["eagle", "sglang", "speculators"]
 PEERS: tuple[Peer, ...] = get_args(Peer)
@@ -46,7 +46,7 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         if self.to not in PEERS:
-            raise UsageError(f"{option('to')} {self.to} is not one of {', '.join(PEERS)}.")
+            raise not_one_of("to", self.to, PEERS)
         yes_or_no(self.norm_output)
         if self.k is not None and self.vocab is None:
             raise UsageError(f"{option('k')} takes a prefix of {option('vocab')}, which is not given.")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from frspec_cli.errors import FrspecError
+from frspec_cli.errors import FrspecError, did_you_mean
 from frspec_cli.models import convert
 from frspec_cli.models.embedded import EMBEDDED, find_gguf
 
@@ -118,12 +117,25 @@ def locate_tokenizer(name: str, *, say: Callable[[str], None] = talk) -> Path:
 
 def _from_hub(name: str, patterns: list[str]) -> Path:
     if not HUB_ID.fullmatch(name):
-        near = difflib.get_close_matches(name, EMBEDDED, n=2, cutoff=0.4) or sorted(EMBEDDED)
+        near = did_you_mean(name, [*EMBEDDED, *_models_beside(Path(name))])
+        near = near or f"Short names: {', '.join(EMBEDDED)}."
         raise FrspecError(
             f"there is no model named {name!r}: it is not a folder, a .gguf file, or a short name.",
-            hint=f"Did you mean {' or '.join(near)}? Models on the hub are named owner/name.",
+            hint=f"{near} Models on the hub are named owner/name.",
         )
     return download_snapshot(name, patterns)
+
+
+def _models_beside(path: Path) -> list[str]:
+    """The models and tokenizers in the folder where `path` was looked for, as the user would name them."""
+    folder = path.expanduser().parent
+    try:
+        found = sorted(folder.iterdir())
+    except OSError:
+        return []
+    marks = ("config.json", "tokenizer.json")
+    models = [each for each in found if each.suffix == ".gguf" or any((each / mark).is_file() for mark in marks)]
+    return [str(path.with_name(each.name)) for each in models]
 
 
 def download_snapshot(repository: str, patterns: list[str]) -> Path:
@@ -149,7 +161,7 @@ def download_snapshot(repository: str, patterns: list[str]) -> Path:
             ) from None
         raise FrspecError(
             f"the model hub could not be reached to download {repository}.",
-            hint=f"Name a local folder or a short name ({', '.join(EMBEDDED)}); HF_HUB_OFFLINE=1 skips the wait.",
+            hint=f"Name a local folder or a short name ({', '.join(EMBEDDED)}); set HF_HUB_OFFLINE=1 to fail at once.",
         ) from None
     except HfHubHTTPError as error:
         raise FrspecError(f"the model hub refused access to {repository}: {str(error).splitlines()[0]}") from None

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frspec_cli.errors import FrspecError, UsageError, option
+from frspec_cli.errors import FrspecError, UsageError, not_one_of, option
 from frspec_cli.models.config_schema import check_text_config
 from frspec_cli.models.eos import eos_ids
 from frspec_cli.models.lm_head import LmHead, lm_head_of
@@ -260,5 +260,5 @@ def resolve_dtype(dtype: str) -> torch.dtype:
     import torch
 
     if dtype not in DTYPES:
-        raise UsageError(f"{option('dtype')} {dtype} is not one of {', '.join(DTYPES)}.")
+        raise not_one_of("dtype", dtype, DTYPES)
     return getattr(torch, dtype)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from frspec_cli import outputs, storage
-from frspec_cli.errors import FrspecError, UsageError, option
+from frspec_cli.errors import FrspecError, UsageError, not_one_of, option
 from frspec_cli.models.locate import serving_name
 from frspec_cli.subsets.formats import WRITERS, Writer
 from frspec_cli.subsets.manifest import manifest_bytes, manifest_path
@@ -105,7 +105,7 @@ def _writer(to: str) -> Writer:
             hint="EAGLE-3 heads carry their own vocabulary: frspec export-draft --to speculators.",
         )
     if to not in WRITERS:
-        raise UsageError(f"{option('to')} {to} is not one of {', '.join(WRITERS)}.")
+        raise not_one_of("to", to, WRITERS)
     return WRITERS[to]
 
 

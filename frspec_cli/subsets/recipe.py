@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from frspec_cli.errors import UsageError, option
+from frspec_cli.errors import UsageError, not_one_of, option
 
 FORCED_KINDS = {"all": ("eos", "template", "byte"), "eos": ("eos",), "none": ()}
 
@@ -38,7 +38,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.forced not in FORCED_KINDS:
-            raise UsageError(f"{option('forced')} {self.forced} is not one of {', '.join(FORCED_KINDS)}.")
+            raise not_one_of("forced", self.forced, FORCED_KINDS)
         for name in ("multiple_of", "shards"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{option(name)} must be at least 1.")

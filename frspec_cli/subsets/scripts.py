@@ -7,7 +7,6 @@ bytes are not whole UTF-8 is `partial`: its count is attributed to scripts by co
 
 from __future__ import annotations
 
-import difflib
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 import regex
 
-from frspec_cli.errors import UsageError
+from frspec_cli.errors import UsageError, did_you_mean
 from frspec_cli.tokens.recorded import RecordedTokenizer
 from frspec_cli.tokens.tokenizer import LoadedTokenizer
 
@@ -43,8 +42,8 @@ def check_name(name: str) -> str:
     try:
         regex.compile(rf"\p{{Script={name}}}")
     except regex.error:
-        near = difflib.get_close_matches(name.capitalize(), NAMES, n=2) or ["cjk", "Cyrillic", "Arabic"]
-        raise UsageError(f"there is no script named {name!r}.", hint=f"Did you mean {' or '.join(near)}?") from None
+        named = "Scripts are named as in Unicode, such as Cyrillic; cjk is Chinese, Japanese and Korean together."
+        raise UsageError(f"there is no script named {name!r}.", hint=did_you_mean(name, NAMES) or named) from None
     return name
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from frspec_cli.decoding.options import TreeConfig
-from frspec_cli.errors import UsageError, option
+from frspec_cli.errors import UsageError, not_one_of, option
 from frspec_cli.heads.config import Layout
 
 OptimizerName = Literal["muon", "adamw"]
@@ -162,7 +162,7 @@ def optimizer_named(name: str) -> OptimizerName:
     for optimizer in OPTIMIZERS:
         if name == optimizer:
             return optimizer
-    raise UsageError(f"{option('optimizer')} {name} is not one of {', '.join(OPTIMIZERS)}.")
+    raise not_one_of("optimizer", name, OPTIMIZERS)
 
 
 def trackers_named(names: Sequence[str]) -> tuple[TrackerName, ...]:
@@ -193,7 +193,7 @@ def chosen_mode(mode: FeaturesMode, *, folder: Path | None, epochs: int, size: i
 def check_dtype(dtype: str) -> None:
     """Raises `UsageError` for a dtype that a target cannot teach in: float16's range is too small."""
     if dtype not in DTYPES:
-        raise UsageError(f"{option('dtype')} {dtype} is not one of {', '.join(DTYPES)}.")
+        raise not_one_of("dtype", dtype, DTYPES)
 
 
 def parse_taps(text: str) -> tuple[int, ...] | None:
@@ -242,7 +242,7 @@ def loss_rows(loss: str | None, sampled_rows: int | None, *, layout: Layout) -> 
     Raises `UsageError` for an unknown loss, and if either means nothing beside the other or for the layout.
     """
     if loss is not None and loss not in LOSSES:
-        raise UsageError(f"{option('loss')} {loss} is not one of {', '.join(LOSSES)}.")
+        raise not_one_of("loss", loss, LOSSES)
     for name, value in (("loss", loss), ("sampled_rows", sampled_rows)):
         if layout == "eagle3" and value is not None:
             raise UsageError(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from frspec_cli.decoding.options import Method, TreeConfig, refuse_unused
-from frspec_cli.errors import UsageError, option
+from frspec_cli.errors import UsageError, not_one_of, option
 from frspec_cli.models.shipped import DEFAULT_MODEL
 
 METHODS = tuple(method for method in get_args(Method) if method != "ar")
@@ -53,11 +53,11 @@ class VerifyOptions:
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise UsageError(f"{option('method')} {self.method} is not one of {', '.join(METHODS)}.")
+            raise not_one_of("method", self.method, METHODS)
         refuse_unused([self.method], draft=self.draft, vocab=self.vocab, k=self.k)
         TreeConfig(depth=self.depth, beam=self.beam, nodes=self.nodes)  # refuses sizes outside its range
         if self.float32 not in FLOAT32:
-            raise UsageError(f"{option('float32')} {self.float32} is not one of {', '.join(FLOAT32)}.")
+            raise not_one_of("float32", self.float32, FLOAT32)
         if self.float32 == "skip" and self.dtype in EXACT_DTYPES:
             raise UsageError(f"{option('float32')} skip has no effect with {option('dtype')} {self.dtype}.")
 
