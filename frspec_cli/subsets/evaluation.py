@@ -19,6 +19,8 @@ from frspec_cli.subsets.subset import VocabularySubset
 from frspec_cli.subsets.tokenizer_check import Tokenizer
 
 HELD_OUT, OTHER_TEXT, IN_SAMPLE = "held out by fold", "other text", "in sample"
+SMALLEST_DRAWN = 0.05
+"""The share of the tokens from which on a source is drawn: smaller ones have wide bands that hide the rest."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def missing_tables(subset: VocabularySubset, tables: Collection[NamedTable]) -> 
 
 
 def curves(evaluations: Sequence[Evaluation]) -> list[Curve]:
-    """Coverage against k, one line for each evaluation; of a single one also a line for each of its sources.
+    """Coverage against k, one line for each evaluation; of a single one also a line for each of its larger sources.
 
     Raises `FrspecError` for a subset whose smaller sizes are not prefixes.
     """
@@ -127,13 +129,17 @@ def curves(evaluations: Sequence[Evaluation]) -> list[Curve]:
     if len(evaluations) == 1:
         return _by_source(evaluations[0])
     several = len({each.name for each in evaluations}) > 1
-    labels = [f"{each.name} on {each.table.name}" if several else each.table.name for each in evaluations]
+    labels = [f"{f'{each.name} on ' * several}{each.table.name}, {each.how}" for each in evaluations]
     return [each.curve(label, each.table.table.by_fold()) for label, each in zip(labels, evaluations, strict=True)]
 
 
 def _by_source(evaluation: Evaluation) -> list[Curve]:
-    table = evaluation.table.table
+    table, how = evaluation.table.table, evaluation.how
     if len(table.counts) == 1:
-        return [evaluation.curve(evaluation.table.name, table.by_fold())]
-    whole = evaluation.curve(f"all of {evaluation.table.name}", table.by_fold())
-    return [replace(whole, leads=True), *(evaluation.curve(name, table.counts[name]) for name in table.sources)]
+        return [evaluation.curve(f"{evaluation.table.name}, {how}", table.by_fold())]
+    whole = evaluation.curve(f"all of {evaluation.table.name}, {how}", table.by_fold())
+    shares = {name: float(counts.sum() / max(1, table.totals().sum())) for name, counts in table.counts.items()}
+    drawn = [name for name in table.sources if shares[name] >= SMALLEST_DRAWN]
+    if len(drawn) < 2:  # one source that is nearly all of it would lie on the whole
+        return [replace(whole, leads=True)]
+    return [replace(whole, leads=True), *(evaluation.curve(name, table.counts[name]) for name in drawn)]

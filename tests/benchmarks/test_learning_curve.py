@@ -37,4 +37,4 @@ def test_a_folder_without_a_validation_is_an_error(run, tmp_path, capsys, record
 
 def test_a_name_that_is_not_a_picture_is_refused_first(run, tmp_path, capsys):
     assert main([str(run("a")), "--out", str(tmp_path / "curve.txt")]) == 1
-    assert "is not a supported image format" in capsys.readouterr().err
+    assert "its name must end in .png, .pdf or .svg" in capsys.readouterr().err
