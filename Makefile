@@ -30,15 +30,8 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/frspec fetch smollm2-135m
 	@touch $@
 
-# Text that every machine has: Python's own documentation and the sources of installed packages (nearly all code).
 demo: setup ## plain decoding, EAGLE-2 and FR-Spec side by side on a real model
-	$(BIN)/frspec count-freq --tokenizer smollm2-135m --glob '**/*.py' --out out/demo/counts.parquet --force \
-		"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')/pydoc_data" \
-		"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch"
-	$(BIN)/frspec build-vocab out/demo/counts.parquet --k 8192 --out out/demo/local.parquet --force
-	$(BIN)/frspec coverage data/smollm2-135m/subset.parquet out/demo/local.parquet --k 8192 --show 6 \
-		--on data/smollm2-135m/counts.parquet
-	$(BIN)/frspec demo --local out/demo/local.parquet --out out/demo
+	$(BIN)/frspec demo --out out/demo
 
 test: setup ## the quick tests
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 -m 'not slow'

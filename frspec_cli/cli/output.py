@@ -7,15 +7,16 @@ is reading.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal, TextIO
 
-from rich.console import Console
-from rich.measure import Measurement
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -25,17 +26,25 @@ from rich.progress import (
     Task,
     TaskProgressColumn,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Column, Table
+from rich.status import Status
+from rich.table import Column
 from rich.text import Text
 
+from frspec_cli.cli.layout import framed, stacked, tab_separated, wrapped
 from frspec_cli.errors import as_flags
 from frspec_cli.outputs import is_stdout
 from frspec_cli.progress import Callbacks
 
-_ANY_WIDTH = 10_000
+
+def console(stream: TextIO) -> Console:
+    """A console that is a terminal if the stream is; in colours if it is, or as NO_COLOR and FORCE_COLOR say."""
+    terminal = stream.isatty()
+    colours: Literal["auto", "standard"] = "auto" if terminal or not os.environ.get("FORCE_COLOR") else "standard"
+    return Console(
+        stderr=stream is sys.stderr, soft_wrap=True, highlight=False, force_terminal=terminal, color_system=colours
+    )
 
 
 class _Amount(ProgressColumn):
@@ -74,26 +83,46 @@ class Output:
     as_json: one object on stdout and no progress bars.
     quiet: no talk on stderr either.
     out: the file that the command writes; if that is stdout, everything else goes to stderr.
+    busy: what the command does before it has anything to show, such as "loading smollm2-135m": on a terminal a spinner
+        says so from the start until there is a bar, a table or a result.
     """
 
-    def __init__(self, *, as_json: bool = False, quiet: bool = False, out: Path | None = None) -> None:
+    _spinner: ClassVar[Status | None] = None
+
+    def __init__(self, *, as_json: bool = False, quiet: bool = False, out: Path | None = None, busy: str = "") -> None:
         self.as_json = as_json
         self.quiet = quiet
         self._stdout_taken = out is not None and is_stdout(out)
-        self.err = Console(stderr=True, soft_wrap=True, highlight=False)
-        self.out = self.err if self._stdout_taken else Console(soft_wrap=True, highlight=False)
+        self.err = console(sys.stderr)
+        self.out = self.err if self._stdout_taken else console(sys.stdout)
+        self._tables = 0
+        if busy and self.err.is_terminal and not (quiet or as_json):
+            Output._spinner = self.err.status(f"{busy} ...")
+            Output._spinner.start()
+
+    @classmethod
+    def rest(cls) -> None:
+        """Stops the spinner, if there is one."""
+        if cls._spinner is not None:
+            cls._spinner.stop()
+            cls._spinner = None
 
     def say(self, text: str) -> None:
         """Talk: a line on stderr, unless quiet."""
         if not self.quiet:
-            self.err.print(Text(as_flags(text)))
+            self.err.print(Text(self._fitted(as_flags(text))))
 
     def warn(self, text: str) -> None:
         """A warning on stderr, also when quiet: it says that a result is not quite what was asked for."""
-        self.err.print(Text.assemble(("warning: ", "yellow"), as_flags(text)))
+        lines = self._fitted(f"warning: {as_flags(text)}")
+        self.err.print(Text.assemble(("warning:", "yellow"), lines.removeprefix("warning:")))
+
+    def _fitted(self, text: str) -> str:
+        return wrapped(text, self.err.width) if self.err.is_terminal else text
 
     def data(self, text: str, end: str = "\n") -> None:
         """Data: written to stdout as it is, at once; a byte of a file's name that is not UTF-8 is escaped (\\udcff)."""
+        self.rest()
         stream = sys.stderr if self._stdout_taken else sys.stdout
         stream.write(text.encode("utf-8", "backslashreplace").decode() + end)
         stream.flush()
@@ -102,49 +131,109 @@ class Output:
         """One JSON object on one line of stdout."""
         self.data(as_flags(json.dumps(value, ensure_ascii=False)))
 
-    def table(self, title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]], *, left: int = 1) -> None:
-        """A table on stdout for people; nothing when a program reads. The first `left` columns are text.
+    def table(
+        self,
+        title: str,
+        columns: Iterable[str],
+        rows: Iterable[Iterable[Any]],
+        *,
+        left: int = 1,
+        brief: Sequence[str] | None = None,
+    ) -> None:
+        """A table on stdout, or nothing if the command gives JSON.
 
-        Nothing in it is ever cut: on a terminal that is too narrow, each row becomes a list of its cells.
+        left: the number of columns, from the first, that are text.
+        brief: the columns that a terminal shows; None: all.
+
+        Nothing in it is ever cut. In a pipe it is tab-separated, without a frame; on a terminal that is too narrow the
+        headers are wrapped, then intervals shortened, then each row becomes a list of its cells.
         """
+        self.rest()
         if self.as_json:
             return
         headers, cells = list(columns), [[str(cell) for cell in row] for row in rows]
-        table = Table(header_style="bold")
-        for index, header in enumerate(headers):
-            table.add_column(header, justify="left" if index < left else "right", no_wrap=True)
-        for row in cells:
-            table.add_row(*map(Text, row))
+        if not self.out.is_terminal:
+            self._pipe(title, headers, cells)
+            return
+        if brief is not None:
+            shown = [index for index, header in enumerate(headers) if header in brief]
+            headers, cells = [headers[index] for index in shown], [[row[index] for index in shown] for row in cells]
         if title:
-            self.out.print(Text(title, style="bold"))
-        width = Measurement.get(self.out, self.out.options.update(max_width=_ANY_WIDTH), table).maximum
-        if self.out.is_terminal and width > self.out.width:
-            self._list(headers, cells, left)
-        else:
-            table.width = width
+            self.out.print(Text(wrapped(title, self.out.width), style="bold"))
+        table = framed(headers, cells, left=left, width=self.out.width)
+        if table is not None:
             self.out.print(table)
+            return
+        for name, lines in stacked(headers, cells, left):
+            self.out.print(Text(name, style="bold"))
+            for line in lines:
+                self.out.print(Text(line))
 
-    def _list(self, headers: list[str], cells: list[list[str]], left: int) -> None:
-        """The cells of a table below each other: a row's text columns, and its figures under that."""
-        widest = max(map(len, headers[left:]), default=0)
-        for row in cells:
-            self.out.print(Text(", ".join(cell for cell in row[:left] if cell.strip()), style="bold"))
-            for header, cell in zip(headers[left:], row[left:], strict=True):
-                if cell:
-                    self.out.print(Text(f"  {header:<{widest}}  {cell}"))
+    def lines(self, text: str) -> None:
+        """Text for people beside a table, on stdout; nothing if the command gives JSON."""
+        self.rest()
+        if not self.as_json:
+            self.out.print(Text(wrapped(text, self.out.width) if self.out.is_terminal else text))
+
+    def _pipe(self, title: str, headers: list[str], cells: list[list[str]]) -> None:
+        """A table for a program: its title is talk, and a line is empty before the next."""
+        if title:
+            self.say(title)
+        self.data("\n" * bool(self._tables) + tab_separated(headers, cells))
+        self._tables += 1
+
+    @contextmanager
+    def filling(self) -> Iterator[Callable[[str, Sequence[str], list[list[str]]], None]]:
+        """A table that fills while a command measures: to be called with title, columns and the rows so far.
+
+        It is gone at the end, when the command shows the whole. Off a terminal, a line a minute with the title.
+        """
+        if not self.err.is_terminal or self.quiet or self.as_json:
+            said = time.monotonic()
+
+            def tell(title: str, columns: Sequence[str], rows: list[list[str]]) -> None:
+                nonlocal said
+                if time.monotonic() - said >= NowAndThen.SECONDS:
+                    said = time.monotonic()
+                    self.say(title)
+
+            yield tell
+            return
+        live = Live(console=self.err, transient=True, refresh_per_second=4)
+
+        def fill(title: str, columns: Sequence[str], rows: list[list[str]]) -> None:
+            self.rest()
+            live.start()
+            table = framed(columns, rows, left=1, width=self.err.width)
+            live.update(Group(Text(title, style="bold"), table or Text(tab_separated(columns, rows))), refresh=True)
+
+        try:
+            yield fill
+        finally:
+            live.stop()
+
+    @property
+    def width(self) -> int:
+        """Columns for what is drawn in characters."""
+        return self.out.width if self.out.is_terminal else 80
+
+    @property
+    def piped(self) -> bool:
+        """Whether a program reads the tables: it is given all of them."""
+        return not self.out.is_terminal
 
     def result(self, value: dict[str, Any], line: str) -> None:
         """The end of a command: the JSON object for programs, else one closing line (it names the path written)."""
+        self.rest()
         if self.as_json:
             self.json(value)
-        else:
+        elif line:
             self.say(line)
 
     def progress(self) -> Progress:
         """A progress display on stderr; silent if a program reads, if quiet, or if stderr is not a terminal."""
-        return self._progress(
-            SpinnerColumn(), _text("{task.description}"), *self._bar(45), _Amount(), TimeElapsedColumn()
-        )
+        left = TimeRemainingColumn(compact=True, elapsed_when_finished=True)
+        return self._progress(SpinnerColumn(), _text("{task.description}"), *self._bar(45), _Amount(), left)
 
     @contextmanager
     def callbacks(self, verb: str) -> Iterator[Callbacks]:
@@ -177,5 +266,6 @@ class Output:
         return [BarColumn(bar_width=room)] if room >= 5 else []
 
     def _progress(self, *columns: ProgressColumn) -> Progress:
+        self.rest()
         disable = self.as_json or self.quiet or not self.err.is_terminal
         return Progress(*columns, console=self.err, disable=disable, transient=True)

@@ -38,7 +38,7 @@ def spoiled_dtypes(monkeypatch, tiny_folder: Path) -> set[str]:
 
 
 def test_equal_texts_are_identical(cli, spoiled_dtypes, tmp_path) -> None:
-    code, shown, err = cli("demo", "--out", tmp_path)
+    code, shown, err = cli("demo", "--dtype", "float32", "--out", tmp_path)
     assert code == 0, err
     assert shown.count("yes") == 3
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -48,7 +48,7 @@ def test_equal_texts_are_identical(cli, spoiled_dtypes, tmp_path) -> None:
 
 def test_a_difference_is_a_failure(cli, spoiled_dtypes, tmp_path) -> None:
     spoiled_dtypes.add("float32")
-    code, shown, err = cli("demo", "--out", tmp_path)
+    code, shown, err = cli("demo", "--dtype", "float32", "--out", tmp_path)
     assert code == 3
     assert shown.count("NO") == 2
     assert "eagle differs from plain decoding on prompt 1 at token 1 (top-2 margin" in " ".join(err.split())
@@ -59,7 +59,7 @@ def test_near_ties_are_decided_in_float64(cli, spoiled_dtypes, tmp_path, monkeyp
     """Every difference is taken for a near tie here: explained if the texts are equal in float64, and only then."""
     monkeypatch.setattr(identity, "NEAR_TIE", float("inf"))
     spoiled_dtypes |= {"float32", "float64"} if float64 else {"float32"}
-    code, shown, err = cli("demo", "--out", tmp_path)
+    code, shown, err = cli("demo", "--dtype", "float32", "--out", tmp_path)
     assert code == (3 if float64 else 0), err
     summary = json.loads((tmp_path / "summary.json").read_text())
     explained, unexplained = summary["near_ties"], summary["differences"]
