@@ -96,7 +96,7 @@ class RunFolder:
                 return self.resume(inputs, restart=True, record=record, keep=keep)  # nothing was done
             was, now = shown_apart(before.get(name), inputs.get(name))
             raise FrspecError(
-                f"{self.folder} was begun with other inputs: {_spelled(name)} was {was}, now it is {now}.",
+                f"{self.folder} belongs to a stopped run with other inputs: {_spelled(name)} was {was}, now it is {now}.",
                 hint=f"Use the same inputs to resume, {option('restart')} to start over, or another {option('out')}.",
             )
         return True

@@ -23,34 +23,46 @@ from typer.main import get_command_from_info
 from typer.models import CommandInfo
 
 from frspec_cli import INTERRUPTED, __version__
-from frspec_cli.errors import AlreadyThere, FrspecError, as_flags
+from frspec_cli.cli import help as pages
+from frspec_cli.cli.command import Command, usage_error
+from frspec_cli.cli.kinds import misplaced
+from frspec_cli.errors import AlreadyThere, FrspecError, UsageError, as_flags, did_you_mean
 from frspec_cli.resume import LEDGER, TRAINING, holds_work, run_folder
 
-COMMANDS = {  # in the order of the work: count, choose, draft, decode, measure
-    "count-freq": "Count how often each token occurs in a corpus, into a frequency table.",
-    "merge": "Add up frequency tables of one tokenizer, such as the parts of count-freq --shard I/N.",
-    "build-vocab": "Cut vocabulary subsets: the k most frequent tokens, forced ones first, ties by id.",
-    "coverage": "Measure what subsets cover, by size, source and script, with 95 % intervals (jackknife over folds).",
-    "export-vocab": "Write a subset for SGLang, FR-Spec, EAGLE-3, SpecForge, speculators and others.",
-    "import-vocab": "Read a draft vocabulary of FR-Spec, SGLang, EAGLE-3, SpecForge, speculators or a plain list of ids.",
-    "inspect": "Say what a file or folder is: any artifact of frspec or of other projects, recognised by what it holds.",
-    "collect": "Let the target answer prompts: training data for a draft head, and the best corpus to count.",
-    "import-answers": "Turn answers that vLLM or SGLang recorded into training data for a draft head.",
-    "train-draft": "Train an EAGLE draft head on a target's own answers.",
-    "export-draft": "Write a published or trained head for EAGLE's code, SGLang or speculators.",
-    "generate": "Generate text: plain, with EAGLE-2, or with FR-Spec. The method changes the speed, not the text.",
-    "verify": "Check that the output is plain decoding's, token by token, greedy and with a seed. Exit code 3 if not.",
-    "bench": "Measure methods side by side: the same prompts, interleaved in one run, tokens counted one way.",
-    "replay": "Show what is accepted, and why no more is, by the draft alone: any number of heads, subsets, sizes and trees.",
-    "doctor": "Say why a draft head accepts little: its answers are replayed under every reading that could be wrong.",
-    "tune": "Find the dtype, subset size and draft tree that this machine wants, or that one with other step costs would.",
-    "profile": "Show where the time of one cycle goes, and how EAGLE-2's cycle compares with FR-Spec's at the same tree.",
-    "report": "Write one self-contained page from results: what was found, pictures, tables and the commands.",
-    "demo": "Plain decoding, EAGLE-2 and FR-Spec side by side on SmolLM2-135M, in float32.",
-    "fetch": "Download an embedded model into the cache ($FRSPEC_CACHE), or list them.",
-    "env": "Show versions, processor, devices and folders, for a bug report.",
+GROUPS = {  # in the order of the work
+    "Count and cut": {
+        "count-freq": "Count how often each token occurs in a corpus, into a frequency table.",
+        "merge": "Add up frequency tables of one tokenizer, such as the parts of count-freq --shard I/N.",
+        "build-vocab": "Cut vocabulary subsets: the k most frequent tokens, forced ones first, ties by id.",
+        "coverage": "Measure what subsets cover, by size, source and script, with 95% intervals (jackknife over folds).",
+        "export-vocab": "Write a subset for SGLang, FR-Spec, EAGLE-3, SpecForge, speculators and others.",
+        "import-vocab": "Read a draft vocabulary of FR-Spec, SGLang, EAGLE-3, SpecForge, speculators or a plain list of ids.",
+    },
+    "Draft heads": {
+        "collect": "Let the target answer prompts: training data for a draft head, and the best corpus to count.",
+        "import-answers": "Turn answers that vLLM or SGLang recorded into training data for a draft head.",
+        "train-draft": "Train an EAGLE draft head on a target's own answers.",
+        "replay": "Show what is accepted, and why no more, by the draft alone: any number of heads, subsets, sizes and trees.",
+        "doctor": "Say why a draft head accepts little: its answers are replayed under every reading that could be wrong.",
+        "export-draft": "Write a published or trained head for EAGLE's code, SGLang or speculators.",
+    },
+    "Generate and measure": {
+        "generate": "Generate text: plain, with EAGLE-2, or with FR-Spec. The method changes the speed, not the text.",
+        "verify": "Check that the output is plain decoding's, token by token, greedy and with a seed. Exit code 3 if not.",
+        "bench": "Measure methods side by side: the same prompts, interleaved in one run, tokens counted one way.",
+        "profile": "Show where the time of one cycle goes, and how EAGLE-2's cycle compares with FR-Spec's at the same tree.",
+        "tune": "Find the dtype, subset size and draft tree that this machine wants, or that one with other step costs would.",
+        "report": "Write one self-contained page from results: what was found, pictures, tables and the commands.",
+        "demo": "Show plain decoding, EAGLE-2 and FR-Spec side by side on SmolLM2-135M: speed, text, and where the time goes.",
+    },
+    "Files and models": {
+        "inspect": "Say what a file or folder is: any artifact of frspec or of other projects, recognised by what it holds.",
+        "fetch": "Download an embedded model into the cache ($FRSPEC_CACHE), or list them.",
+        "env": "Show versions, processor, devices and folders, for a bug report.",
+    },
 }
-"""Each command's name and the first line of its help; it is `command` of the module of that name."""
+"""The commands by what they are for: each one's name and the first line of its help; it is `command` of that module."""
+COMMANDS = {name: summary for commands in GROUPS.values() for name, summary in commands.items()}
 
 
 class LazyCommands(TyperGroup):
@@ -63,18 +75,36 @@ class LazyCommands(TyperGroup):
         super().__init__(**settings)
         self.commands = {name: TyperCommand(name, help=summary) for name, summary in COMMANDS.items()}
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Writes the help: the commands in groups."""
+        pages.write(formatter, ctx, pages.overview(self, ctx, GROUPS))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The command and what it is given; `help COMMAND` is its --help. Raises `UsageError`."""
+        if not args and not ctx.resilient_parsing:
+            typer.echo(ctx.get_help(), color=ctx.color)
+            raise typer.Exit(UsageError.exit_code)
+        try:
+            return super().parse_args(ctx, [*args[1:2], "--help"] if args[:1] == ["help"] else args)
+        except typer.TyperException as error:
+            raise usage_error(error, self, ctx) from error
+
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
-        """The command that the user typed, with its options."""
-        name, summary, rest = super().resolve_command(ctx, args)
-        if name is None or summary is None:
-            return name, summary, rest
+        """The command that the user typed, with its options. Raises `UsageError` for one that there is not."""
+        name, rest = args[0], args[1:]
+        if name not in COMMANDS:
+            if ctx.resilient_parsing:
+                return None, None, rest
+            raise UsageError(
+                f"there is no command {name!r}.", hint=did_you_mean(name, COMMANDS) or "See frspec --help."
+            )
         callback = import_module(f"frspec_cli.cli.{name.replace('-', '_')}").command
-        info = CommandInfo(name=name, callback=_wrapped(callback))
-        return name, get_command_from_info(info, pretty_exceptions_short=False, rich_markup_mode="rich"), rest
+        info = CommandInfo(name=name, cls=Command, callback=_wrapped(name, callback))
+        return name, get_command_from_info(info, pretty_exceptions_short=False, rich_markup_mode=None), rest
 
 
-def _wrapped(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with `~` expanded in each of its paths; of an output that is complete it says so."""
+def _wrapped(name: str, command: Callable[..., None]) -> Callable[..., None]:
+    """The command `name`, with `~` expanded in each path; it says so of an output that is complete or a misplaced input."""
 
     @wraps(command)
     def run(**parameters: Any) -> None:
@@ -87,13 +117,27 @@ def _wrapped(command: Callable[..., None]) -> Callable[..., None]:
             output = Output(as_json=parameters["as_json"], quiet=parameters["quiet"])
             line = as_flags(f"{done.message} {done.hint}")
             output.result({"out": str(parameters["out"]), "complete": True}, line)
+        except FrspecError as error:
+            better = misplaced(name, parameters, error) if type(error) is FrspecError else None
+            if better is None:
+                raise
+            raise better from error
         except KeyboardInterrupt:
             if "out" not in parameters:
                 raise
+            _rest()
             sys.stderr.write(f"interrupted: {_kept(parameters['out'])}\n")
             raise _Interrupted(INTERRUPTED) from None
+        finally:
+            _rest()
 
     return run
+
+
+def _rest() -> None:
+    """Stops the spinner of a command that has not shown anything yet."""
+    if "frspec_cli.cli.output" in sys.modules:
+        sys.modules["frspec_cli.cli.output"].Output.rest()
 
 
 class _Interrupted(SystemExit):
@@ -123,9 +167,8 @@ app = typer.Typer(
     name="frspec",
     cls=LazyCommands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     help=(
         "Frequency-ranked speculative sampling (FR-Spec, arXiv 2502.14856): count tokens, cut draft vocabularies, train "
@@ -145,7 +188,7 @@ def _version(value: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     pass
@@ -158,7 +201,7 @@ def main() -> None:
     130 interrupted.
     """
     try:
-        app()
+        app(prog_name="frspec")
     except FrspecError as error:
         _show(error)
         sys.exit(error.exit_code)
@@ -181,10 +224,12 @@ def main() -> None:
 
 
 def _show(error: FrspecError) -> None:
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
-    console.print(Text.assemble(("error: ", "bold red"), as_flags(error.message)))
-    if error.hint:
-        console.print(Text(as_flags(error.hint)))
+    from frspec_cli.cli.layout import wrapped
+    from frspec_cli.cli.output import console
+
+    screen = console(sys.stderr)
+    lines = [f"error: {as_flags(error.message)}", *([as_flags(error.hint)] if error.hint else [])]
+    text = wrapped("\n".join(lines), screen.width) if screen.is_terminal else "\n".join(lines)
+    screen.print(Text.assemble(("error:", "bold red"), text.removeprefix("error:")))

@@ -12,7 +12,7 @@ import typer
 from frspec_cli import outputs
 from frspec_cli.answers.repetition import MOST
 from frspec_cli.bench.options import BASELINES, BenchOptions
-from frspec_cli.cli import options
+from frspec_cli.cli import complete, options
 from frspec_cli.cli.auto import chosen_by_method
 from frspec_cli.cli.output import Output
 from frspec_cli.decoding.options import METHODS, TreeConfig, refuse_unused
@@ -43,6 +43,7 @@ def command(
         list[str],
         typer.Option(
             "--methods",
+            autocompletion=complete.methods,
             metavar="NAME",
             parser=options.names,
             callback=options.flat,
@@ -72,6 +73,7 @@ def command(
     dtype: options.AutoDtype = AUTO,
     compiled: options.Compile = False,
     config: options.Config = None,
+    verbose: options.Verbose = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
     replay: Annotated[bool, typer.Option("--replay", hidden=True, is_eager=True, callback=_moved)] = False,
@@ -80,7 +82,7 @@ def command(
     """Measure methods side by side: the same prompts, interleaved in one run, tokens counted one way.
 
     Speed-up is the ratio of total tokens to total time against plain decoding (the faster of ours and transformers', if
-    both run), with a 95 % interval by paired bootstrap over prompts and runs. The first method is measured once more each
+    both run), with a 95% interval by paired bootstrap over prompts and runs. The first method is measured once more each
     time: its ratio to itself shows what the machine makes of no difference. A prompt that fails is left out, counted and
     named. With a temperature, run R draws with seed + R, the same for every method of ours.
     """
@@ -103,7 +105,7 @@ def command(
 
     inputs: list[Path | str | None] = [suite, model, draft, vocab]
     out = outputs.check(out, inputs=inputs, replaces=outputs.JSON, what="a result", force=force)
-    output = Output(as_json=as_json, quiet=quiet, out=out)
+    output = Output(as_json=as_json, quiet=quiet, out=out, busy=f"loading {model}")
     prompts = read_prompts(suite, limit=limit)
     subset = None if vocab is None else str(vocab)
     refuse_unused(bench_options.methods, draft=draft, vocab=subset, norm_output=norm_output)
@@ -138,7 +140,7 @@ def command(
             choices={method: choice.as_json() for method, choice in choices.items()},
             callbacks=callbacks,
         )
-    _show(result, len(prompts), output)
+    _show(result, len(prompts), output, verbose=verbose)
     output.result(
         {"out": str(out), **{name: result[name] for name in ("summary", "failures", "null", "repetition")}},
         f"wrote {out}",
@@ -158,9 +160,15 @@ def _with(bench_options: BenchOptions, choices: Mapping[str, Choice], sizes: Tre
     return replace(bench_options, depth=first.depth, beam=first.beam, nodes=first.nodes, own_trees=trees, ks=ks)
 
 
-def _show(result: dict[str, Any], prompts: int, output: Output) -> None:
-    rows = []
-    for name, figures in result["summary"].items():
+_BRIEF = ("method", "k", "tokens/s", "speed-up (95% CI)", "acceptance", "equal ids")
+
+
+def _show(result: dict[str, Any], prompts: int, output: Output, *, verbose: bool) -> None:
+    rows, summary = [], result["summary"]
+    twice = any(name.startswith("frspec@") for name in summary)  # the first of several sizes is `frspec` too
+    for name, figures in summary.items():
+        if name == "frspec" and twice:
+            continue
         seconds, identical = figures["seconds"], figures["identical"]
         rows.append(
             [
@@ -185,10 +193,11 @@ def _show(result: dict[str, Any], prompts: int, output: Output) -> None:
         f"{recorded['dtype']} on {recorded['device']}, tree of depth {recorded['depth']}, beam {recorded['beam']}, "
         f"{recorded['nodes']} nodes{others}",
         [
-            *("method", "k", "tokens/s", "speed-up (95 %)", "decode tokens/s", "decode speed-up (95 %)"),
+            *("method", "k", "tokens/s", "speed-up (95% CI)", "decode tokens/s", "decode speed-up (95% CI)"),
             *("acceptance", "draft", "verify", "equal ids"),
         ],
         rows,
+        brief=None if verbose else _BRIEF,
     )
     output.say(f"{null['arm']} against itself: {_times(null['ratio'])}")
     if not null["contains_one"]:

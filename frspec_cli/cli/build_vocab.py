@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from frspec_cli import outputs
-from frspec_cli.cli import options
+from frspec_cli.cli import complete, options
 from frspec_cli.cli.output import Output
-from frspec_cli.errors import UsageError
+from frspec_cli.errors import UsageError, not_one_of
 from frspec_cli.subsets.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def command(
     counts: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[COUNTS]...",
+            metavar="COUNTS...",
             help="Frequency tables from count-freq; several are added. Default: the table that ships for --model "
             "(llama3, qwen3, gemma3, deepseek-v3, gpt-4o, gpt-oss, or a tokenizer that equals one of theirs).",
         ),
@@ -42,21 +42,39 @@ def command(
         float | None,
         typer.Option(help="In place of --k: the fewest tokens that cover this share (0.98) of the counts."),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="The model, for its tokenizer, rows and end tokens.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", autocompletion=complete.models, help="The model, for its tokenizer, rows and end tokens."
+        ),
+    ] = None,
     tokenizer: Annotated[
-        str | None, typer.Option(help="The tokenizer that counted. Default: the one recorded in the table.")
+        str | None,
+        typer.Option(
+            "--tokenizer",
+            "-t",
+            autocompletion=complete.models,
+            help="Tokenizer the table was counted with. Default: the one recorded in it.",
+        ),
     ] = None,
     mix: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=W",
+            parser=options.names,
+            callback=options.flat,
             help="Give a source, a table (its file's name without .parquet) or TABLE:SOURCE the share W / (sum of W) "
             "of the mix, however much text it had. Sources without a weight are left out; a small W makes one the tail.",
         ),
     ] = None,
     script_budget: Annotated[
         list[str] | None,
-        typer.Option(metavar="SCRIPT=N", help="Keep the N most frequent tokens of a script: cjk, or Unicode's name."),
+        typer.Option(
+            metavar="SCRIPT=N",
+            parser=options.names,
+            callback=options.flat,
+            help="Keep the N most frequent tokens of a script: cjk, or Unicode's name.",
+        ),
     ] = None,
     vocab_rows: Annotated[
         int | None, typer.Option(help="Rows of the model's embedding, if only a tokenizer is known.")
@@ -65,9 +83,7 @@ def command(
         str, typer.Option(help="What is kept whatever its count: all (end, template and byte tokens), eos, or none.")
     ] = Recipe.forced,
     force_id: Annotated[list[int] | None, typer.Option(help="Keep this token id too; may be repeated.")] = None,
-    pad: Annotated[
-        bool, typer.Option("--pad", help="Fill up with unseen tokens by id if too few were seen.")
-    ] = Recipe.pad,
+    pad: Annotated[bool, typer.Option("--pad", help="If too few tokens occur, fill up with unused ids.")] = Recipe.pad,
     multiple_of: Annotated[
         int, typer.Option(help="Round k up to a multiple of this: INT4 heads need 128.")
     ] = Recipe.multiple_of,
@@ -79,7 +95,15 @@ def command(
         ),
     ] = Recipe.shards,
     formats: Annotated[
-        list[str] | None, typer.Option("--format", help="Also write it as sglang, eagle3, ... (see export-vocab).")
+        list[str] | None,
+        typer.Option(
+            "--to",
+            autocompletion=complete.formats,
+            metavar="FORMAT",
+            parser=options.names,
+            callback=options.flat,
+            help="Also write it as sglang, eagle3, ... (see export-vocab).",
+        ),
     ] = None,
     force: options.Force = False,
     as_json: options.AsJson = False,
@@ -109,7 +133,7 @@ def command(
         formats or [],
         force=force,
     )
-    output = Output(as_json=as_json, quiet=quiet, out=Path(next(iter(paths.values()))))
+    output = Output(as_json=as_json, quiet=quiet, out=Path(next(iter(paths.values()))), busy="choosing")
     for size in sorted(set(k or [])):
         if recipe.rounded(size) != size:
             output.say(f"k {size:,} is rounded up to {recipe.rounded(size):,}")
@@ -118,7 +142,7 @@ def command(
 
     builder = load_builder(counts, recipe, tokenizer=model or tokenizer, say=output.say, warn=output.warn)
     if builder.evidence.left_out:
-        output.say(f"left out, since --mix gives them no weight: {', '.join(builder.evidence.left_out)}")
+        output.say(f"ignored (no --mix weight): {', '.join(builder.evidence.left_out)}")
     if recipe.shards > 1 and builder.rows_from == "tokenizer":
         output.warn(f"the slices are of the tokenizer's {builder.rows:,} rows; name the model's with --vocab-rows.")
     if coverage is not None:
@@ -152,7 +176,7 @@ def _check(ks: list[int], coverage: float | None, formats: list[str], model: str
     if (coverage is None) == (not ks):
         raise UsageError("give either --k or --coverage.")
     if unknown := [name for name in formats if name not in WRITERS]:
-        raise UsageError(f"--format {unknown[0]} is not one of {', '.join(WRITERS)}.")
+        raise not_one_of("to", unknown[0], WRITERS)
     if model and tokenizer:
         raise UsageError("give --model or --tokenizer, not both: a model brings its tokenizer.")
 
@@ -183,14 +207,14 @@ def _write(builder: Builder, subset: VocabularySubset, path: str, formats: list[
 def _show(output: Output, builder: Builder, rows: list[dict], done: outputs.Written) -> None:
     kinds = list(builder.forced.values())
     numbers = ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds))) or "none"
-    output.say(f"forced in: {numbers}" + (f" (ids {_some_ids(builder)})" if kinds else ""))
+    output.say(f"always included: {numbers}" + (f" (ids {_some_ids(builder)})" if kinds else ""))
     table = []
     for row in rows:
         interval = row["held_out"]
         held_out = f"{interval['value']:.2%} ({interval['low']:.2%} to {interval['high']:.2%})" if interval else "-"
         sizes = [f"{row[name]:,}" for name in ("k", "forced", "padded")]
         table.append([row["out"], *sizes, f"{row['coverage']:.2%}", held_out])
-    output.table("", ["subset", "k", "forced", "padded", "covers", "held out by fold (95 %)"], table)
+    output.table("", ["subset", "k", "forced", "filler", "coverage (same text)", "coverage (held out, 95% CI)"], table)
     effects = [[f"{row['k']:,}", *_effect(each)] for row in rows for each in row.get("budgets", [])]
     if effects:
         columns = ["k", "script", "budget", "its tokens counted", "covered with it", "by frequency alone"]

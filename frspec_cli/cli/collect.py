@@ -11,23 +11,26 @@ import typer
 from frspec_cli import outputs
 from frspec_cli.answers.options import CollectOptions
 from frspec_cli.cli import options
+from frspec_cli.cli.examples import EXAMPLES
 from frspec_cli.cli.output import Output
 from frspec_cli.decoding.sampling import Sampling
+from frspec_cli.errors import UsageError
 from frspec_cli.progress import Callbacks
 
 _DEFAULTS = CollectOptions()
 
 
 def command(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The answers: .jsonl or .jsonl.zst.")],
     prompts: Annotated[
-        Path,
-        typer.Argument(
-            metavar="PROMPTS",
+        Path | None,
+        typer.Option(
+            "--prompts",
             help='JSONL (.jsonl, .gz, .zst) of {"prompt"}, Spec-Bench\'s {"turns"} (first turn), conversations '
             '({"messages"} or {"conversations"}: the last turn is answered), or {"text"} to be continued as it is.',
         ),
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The answers: .jsonl or .jsonl.zst.")],
+    ] = None,
+    prompts_argument: Annotated[Path | None, typer.Argument(hidden=True)] = None,
     model: options.Model = options.DEFAULT_MODEL,
     max_new_tokens: options.MaxNewTokens = _DEFAULTS.max_new_tokens,
     temperature: options.Temperature = _DEFAULTS.sampling.temperature,
@@ -70,8 +73,9 @@ def command(
         max_prompt_tokens=max_prompt_tokens,
         all_turns=all_turns,
     )
+    prompts = _one(prompts, prompts_argument)
     out = outputs.check(out, inputs=[prompts, model], replaces=outputs.ANSWERS, what="a file of answers", force=force)
-    output = Output(as_json=as_json, quiet=quiet, out=out)
+    output = Output(as_json=as_json, quiet=quiet, out=out, busy=f"loading {model}")
 
     from frspec_cli.answers.collect import collect
     from frspec_cli.answers.prompts import read_prompts
@@ -92,9 +96,18 @@ def command(
             "seconds": round(result.seconds, 3),
             "tokens_per_second": round(rate, 1),
         },
-        f"{result.answers:,} answers, {result.tokens:,} tokens, {result.stopped / result.answers:.0%} ended by themselves; "
-        f"{rate:,.0f} tokens/s -> {out}",
+        f"{result.answers:,} answers, {result.tokens:,} tokens, {result.stopped / result.answers:.0%} finished before "
+        f"the token limit; {rate:,.0f} tokens/s -> {out}",
     )
+
+
+def _one(prompts: Path | None, argument: Path | None) -> Path:
+    """The file of prompts, given as an option or, as it once was, as an argument."""
+    if prompts is not None and argument is not None:
+        raise UsageError(f"{argument} is one argument too many: the prompts are --prompts {prompts}.")
+    if prompts is None and argument is None:
+        raise UsageError("--prompts is missing.", hint=f"For example: {EXAMPLES['collect'][0]}")
+    return Path(prompts or argument or "")
 
 
 class _Bar:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from frspec_cli import outputs
-from frspec_cli.cli import options
+from frspec_cli.cli import complete, options
 from frspec_cli.cli.output import Output
 from frspec_cli.cli.tables import show_skipped, show_table
 from frspec_cli.corpus.options import Selection
@@ -37,7 +37,13 @@ def command(
         ),
     ],
     tokenizer: Annotated[
-        str, typer.Option("--tokenizer", "-t", help="A tokenizer.json, a model's folder, short name or hub id.")
+        str,
+        typer.Option(
+            "--tokenizer",
+            "-t",
+            autocompletion=complete.models,
+            help="A tokenizer.json, a model's folder, short name or hub id.",
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The table to write, such as counts.parquet.")],
     text_field: Annotated[

@@ -49,7 +49,7 @@ def command(
     from frspec_cli.models.target import load_target
     from frspec_cli.replay.examine import examine
 
-    output = Output(as_json=as_json, quiet=quiet)
+    output = Output(as_json=as_json, quiet=quiet, busy=f"loading {model}")
     with output.callbacks("replaying readings") as callbacks:
         result = examine(
             load_target(model, device=device, dtype=dtype),
@@ -70,11 +70,11 @@ def _show(result: dict[str, Any], output: Output) -> None:
     rows = [[row["what"], f"{row['acceptance_length']:.2f}", _times(row["times"])] for row in result["readings"]]
     output.table(
         f"{answers['answers']:,} answers, {answers['tokens']:,} tokens; acceptance under each reading",
-        ["reading", "acceptance", "against the files' own (95 %)"],
+        ["reading", "acceptance", "against the files' own (95% CI)"],
         rows,
     )
     limits = ", ".join(f"{share:.0%} {name}" for name, share in result["limits"].items())
-    output.say(f"why cycles ended, read as it should be: {limits}")
+    output.say(f"why drafts stopped, with the files read as they should be: {limits}")
     for line in result["next"]:
         output.say(f"- {line}")
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from frspec_cli import outputs
-from frspec_cli.cli import options
+from frspec_cli.cli import complete, options
 from frspec_cli.cli.output import Output
 from frspec_cli.errors import UsageError
 
@@ -21,6 +21,7 @@ def command(
         str,
         typer.Option(
             "--to",
+            autocompletion=complete.peers,
             help="eagle (EAGLE's own code), sglang, or speculators (which vLLM loads); for mtp safetensors: the LM head's "
             "rows of --vocab with their ids.",
         ),
@@ -57,7 +58,7 @@ def command(
     from frspec_cli.heads.files import HEAD, holds_only_head
 
     out = outputs.check(out, inputs=[head, vocab, model], kind="folder", replaces=holds_only_head, what=HEAD)
-    output = Output(as_json=as_json, quiet=quiet)
+    output = Output(as_json=as_json, quiet=quiet, busy="writing")
     with outputs.written(force=force) as done:
         written = export_draft(head, out, export)
     for warning in written.warnings:

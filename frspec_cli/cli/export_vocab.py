@@ -8,19 +8,22 @@ from typing import Annotated
 import typer
 
 from frspec_cli import outputs
-from frspec_cli.cli import options
+from frspec_cli.cli import complete, options
 from frspec_cli.cli.output import Output
 
 
 def command(
-    subset: Annotated[Path, typer.Argument(metavar="SUBSET", help="A vocabulary subset.")],
+    subset: Annotated[
+        Path, typer.Argument(metavar="SUBSET", autocompletion=complete.subsets, help="A vocabulary subset.")
+    ],
     to: Annotated[
         str,
         typer.Option(
+            autocompletion=complete.formats,
             help="fr-spec, sglang (.pt list by rank); eagle3 (d2t and t2d, as .pt, or as safetensors if --out ends so); "
             "speculators (a folder with d2t.npy and t2d.npy); token-freq (speculators' counts); modelopt (a lone d2t.pt); "
             "nemo (draft_token_map.pt); tensorrt-edge (a folder with vocab_map.safetensors); gguf; ids-pt, npy, json, "
-            "json-ids, txt, int32 (ids, ascending); tsv, csv (ids with counts); ranges (raw int32 pairs)."
+            "json-ids, txt, int32 (ids, ascending); tsv, csv (ids with counts); ranges (raw int32 pairs).",
         ),
     ],
     out: Annotated[str, typer.Option("--out", "-o", help="The file, or for speculators and tensorrt-edge the folder.")],
@@ -40,7 +43,7 @@ def command(
     from frspec_cli.subsets.load import load_subset
 
     out = str(check_export(to, out, [subset]))
-    output = Output(as_json=as_json, quiet=quiet, out=Path(out))
+    output = Output(as_json=as_json, quiet=quiet, out=Path(out), busy="writing")
     loaded = load_subset(subset, k=k)
     with outputs.written(force=force) as done:
         export = export_subset(loaded, to, out, order=order, vocab_rows=vocab_rows)
@@ -52,4 +55,4 @@ def command(
         if not as_json:
             output.data(export.usage)
             output.say(export.usage_note)
-    output.result(value, f"{done.line(out)} ({loaded.k:,} ids, and a manifest)")
+    output.result(value, f"{done.line(out)} ({loaded.k:,} ids) and {Path(out).name}.manifest.json")

@@ -6,13 +6,18 @@ from typing import Annotated
 
 import typer
 
-from frspec_cli.cli import options
+from frspec_cli.cli import complete, options
 from frspec_cli.cli.output import Output
-from frspec_cli.errors import FrspecError
+from frspec_cli.errors import FrspecError, did_you_mean
 
 
 def command(
-    name: Annotated[str | None, typer.Argument(help="Short name; leave it out to list them.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME", autocompletion=complete.models, help="Short name of a model; leave it out to list them."
+        ),
+    ] = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -20,12 +25,14 @@ def command(
     from frspec_cli.models.embedded import EMBEDDED
     from frspec_cli.models.locate import locate_model
 
-    output = Output(as_json=as_json, quiet=quiet)
+    output = Output(as_json=as_json, quiet=quiet, busy="fetching")
     if name is None:
         _list(output)
         return
     if name not in EMBEDDED:
-        raise FrspecError(f"{name!r} is not a short name.", hint=f"Short names: {', '.join(EMBEDDED)}.")
+        raise FrspecError(
+            f"there is no embedded model {name!r}; available: {', '.join(EMBEDDED)}.", hint=did_you_mean(name, EMBEDDED)
+        )
     folder = locate_model(name, say=output.say)
     output.result({"name": name, "folder": str(folder)}, f"{name} is in {folder}")
 

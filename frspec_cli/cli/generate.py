@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from frspec_cli.cli import options
+from frspec_cli.cli import complete, options
 from frspec_cli.cli.auto import chosen
 from frspec_cli.cli.output import Output
 from frspec_cli.decoding.options import DEFAULTS, GenerateOptions, Method, check_method
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 
 def command(
-    prompt: Annotated[str | None, typer.Argument(help="The prompt; - reads it from stdin.")] = None,
+    prompt: Annotated[
+        str | None, typer.Argument(metavar="PROMPT", help="The prompt, in quotes; - reads it from stdin.")
+    ] = None,
     prompts: Annotated[
         Path | None, typer.Option("--prompts", help='JSONL of {"prompt"} or Spec-Bench\'s {"turns"} (first turn).')
     ] = None,
@@ -43,6 +45,7 @@ def command(
         str | None,
         typer.Option(
             "--method",
+            autocompletion=complete.methods,
             help="ar (plain), eagle (full LM head), frspec (subset) or lookup (n-grams). "
             "Default: frspec if a head and a subset are available and a draft pays on this machine.",
         ),
@@ -55,11 +58,11 @@ def command(
     max_new_tokens: options.MaxNewTokens = DEFAULTS.max_new_tokens,
     temperature: options.Temperature = DEFAULTS.sampling.temperature,
     top_k: Annotated[
-        int, typer.Option("--top-k", help="Sample from the K likeliest tokens; 0 is off.")
+        int, typer.Option("--top-k", help="Sample from the K most likely tokens; 0 is off.")
     ] = DEFAULTS.sampling.top_k,
     top_p: options.TopP = DEFAULTS.sampling.top_p,
     min_p: Annotated[
-        float, typer.Option("--min-p", help="Leave out tokens below this share of the likeliest.")
+        float, typer.Option("--min-p", help="Leave out tokens less likely than this share of the most likely one.")
     ] = DEFAULTS.sampling.min_p,
     seed: options.Seed = DEFAULTS.sampling.seed,
     raw: options.Raw = DEFAULTS.raw,
@@ -96,7 +99,7 @@ def command(
     normed = yes_or_no(norm_output)
     if asked.method is not None:
         check_method(asked.method, **files)
-    output = Output(as_json=as_json, quiet=quiet)
+    output = Output(as_json=as_json, quiet=quiet, busy=f"loading {model}")
     items = _prompts(prompt, prompts, limit)
     from frspec_cli.tuning.choose import Wanted
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from frspec_cli import outputs
-from frspec_cli.cli import options
+from frspec_cli.cli import complete, options
 from frspec_cli.cli.output import Output
 from frspec_cli.tokens.template_options import template_options
 
@@ -18,7 +18,9 @@ def command(
         Path, typer.Argument(metavar="FILE", help="OpenAI's batch output (JSONL), as vLLM and SGLang write it.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The answers (.jsonl).")],
-    tokenizer: Annotated[str, typer.Option("--tokenizer", "--model", help="The target or its tokenizer.")],
+    tokenizer: Annotated[
+        str, typer.Option("--tokenizer", "-t", autocompletion=complete.models, help="The target or its tokenizer.")
+    ],
     requests: Annotated[
         Path | None, typer.Option("--requests", help="The batch's input, which holds the questions.")
     ] = None,
@@ -37,7 +39,7 @@ def command(
 
     inputs = [file, requests, tokenizer, chat_template]
     out = outputs.check(out, inputs=inputs, replaces=outputs.ANSWERS, what="a file of answers", force=force)
-    output = Output(as_json=as_json, quiet=quiet, out=out)
+    output = Output(as_json=as_json, quiet=quiet, out=out, busy="reading")
     template = template_options(chat_template, template_arg or ())
     with outputs.written(force=force) as done:
         imported = import_answers(file, out, tokenizer=tokenizer, requests=requests, template=template)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from frspec_cli import outputs
-from frspec_cli.cli import options
+from frspec_cli.cli import complete, options
 from frspec_cli.cli.output import Output
 
 
@@ -19,7 +19,10 @@ def command(
             metavar="FILE", help="A .pt, .npy, .json, .txt, .tsv, .csv, .bin, .gguf or safetensors file, or a folder."
         ),
     ],
-    tokenizer: Annotated[str, typer.Option("--tokenizer", "--model", help="The tokenizer (or model) of the ids.")],
+    tokenizer: Annotated[
+        str,
+        typer.Option("--tokenizer", "-t", autocompletion=complete.models, help="The tokenizer (or model) of the ids."),
+    ],
     out: Annotated[str, typer.Option("--out", "-o", help="The subset file.")],
     vocab_rows: Annotated[int | None, typer.Option(help="Rows of the target's embedding.")] = None,
     read_as: Annotated[
@@ -33,8 +36,8 @@ def command(
 ) -> None:
     """Read a draft vocabulary of FR-Spec, SGLang, EAGLE-3, SpecForge, speculators or a plain list of ids.
 
-    Model-Optimizer's, NeMo's, TensorRT-Edge-LLM's and llama.cpp's are read too. A file is recognised by what it holds, and
-    no code in it is ever run.
+    Model-Optimizer's, NeMo's, TensorRT-Edge-LLM's and llama.cpp's are read too. The format is
+    detected from the contents; no code in the file is executed.
     FR-Spec's own defect, an id repeated at the very end, is repaired and reported; other repetitions are refused.
     """
     from frspec_cli.subsets.formats import read_foreign
@@ -45,7 +48,7 @@ def command(
 
     inputs: list[Path | str | None] = [file, tokenizer, counts]
     path = outputs.check(out, inputs=inputs, replaces=outputs.PARQUET, what="a vocabulary subset", force=force)
-    output, out = Output(as_json=as_json, quiet=quiet, out=path), str(path)
+    output, out = Output(as_json=as_json, quiet=quiet, out=path, busy="reading"), str(path)
     foreign = read_foreign(file, read_as=read_as)
     table = None if counts is None else NamedTable.read(counts)
     imported = import_list(foreign, load_tokenizer(tokenizer), vocab_rows=vocab_rows, dedupe=dedupe, counts=table)

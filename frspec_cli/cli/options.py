@@ -2,24 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from frspec_cli.cli import complete
 from frspec_cli.decoding.sampling import LARGEST_SEED, TEMPERATURES
 from frspec_cli.errors import UsageError
 from frspec_cli.models.shipped import DEFAULT_MODEL
 
+
+def names(text: str) -> list[str]:
+    """The names in an option that takes several, by commas or given again and again."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def sizes(text: str) -> list[int]:
+    """Whole numbers above 0, likewise; 32k is 32,768. Raises `UsageError` for anything else."""
+    return [_size(number) for number in names(str(text))]
+
+
+def numbers(option: str) -> Callable[[str], list[int]]:
+    """Like `sizes`, for another option."""
+    return lambda text: [_size(number, option) for number in names(str(text))]
+
+
+def _size(text: str, option: str = "--k") -> int:
+    digits = text.lower().removesuffix("k")
+    if not digits.isdecimal() or int(digits) < 1:
+        raise UsageError(f"{option} {text} is not a whole number above 0.")
+    return int(digits) * (1024 if digits != text.lower() else 1)
+
+
 Model = Annotated[
     str,
-    typer.Option("--model", "-m", help="Folder, .gguf, short name (frspec fetch lists them) or owner/name on the hub."),
+    typer.Option(
+        "--model",
+        "-m",
+        autocompletion=complete.models,
+        help="Folder, .gguf, short name (frspec fetch lists these) or owner/name on the hub.",
+    ),
 ]
 Draft = Annotated[
     str | None,
     typer.Option(
         "--draft",
+        autocompletion=complete.heads,
         help="Draft head: a folder, a hub id, or mtp for the model's own module. Default: what ships for the model.",
     ),
 ]
@@ -31,21 +61,16 @@ NormOutput = Annotated[
         help="Whether an EAGLE-3 head's normed output is fed back (EAGLE-3.1). Default: what its config says.",
     ),
 ]
-Vocab = Annotated[Path | None, typer.Option("--vocab", help="Vocabulary subset. Default: what ships for the model.")]
-K = Annotated[int | None, typer.Option("--k", min=1, help="Use the subset's first K tokens.")]
-
-
-def names(text: str) -> list[str]:
-    """The names in an option that takes several, by commas or given again and again."""
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def sizes(text: str) -> list[int]:
-    """Whole numbers above 0, likewise. Raises `UsageError` for anything else."""
-    for number in names(text):
-        if not number.isdecimal() or int(number) < 1:
-            raise UsageError(f"--k {number} is not a whole number above 0.")
-    return [int(number) for number in names(text)]
+Vocab = Annotated[
+    Path | None,
+    typer.Option(
+        "--vocab", autocompletion=complete.subsets, help="Vocabulary subset. Default: what ships for the model."
+    ),
+]
+K = Annotated[
+    int | None,
+    typer.Option("--k", metavar="N", parser=_size, help="Use the subset's first N tokens; 32k is 32,768."),
+]
 
 
 def flat(values: Sequence[Sequence[Any]] | None) -> list[Any] | None:
@@ -62,13 +87,13 @@ Ks = Annotated[
 Suite = Annotated[
     Path,
     typer.Option(
-        "--suite",
+        "--prompts",
         help='JSONL of {"prompt"}, or as published: Spec-Bench (first turns), HumanEval, GSM8K ({"question"}).',
     ),
 ]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use the first N prompts.")]
 ResultFile = Annotated[
-    Path, typer.Option("--out", "-o", help="The result to write, such as result.json; a stopped run resumes.")
+    Path, typer.Option("--out", "-o", help="The result to write, such as result.json; an interrupted run resumes.")
 ]
 Depth = Annotated[int, typer.Option("--depth", min=1, help="Draft levels: forward passes of the draft per cycle.")]
 Beam = Annotated[int, typer.Option("--beam", min=1, help="Candidates kept at each level.")]
@@ -109,7 +134,8 @@ Temperature = Annotated[
     float, typer.Option("--temperature", help=f"0 is greedy; else {TEMPERATURES[0]:g} to {TEMPERATURES[1]:g}.")
 ]
 TopP = Annotated[
-    float, typer.Option("--top-p", help="Sample from the most likely tokens that hold this probability mass.")
+    float,
+    typer.Option("--top-p", help="Nucleus sampling: keep the most likely tokens whose probabilities sum to this."),
 ]
 Raw = Annotated[bool, typer.Option("--raw", help="Continue the prompt as it is, without the chat template.")]
 ChatTemplate = Annotated[
@@ -123,10 +149,16 @@ TemplateArg = Annotated[
     ),
 ]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:0. Default: CUDA if available.")]
-Dtype = Annotated[str, typer.Option("--dtype", help="bfloat16, float16, float32 or float64.")]
+Dtype = Annotated[
+    str, typer.Option("--dtype", autocompletion=complete.dtypes, help="bfloat16, float16, float32 or float64.")
+]
 AutoDtype = Annotated[
     str,
-    typer.Option("--dtype", help="bfloat16, float16, float32, float64, or auto: what this device computes fast."),
+    typer.Option(
+        "--dtype",
+        autocompletion=complete.dtypes,
+        help="bfloat16, float16, float32, float64, or auto: what this device computes fast.",
+    ),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Fixes every random choice.")]
 Compile = Annotated[
@@ -134,10 +166,13 @@ Compile = Annotated[
 ]
 Restart = Annotated[
     bool,
-    typer.Option("--restart", help="Start over: drop what a stopped run has done, and make a complete output anew."),
+    typer.Option("--restart", help="Start over: discard saved progress, and make a complete output anew."),
 ]
 Force = Annotated[
     bool, typer.Option("--force", help="Replace what is at --out, though other inputs or another command made it.")
+]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Show every table, row and column; a pipe always gets them all.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and no progress bars.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors on stderr.")]
@@ -177,5 +212,6 @@ __all__ = [
     "TemplateArg",
     "TopP",
     "Tree",
+    "Verbose",
     "Vocab",
 ]

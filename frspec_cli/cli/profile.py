@@ -9,7 +9,7 @@ import typer
 
 from frspec_cli import outputs
 from frspec_cli.bench.options import ProfileOptions
-from frspec_cli.cli import options
+from frspec_cli.cli import complete, options
 from frspec_cli.cli.output import Output
 from frspec_cli.decoding.options import METHODS
 
@@ -33,6 +33,7 @@ def command(
         list[str],
         typer.Option(
             "--methods",
+            autocompletion=complete.methods,
             metavar="NAME",
             parser=options.names,
             callback=options.flat,
@@ -77,7 +78,7 @@ def command(
 
     inputs: list[Path | str | None] = [suite, model, draft, vocab]
     out = outputs.check(out, inputs=inputs, replaces=outputs.JSON, what="a result", force=force)
-    output = Output(as_json=as_json, quiet=quiet, out=out)
+    output = Output(as_json=as_json, quiet=quiet, out=out, busy=f"loading {model}")
     prompts = read_prompts(suite, limit=limit)
     pipeline = load_bench_pipeline(
         profile_options,
@@ -117,10 +118,10 @@ def _show(result: dict[str, Any], prompts: int, output: Output) -> None:
     ]
     parts = next(iter(profile["methods"].values()))["shares"]
     output.table(
-        f"ms a cycle, medians (95 %): {prompts} prompts{f' ({failed} failed)' if failed else ''}, {recorded['dtype']} on "
+        f"median ms per cycle (95% CI): {prompts} prompts{f' ({failed} failed)' if failed else ''}, {recorded['dtype']} on "
         f"{recorded['device']}, tree of depth {recorded['depth']}, beam {recorded['beam']}, {recorded['nodes']} nodes; parts "
         "from a second, instrumented pass",
-        ["method", "k", "cycles", "cycle", "of it draft", *parts],
+        ["method", "k", "cycles", "cycle", "draft part", *parts],
         rows,
     )
     for name, ratio in profile["ratios"].items():

@@ -30,12 +30,12 @@ def command(
     suite: Annotated[
         Path,
         typer.Argument(
-            metavar="ANSWERS_OR_PROMPTS",
+            metavar="ANSWERS",
             help="Answers that `frspec collect` recorded, or JSONL of prompts, which the target then answers first.",
         ),
     ],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="The result to write, such as replay.json; a stopped run resumes.")
+        Path, typer.Option("--out", "-o", help="The result to write, such as replay.json; an interrupted run resumes.")
     ],
     model: options.Model = options.DEFAULT_MODEL,
     draft: Annotated[
@@ -113,7 +113,11 @@ def command(
     by: Annotated[
         list[str] | None,
         typer.Option(
-            "--by", help=f"Show the figures by {', '.join(GROUPINGS)}; may be given several times. Default: task."
+            "--by",
+            metavar="NAME",
+            parser=options.names,
+            callback=options.flat,
+            help=f"Show the figures by {', '.join(GROUPINGS)}. Default: task.",
         ),
     ] = None,
     seed: options.Seed = DEFAULTS.seed,
@@ -121,15 +125,16 @@ def command(
     force: options.Force = False,
     device: options.Device = None,
     dtype: options.AutoDtype = AUTO,
+    verbose: options.Verbose = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Show what is accepted, and why no more is, by the draft alone: any number of heads, subsets, sizes and trees.
+    """Show what is accepted, and why no more, by the draft alone: any number of heads, subsets, sizes and trees.
 
     The target reads each answer once, whatever is replayed over it; nothing is timed. For every cycle the result says why
     it ended: the target's token was outside the subset, below the beam, cut by the rerank, or deeper than the tree.
 
-    `kept` is the acceptance length over that of the full vocabulary with the same head and tree, with a 95 % interval that
+    `kept` is the acceptance length over that of the full vocabulary with the same head and tree, with a 95% interval that
     draws answers for both together. Answers end at their end of sequence.
     """
     usual = (MTP_TREE,) if draft and set(draft) == {MTP} else DEFAULTS.trees
@@ -155,7 +160,7 @@ def command(
 
     inputs: list[Path | str | None] = [suite, model, *(each for each in draft or [] if each != MTP), *(vocab or [])]
     out = outputs.check(out, inputs=inputs, replaces=outputs.JSON, what="a result", force=force)
-    output = Output(as_json=as_json, quiet=quiet, out=out)
+    output = Output(as_json=as_json, quiet=quiet, out=out, busy=f"loading {model}")
     check_suite(suite, replay_options)
     if dtype == AUTO:  # a replay reads whole answers at once: many rows
         dtype = fastest_dtype(model, rows=16, device=device, say=output.say)
@@ -171,18 +176,21 @@ def command(
         result = run_replay(
             pipelines, replay_options, suite, out=out, restart=restart, force=force, callbacks=callbacks
         )
-    _show(result, replay_options, output)
+    _show(result, replay_options, output, verbose=verbose or output.piped)
     shown = {"answers": result["answers"], "summary": result["summary"], "failures": result["failures"]}
     output.result({"out": str(out), **shown}, f"wrote {out}")
 
 
-def _show(result: dict[str, Any], options: ReplayOptions, output: Output) -> None:
+def _show(result: dict[str, Any], options: ReplayOptions, output: Output, *, verbose: bool) -> None:
     summary = result["summary"]
     twice = any(name.startswith("frspec@") for name in summary)  # the first of several sizes is `frspec` too
     arms = {name: figures for name, figures in summary.items() if not (name == "frspec" and twice)}
     _show_arms(result, arms, output)
-    _show_depths(arms, output)
-    for by in options.by:
+    if verbose:
+        _show_depths(arms, output)
+    else:
+        output.say("--verbose shows the depths that were accepted, and acceptance by task.")
+    for by in options.by if verbose or options.by != DEFAULTS.by else ():
         _show_groups(by, arms, output)
     for name, each in arms.items():
         if rest := each["after_eos"]:
@@ -190,6 +198,16 @@ def _show(result: dict[str, Any], options: ReplayOptions, output: Output) -> Non
                 f"{name}: the {rest['tokens']:,} tokens after the end of sequence, apart: acceptance "
                 f"{_interval(rest['interval'])}; with them all answers would have {_interval(rest['with_it'])}."
             )
+
+
+REASONS = {
+    "outside": "not in subset",
+    "beam": "below beam",
+    "rerank": "pruned",
+    "depth": "tree too shallow",
+    "end": "end of text",
+}
+"""Why a cycle ended, as the table is headed."""
 
 
 def _show_arms(result: dict[str, Any], arms: dict[str, Any], output: Output) -> None:
@@ -203,8 +221,15 @@ def _show_arms(result: dict[str, Any], arms: dict[str, Any], output: Output) -> 
     failed = f" ({len(result['failures'])} failed)" if result["failures"] else ""
     output.table(
         f"{answers['answers']:,} answers{failed}, {answers['tokens']:,} tokens, {answers['repeated_4grams']:.0%} repeated "
-        f"4-grams, {recorded['dtype']} on {recorded['device']}, {trees}; why cycles ended:",
-        ["method", "k", "cycles", "acceptance (95 %)", "kept (95 %)", *next(iter(arms.values()))["misses"]],
+        f"4-grams, {recorded['dtype']} on {recorded['device']}, {trees}; why drafts stopped:",
+        [
+            "method",
+            "k",
+            "cycles",
+            "acceptance (95% CI)",
+            "kept (95% CI)",
+            *(REASONS.get(each, each) for each in next(iter(arms.values()))["misses"]),
+        ],
         rows,
     )
 

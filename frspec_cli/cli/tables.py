@@ -48,7 +48,9 @@ def show_table(output: Output, out: Path, table: FrequencyTable, seconds: float,
         for k, row in metadata["stability"].items()
     ]
     if rows:
-        output.table("", ("top k", "held-out coverage", "95 %", "expected loss", "kept by other text"), rows)
+        output.table(
+            "", ("top k", "held-out coverage", "95% CI", "expected coverage loss on new text", "rank stability"), rows
+        )
     value: dict[str, Any] = {"out": str(out), "tokenizer": metadata["tokenizer"]["reference"]}
     value |= {"encoder": metadata["encoder"]["name"]}
     value |= {name: metadata[name] for name in ("lines", "documents", "skipped", "tokens", "bytes")}

@@ -281,9 +281,9 @@ def command(
         force=force,
     )
     with open_run(inputs, callbacks=Callbacks(say=output.say, warn=output.warn), ranks=ranks) as run:
-        total = run.trainer.total_steps
+        total, threads = run.trainer.total_steps, torch.get_num_threads()
         output.say(
-            f"{len(run.answers.trained_on):,} answers, {total:,} steps, {torch.get_num_threads()} threads"
+            f"{len(run.answers.trained_on):,} answers, {total:,} steps, {threads} thread{'s' * (threads > 1)}"
             f"{f', {ranks.count} processes' * (ranks.count > 1)}"
         )
         with output.long_progress("training", whole_numbers=True) as bar:

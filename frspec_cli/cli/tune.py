@@ -25,12 +25,13 @@ def command(
     suite: Annotated[
         Path | None,
         typer.Argument(
-            metavar="ANSWERS_OR_PROMPTS",
+            metavar="ANSWERS",
             help="Answers that `frspec collect` recorded, or JSONL of prompts, which the target then answers first.",
         ),
     ] = None,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="The result, for --config of other commands; a stopped run resumes.")
+        Path,
+        typer.Option("--out", "-o", help="The result, for --config of other commands; an interrupted run resumes."),
     ] = Path("tune.json"),
     costs: Annotated[
         str | None,
@@ -44,15 +45,32 @@ def command(
     draft: options.Draft = None,
     vocab: options.Vocab = None,
     k: options.Ks = None,
-    methods: Annotated[str, typer.Option("--methods", help="frspec, eagle or both, separated by commas.")] = ",".join(
-        DEFAULTS.methods
-    ),
+    methods: Annotated[
+        list[str],
+        typer.Option(
+            "--methods", metavar="NAME", parser=options.names, callback=options.flat, help="frspec, eagle or both."
+        ),
+    ] = list(DEFAULTS.methods),  # noqa: B006 (Typer never changes it)
     beams: Annotated[
-        str, typer.Option("--beams", help="Beams of the trees that are tried, separated by commas.")
-    ] = ",".join(map(str, DEFAULTS.beams)),
+        list[int],
+        typer.Option(
+            "--beams",
+            metavar="N",
+            parser=options.numbers("--beams"),
+            callback=options.flat,
+            help="Beams of the trees that are tried.",
+        ),
+    ] = list(DEFAULTS.beams),  # noqa: B006
     contexts: Annotated[
-        str, typer.Option("--contexts", help="Lengths of text at which steps are measured, separated by commas.")
-    ] = ",".join(map(str, DEFAULTS.contexts)),
+        list[int],
+        typer.Option(
+            "--contexts",
+            metavar="N",
+            parser=options.numbers("--contexts"),
+            callback=options.flat,
+            help="Lengths of text, in tokens, at which steps are measured.",
+        ),
+    ] = list(DEFAULTS.contexts),  # noqa: B006
     limit: Annotated[int, typer.Option("--limit", min=1, help="Replay the first N answers.")] = DEFAULTS.limit,
     held_out: Annotated[
         bool,
@@ -62,13 +80,25 @@ def command(
     measured: Annotated[
         int, typer.Option("--measured", min=1, help="Measure the N best trees in the engine.")
     ] = DEFAULTS.measured,
-    prompts: Annotated[int, typer.Option("--prompts", min=1, help="On the first N prompts.")] = DEFAULTS.prompts,
+    measured_prompts: Annotated[
+        int, typer.Option("--measured-prompts", min=1, help="Measure them on the first N prompts.")
+    ] = DEFAULTS.prompts,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Measure each step N times.")] = DEFAULTS.rounds,
     seed: options.Seed = DEFAULTS.seed,
     restart: options.Restart = False,
     device: options.Device = None,
-    dtype: Annotated[str, typer.Option("--dtype", help="Dtypes that are tried, separated by commas, or auto.")] = AUTO,
+    dtype: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--dtype",
+            metavar="NAME",
+            parser=options.names,
+            callback=options.flat,
+            help="Dtypes that are tried. Default: auto, what this device computes fast.",
+        ),
+    ] = None,
     compiled: options.Compile = False,
+    verbose: options.Verbose = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -80,15 +110,15 @@ def command(
     if suite is None and costs is None:
         raise UsageError("give answers or prompts to tune on, or --costs FILE.")
     tune_options = TuneOptions(
-        dtypes=() if dtype == AUTO else tuple(dtype.split(",")),
+        dtypes=tuple(name for name in dtype or () if name != AUTO),
         ks=tuple(k or ()),
-        methods=tuple(name.strip() for name in methods.split(",")),
-        beams=_numbers("beams", beams),
-        contexts=_numbers("contexts", contexts),
+        methods=tuple(methods),
+        beams=tuple(beams),
+        contexts=tuple(contexts),
         limit=limit,
         held_out=held_out,
         measured=measured,
-        prompts=prompts,
+        prompts=measured_prompts,
         max_new_tokens=max_new_tokens,
         rounds=rounds,
         seed=seed,
@@ -98,7 +128,7 @@ def command(
 
     file = None if costs is None else find_costs(costs)
     out = outputs.check(out, inputs=[suite, model, draft, vocab, file], replaces=outputs.JSON, what="a result")
-    output = Output(as_json=as_json, quiet=quiet, out=out)
+    output = Output(as_json=as_json, quiet=quiet, out=out, busy=f"loading {model}")
     elsewhere = None if file is None else read_costs(file)
     wanted = Wanted(
         model, draft=draft, vocab=None if vocab is None else str(vocab), k=max(k) if k else None, device=device,
@@ -109,7 +139,7 @@ def command(
         result = _from_file(elsewhere, tune_options, out)
     else:
         result = _run(wanted, tune_options, elsewhere, suite, out, restart, output)
-    _show(result, output)
+    _show(result, output, verbose=verbose)
     output.result({"out": str(out), "ways": result["ways"]}, f"wrote {out}")
 
 
@@ -151,14 +181,19 @@ def _from_file(elsewhere: CostFile, tune_options: TuneOptions, out: Path) -> dic
     return from_costs(elsewhere, tune_options, context=COSTS_CONTEXT, out=out)
 
 
-def _numbers(name: str, text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"--{name} {text} is not a list of numbers, such as 1,2,4.") from None
+_BRIEF = (
+    "method",
+    "dtype",
+    "k",
+    "tree",
+    "predicted tokens/s",
+    "to plain",
+    "measured",
+    "speed-up (95% CI), with the prompt",
+)
 
 
-def _show(result: dict[str, Any], output: Output) -> None:
+def _show(result: dict[str, Any], output: Output, *, verbose: bool) -> None:
     ways = result["ways"]
     plain = max((way["predicted"] for way in ways if way["depth"] is None), default=None)
     rows = []
@@ -181,11 +216,12 @@ def _show(result: dict[str, Any], output: Output) -> None:
     output.table(
         f"behind {result['context']} tokens of text; the tree is depth, beam, nodes",
         [
-            *("method", "dtype", "k", "tree", "acceptance", "ms a cycle", "predicted tokens/s", "to plain"),
-            *("measured", "measured / predicted", "speed-up (95 %), with the prompt"),
+            *("method", "dtype", "k", "tree", "acceptance", "ms per cycle", "predicted tokens/s", "to plain"),
+            *("measured", "measured / predicted", "speed-up (95% CI), with the prompt"),
         ],
         rows,
         left=4,
+        brief=None if verbose else _BRIEF,
     )
 
 

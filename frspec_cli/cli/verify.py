@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from frspec_cli import outputs
-from frspec_cli.cli import options
+from frspec_cli.cli import complete, options
 from frspec_cli.cli.auto import chosen
 from frspec_cli.cli.output import Output
 from frspec_cli.decoding.options import refuse_unused
@@ -40,11 +40,13 @@ def command(
     ] = DEFAULTS.limit,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="The result to write, such as result.json; a stopped run resumes."),
+        typer.Option("--out", "-o", help="The result to write, such as result.json; an interrupted run resumes."),
     ] = None,
     restart: options.Restart = False,
     force: options.Force = False,
-    method: Annotated[str, typer.Option("--method", help=f"One of {', '.join(METHODS)}.")] = DEFAULTS.method,
+    method: Annotated[
+        str, typer.Option("--method", autocompletion=complete.methods, help=f"One of {', '.join(METHODS)}.")
+    ] = DEFAULTS.method,
     tree: options.Tree = AUTO,
     depth: options.AutoDepth = None,
     beam: options.AutoBeam = None,
@@ -120,7 +122,7 @@ def command(
     if out is not None:
         inputs = [model, draft, vocab, prompts]
         out = outputs.check(out, inputs=inputs, replaces=outputs.JSON, what="a result", force=force)
-    output = Output(as_json=as_json, quiet=quiet, out=out)
+    output = Output(as_json=as_json, quiet=quiet, out=out, busy=f"loading {model}")
     choice = chosen(
         Wanted(
             model, method=method, dtype=dtype, tree=sizes, draft=draft, vocab=asked.vocab, k=k, device=device,

@@ -83,7 +83,7 @@ def _dataset(address: str) -> Any:
         raise FrspecError(
             f"there is no folder {query['name']} here, and the model hub could not be reached to look for a dataset of "
             f"that name: {_first_line(error)}.",
-            hint="Name local files or folders; HF_HUB_OFFLINE=1 skips the wait.",
+            hint="Name local files or folders; set HF_HUB_OFFLINE=1 to fail at once.",
         ) from None
     except ValueError as error:
         raise FrspecError(

@@ -134,7 +134,7 @@ class Ledger:
             return
         if difference:
             raise FrspecError(
-                f"{self.folder} was begun with other inputs: {difference}.",
+                f"{self.folder} belongs to a stopped run with other inputs: {difference}.",
                 hint=f"Use the same inputs to resume, or {option('restart')} to count from the beginning.",
             )
         self._check_stamps(old, shards)

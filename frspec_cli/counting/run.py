@@ -205,7 +205,7 @@ def _too_many_bad(counted: Counted, max_bad: float) -> str:
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts)
     share = (
         f"{counted.bad:,} of {counted.lines:,} records ({counted.bad / counted.lines:.1%}) are bad ({reasons}), "
-        f"more than {max_bad:.3g}"
+        f"more than {100 * max_bad:.3g}%"
     )
     first = min(counted.examples, key=lambda example: example[2] == Reason.EMPTY)
     return f"{share}; for instance {in_words(first)}."
@@ -228,7 +228,9 @@ def _bad_hint(counted: Counted) -> str:
         return advice
     if counted.skipped[Reason.TOO_LONG] * 2 > counted.bad:
         return f"Take longer documents with {option('max_document_bytes')}; what is counted already is kept."
-    return f"Allow a larger share with {option('max_bad')}; what is counted already is kept."
+    if not counted.documents:
+        return "Not one record of it is text: is this the right file?"
+    return f"To accept more bad records, raise {option('max_bad')}; what is counted already is kept."
 
 
 def too_long_advice(shards: list[dict[str, Any]]) -> str:

@@ -63,7 +63,7 @@ def _acceptance_by_size(result: Result) -> Chart | None:
         return None
     return _lines(
         f"Acceptance length against the size of the vocabulary ({result.name})",
-        "Tokens emitted a cycle, the target's own one included; bars are 95 % intervals by bootstrap over answers.",
+        "Tokens emitted per cycle, the target's own one included; bars are 95 % intervals by bootstrap over answers.",
         rows,
         x="tokens that the draft can propose (k)",
         y="acceptance length",
@@ -127,7 +127,7 @@ def _cycle_parts(result: Result) -> Chart:
         for number, part in enumerate(parts)
     ]
     return _stacked(
-        f"Where the time of a cycle goes ({result.name})", "Medians of each part, in ms.", rows, parts, x="ms a cycle"
+        f"Where the time of a cycle goes ({result.name})", "Medians of each part, in ms.", rows, parts, x="ms per cycle"
     )
 
 

@@ -22,7 +22,7 @@ def command_of(result: Result) -> str:
         return _line("coverage", words)
     recorded: dict[str, Any] = result.record["options"]
     suite = str(recorded.get("suite") or "SUITE")
-    words = [suite] if result.kind == "replay" else [option("suite"), suite]
+    words = [suite] if result.kind == "replay" else [option("prompts"), suite]
     skipped = _LEFT_OUT | ({"vocab"} if "vocabs" in recorded else set())
     if result.kind == "profile":
         skipped |= {"ignore_eos", "runs", "temperature"}

@@ -176,7 +176,7 @@ def _replay_summary(result: Result) -> Table:
     )
     return Table(
         result.name,
-        "acceptance, what is kept of it, and why cycles ended",
+        "acceptance, what is kept of it, and why drafts stopped",
         ("k", "acceptance length", "kept", *reasons),
         rows,
         "Kept: against the full vocabulary with the same head and tree. 95 % intervals by bootstrap over answers.",
@@ -209,7 +209,7 @@ def _profile(result: Result) -> Table:
         for name, arm in result.arms.items()
     )
     note = "Medians with 95 % intervals; the parts are from a second, instrumented pass."
-    return Table(result.name, "time of a cycle, ms", ("cycle", "of it draft", *parts), rows, note)
+    return Table(result.name, "time per cycle, ms", ("cycle", "draft part", *parts), rows, note)
 
 
 def _part(arm: Mapping[str, Any], part: str) -> Cell:

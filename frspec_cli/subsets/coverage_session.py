@@ -60,7 +60,7 @@ class CoverageSession:
             missing = missing_tables(subset, tables)
             add = f"it was also chosen from {', '.join(missing)}: add {option('on')} for it"
             why = add if missing else "there are no folds to hold out"
-            self.warn(f"{path} was chosen from {table.name} itself, so its coverage is flattered ({why}).")
+            self.warn(f"{path} was chosen from {table.name} itself, so its coverage is optimistic ({why}).")
         return evaluation
 
     def scripts(self, table: NamedTable) -> Scripts | None:

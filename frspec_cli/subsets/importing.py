@@ -156,7 +156,7 @@ def _check_range(entries: ForeignList, tokenizer: Tokenizer, rows: int) -> None:
         at = int(outside[0])
         raise FrspecError(
             f"{entries.name} holds the id {entries.ids[at]} (entry {at}), outside a vocabulary of {rows} rows"
-            + (f"; so do {len(outside) - 1} more." if len(outside) > 1 else "."),
+            + (f", and {len(outside) - 1:,} more are outside it." if len(outside) > 1 else "."),
             hint=f"Is it for another model? Or does it hold offsets ({option('as')} offsets)?",
         )
     last = tokenizer.highest_id

@@ -52,7 +52,7 @@ def _read(
     entries = read_foreign(path)
     if tokenizer is None:
         raise FrspecError(
-            f"{path} is not a vocabulary subset but a list of ids ({entries.format}), which does not say whose they are.",
+            f"{path} is not a vocabulary subset but a list of ids ({entries.format}) that does not name its tokenizer.",
             hint=f"Import it: frspec import-vocab {path} --tokenizer T --out subset.parquet",
         )
     imported = import_list(entries, tokenizer, vocab_rows=model_rows)

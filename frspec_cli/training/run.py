@@ -334,7 +334,7 @@ def _first_head(
     lm_head = own_lm_head(target, inputs.draft_ids)
     if resumed or not main:
         return EagleHead(config, embedding_weight=target.embedding.float(), own_lm_head=lm_head).to(target.device)
-    say("starting the head from the target's last layer")
+    say("initialising the head from the target's last layer")
     return start_head(
         target.model,
         config,

@@ -223,7 +223,7 @@ def test_the_command_shows_and_writes_a_profile(cli, suite, tiny_folder, tmp_pat
     code, shown, err = cli("profile", *arguments, "--draft", "random", "--k", 32, "--k", 64)
     assert code == 0, err
     assert "draft LM head" in shown
-    assert "second, instrumented pass" in " ".join(shown.split())
+    assert "second, instrumented pass" in " ".join(err.split())
     assert "eagle/frspec@64: cycle" in err
     result = json.loads(out.read_text())
     assert list(result["profile"]["methods"]) == ["ar", "eagle", "frspec@32", "frspec@64"]

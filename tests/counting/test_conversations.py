@@ -51,7 +51,7 @@ def test_skipped_turns_are_bad_records_to_max_bad(tmp_path: Path, gemma: Path) -
     with pytest.raises(FrspecError) as caught:
         count([path], gemma, tmp_path / "out.parquet", options=ONLY)
     assert caught.value.message == (
-        f"2 of 10 records (20.0%) are bad (1 {REFUSED}, 1 with a skipped turn), more than 0.01; for instance chat.jsonl, "
+        f"2 of 10 records (20.0%) are bad (1 {REFUSED}, 1 with a skipped turn), more than 1%; for instance chat.jsonl, "
         f"line 9: {REFUSED} (turn 3: roles must alternate)."
     )
     metadata = count([path], gemma, tmp_path / "out.parquet", options=ONLY, max_bad=0.2).table.metadata

@@ -156,7 +156,7 @@ def test_series_are_told_apart_without_colour_and_seen_on_both_grounds(html):
 def test_tables_hold_the_results_numbers(results, files):
     made = {(table.result, table.figure): table for table in tables(results)}
     replay, bench = (json.loads(files[number].read_text()) for number in (1, 0))
-    first = made["replay", "acceptance, what is kept of it, and why cycles ended"]
+    first = made["replay", "acceptance, what is kept of it, and why drafts stopped"]
     assert [name for name, _ in first.rows] == ["eagle", "frspec@160", "frspec@60"]
     for name, cells in first.rows:
         arm = replay["summary"][name]
@@ -202,7 +202,7 @@ def test_commands_are_those_that_can_be_typed(results, cli):
         words = shlex.split(command_of(result))
         assert words[:2] == ["frspec", result.kind]
         code, _, err = cli(*words[1:], *([] if result.kind == "coverage" else ["--out", "/no/such/folder/x.json"]))
-        assert "No such option" not in err
+        assert "there is no option" not in err
         assert code in (0, 1), err
     assert "--methods ar,eagle,frspec --k 160 --k 60" in command_of(results[0])
 

@@ -119,8 +119,8 @@ def test_a_named_tokenizer_must_be_there(counts, cli, tmp_path) -> None:
 def test_sizes_come_by_commas_or_one_at_a_time(counts, cli, tmp_path) -> None:
     code, out, _ = cli("build-vocab", counts, "--k", "50,60", "--k", 70, "--out", tmp_path / "subsets", "--json")
     assert (code, [each["k"] for each in json.loads(out)["subsets"]]) == (0, [50, 60, 70])
-    code, _, err = cli("build-vocab", counts, "--k", "32k", "--out", tmp_path / "x")
-    assert (code, err.strip()) == (2, "error: --k 32k is not a whole number above 0.")
+    code, _, err = cli("build-vocab", counts, "--k", "32m", "--out", tmp_path / "x")
+    assert (code, err.strip()) == (2, "error: --k 32m is not a whole number above 0.")
 
 
 def test_the_table_for_people_and_the_picture(counts, cli, tmp_path) -> None:
@@ -130,10 +130,10 @@ def test_the_table_for_people_and_the_picture(counts, cli, tmp_path) -> None:
         "coverage", tmp_path / "s.parquet", "--on", counts, "--k", 50, "--plot", tmp_path / "x.png", "--show", 3
     )
     assert code == 0
-    assert "held out by fold" in out
-    assert "script Latin" in out
-    assert "rarest kept (k = 50)" in err
-    assert "most frequent lost" in err
+    assert "Coverage of s on counts (held out by fold)" in err
+    assert "script Latin\t" in out
+    assert out.count("rarest tokens included\t") == out.count("most frequent tokens left out\t") == 3
+    assert f"s covers {out.splitlines()[1].split(chr(9))[-1]} of counts (held out by fold); wrote" in err
     assert err.rstrip().endswith(f"wrote {tmp_path / 'x.png'}")
     assert (tmp_path / "x.png").stat().st_size > 5000
 
@@ -203,9 +203,9 @@ def test_coverage_in_place_of_k(counts, cli, tmp_path) -> None:
         (["--k", 50, "--script-budget", "cjk=x"], 2, "must be a whole number"),
         (["--k", 50, "--script-budget", "Klingon=5"], 2, "no script named"),
         (["--k", 50, "--force-id", 99999], 1, "--force-id 99999 is not a token"),
-        (["--k", 50, "--format", "onnx"], 2, "--format onnx is not one of"),
+        (["--k", 50, "--format", "onnx"], 2, "--to onnx is not one of"),
         (["--k", 50, "--tokenizer", "/nowhere"], 1, "no model named"),
-        (["--k", 50, "--nonsense"], 2, "No such option"),
+        (["--k", 50, "--nonsense"], 2, "there is no option --nonsense"),
     ],
 )
 def test_wrong_input_is_one_sentence_and_writes_nothing(arguments, code, words, counts, cli, tmp_path) -> None:

@@ -439,5 +439,5 @@ def test_a_foreign_file_serves_where_a_subset_is_asked_for(byte_level, tmp_path)
     subset = load_subset(tmp_path / "freq_3.pt", tokenizer=byte_level, k=2, warn=warnings.append)
     assert subset.token_ids.tolist() == [65, 66]
     assert any("lacks" in text for text in warnings)
-    with pytest.raises(FrspecError, match="does not say whose they are"):
+    with pytest.raises(FrspecError, match="does not name its tokenizer"):
         load_subset(tmp_path / "freq_3.pt")

@@ -89,7 +89,7 @@ def test_the_commands_options(table, cli, tmp_path) -> None:
     assert VocabularySubset.read(tmp_path / "s.parquet").prefix(64).k == 64  # still nested
     code, out, err = cli(*common, "--k", 160, "--shards", 4, "--out", tmp_path / "t.parquet")
     assert code == 0
-    assert "Equal slices, held out by fold" in out
+    assert "Equal slices, held out by fold" in err
     code, out, _ = cli("coverage", tmp_path / "t.parquet", "--on", tmp_path / "counts.parquet", "--json")
     built = VocabularySubset.read(tmp_path / "t.parquet").metadata["held_out"]["value"]
     assert (code, json.loads(out)["rows"][0]["coverage"]) == (0, pytest.approx(built))

@@ -245,9 +245,9 @@ def test_a_table_without_folds_shows_what_a_budget_costs_in_sample(cli, byte_lev
     counts[0, 60:400] = np.arange(340, 0, -1)
     make_table(byte_level, {"web": counts}).write(tmp_path / "t.parquet")
     arguments = ["--tokenizer", byte_level.path.parent, "--k", 200, "--script-budget", "cjk=4", "--out", tmp_path / "s"]
-    code, out, err = cli("build-vocab", tmp_path / "t.parquet", *arguments)
+    code, _out, err = cli("build-vocab", tmp_path / "t.parquet", *arguments)
     assert code == 0, err
-    assert "Script budgets, in sample, since the table has no folds" in out
+    assert "Script budgets, in sample, since the table has no folds" in err
 
 
 def _texts(value: object) -> Iterator[str]:

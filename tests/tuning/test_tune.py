@@ -207,7 +207,11 @@ def test_what_cannot_be_tuned_is_one_sentence(folder, arguments, cli, tmp_path) 
     for more, code, said in (
         (["tune"], 2, "give answers or prompts to tune on, or --costs FILE."),
         (["tune", "--costs", "no-such"], 1, "there is no cost file no-such."),
-        (["tune", folder / "answers.jsonl", *arguments, "--beams", "1,x"], 2, "--beams 1,x is not a list of numbers"),
+        (
+            ["tune", folder / "answers.jsonl", *arguments, "--beams", "1,x"],
+            2,
+            "--beams x is not a whole number above 0.",
+        ),
         (
             ["tune", folder / "answers.jsonl", *arguments, "--methods", "ar"],
             2,

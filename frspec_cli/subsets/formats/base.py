@@ -59,7 +59,7 @@ class Writer:
     files: (subset, ids in the chosen order, the target's rows, out) -> the bytes of each file by its path.
     order: the order of the ids in the file.
     order_is_fixed: whether that order is part of the format, so that the user cannot choose the other one.
-    suffix: what `build-vocab --format` adds to the subset's name.
+    suffix: what `build-vocab --to` adds to the subset's name.
     holds_rows: whether the target's number of rows goes into the file.
     folder_files: the names of the files if the format is a folder; empty if it is one file.
     warning: what the user of the file should know about this subset; "" if there is nothing.

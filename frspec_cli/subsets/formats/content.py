@@ -89,7 +89,9 @@ def open_content(path: Path | str) -> Content:
     path = Path(path)
     kind = container(path)
     if kind == "parquet":
-        raise FrspecError(f"{path} is a parquet file, which no peer uses for a draft vocabulary.", hint=INSPECT)
+        raise FrspecError(
+            f"{path} is a parquet file, which no other project uses for draft vocabularies.", hint=INSPECT
+        )
     loaders = {"numpy": load_numpy, "torch": _torch, "safetensors": _safetensors, "gguf": _gguf, "json": _json}
     if kind == "text":
         raw = _raw(path)
