@@ -6,7 +6,7 @@ READY := $(VENV)/.frspec-ready
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow test-peers check package docs attack bench-count bench-cycle gpu-day clean tables \
-	counts subset answers head replay tune bench report study-subsets study-loss
+	counts subset answers head replay tune bench report results study-subsets study-loss
 
 # A recipe is a few variables (recipes/NAME.mk); the rules that use them stand below.
 RECIPE ?= smollm2-135m
@@ -69,6 +69,12 @@ bench-count: setup ## counting against the published loop
 # Needs one CUDA card and no download; ARGS='--shape tiny --device cpu' shows that it runs.
 gpu-day: setup ## what a CUDA card makes of frspec, in nine minutes
 	$(BIN)/python -m benchmarks.gpu_day --out out/gpu-day $(ARGS)
+
+# Goes on where it was stopped. SUITE is Spec-Bench's question.jsonl or another file of prompts; ARGS=--untimed leaves out what
+# has to be timed on a quiet machine.
+results: setup ## data/results and RESULTS.md: every run of one model, beside the paper's figures (hours): MODEL=NAME SUITE=FILE
+	@test -n '$(SUITE)' || { echo 'name the prompts: make results MODEL=$(MODEL) SUITE=question.jsonl' >&2; exit 1; }
+	$(BIN)/python -m benchmarks.results --model $(MODEL) --suite $(SUITE) $(ARGS)
 
 bench-cycle: setup ## one step of plain decoding, FR-Spec and transformers at three lengths of context
 	$(BIN)/python -m benchmarks.step_time --out out/bench-cycle $(ARGS)

@@ -38,7 +38,7 @@ def command(
     from frspec_cli.report.page import page
     from frspec_cli.report.results import read_results
     from frspec_cli.report.tables import tables
-    from frspec_cli.report.text import as_csv, as_latex, as_markdown
+    from frspec_cli.report.text import as_csv, as_latex, as_markdown, commands_as_markdown
 
     asked = {"out": out, "markdown": markdown, "latex": latex, "csv": csv}
     given = {
@@ -58,7 +58,11 @@ def command(
         check_drawing()
     found = read_results(results)
     made = tables(found)
-    texts = {"markdown": as_markdown, "latex": as_latex, "csv": as_csv}
+    texts = {
+        "markdown": lambda tables: f"{as_markdown(tables)}\n{commands_as_markdown(found)}",
+        "latex": as_latex,
+        "csv": as_csv,
+    }
     with output.callbacks("drawing") as callbacks:
         for name, path in given.items():
             if name == "out":

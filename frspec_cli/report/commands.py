@@ -15,6 +15,8 @@ _LEFT_OUT = {"recorded", "suite", "own_trees"}  # no option of that name, or wri
 
 def command_of(result: Result) -> str:
     """One line for the shell; what the record does not hold (`out`, paths of files since moved) is the reader's."""
+    if recorded_command := result.record.get("command"):
+        return str(recorded_command)
     if result.kind == "coverage":
         rows = result.record["rows"]
         subsets, texts = (list(dict.fromkeys(row[name] for row in rows)) for name in ("subset", "on"))
@@ -30,6 +32,16 @@ def command_of(result: Result) -> str:
         if name not in skipped:
             words += _words(_NAMES.get(name, name), value)
     return _line(result.kind, words)
+
+
+def environment_of(result: Result) -> dict[str, str]:
+    """The machine and versions of a result in words; {} if it does not say."""
+    environment = result.record.get("environment", {})
+    return {name: _spelled(value) for name, value in environment.items() if value is not None and name != "cache"}
+
+
+def _spelled(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _words(name: str, value: Any) -> Iterator[str]:

@@ -12,7 +12,7 @@ import jinja2
 
 from frspec_cli import __version__
 from frspec_cli.report.charts import COLOURS, DASHES, Chart, charts
-from frspec_cli.report.commands import command_of
+from frspec_cli.report.commands import command_of, environment_of
 from frspec_cli.report.draw import NARROW, WIDE, draw
 from frspec_cli.report.headline import headlines
 from frspec_cli.report.results import Result
@@ -60,8 +60,7 @@ def _runs(results: Sequence[Result]) -> list[dict[str, Any]]:
     """What the results say about how they were made. same: whether the environment is that of the one before."""
     runs: list[dict[str, Any]] = []
     for result in results:
-        environment = result.record.get("environment", {})
-        shown = {name: _spelled(value) for name, value in environment.items() if value is not None and name != "cache"}
+        shown = environment_of(result)
         same = bool(shown) and bool(runs) and {**shown, "load": ""} == {**runs[-1]["environment"], "load": ""}
         runs.append(
             {
@@ -73,10 +72,6 @@ def _runs(results: Sequence[Result]) -> list[dict[str, Any]]:
             }
         )
     return runs
-
-
-def _spelled(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 @cache

@@ -6,6 +6,8 @@ import csv
 import io
 from collections.abc import Sequence
 
+from frspec_cli.report.commands import command_of, environment_of
+from frspec_cli.report.results import Result
 from frspec_cli.report.tables import Table
 
 _TEX = str.maketrans(
@@ -31,6 +33,21 @@ def as_markdown(tables: Sequence[Table]) -> str:
         lines += [f"### {table.figure}", "", _row(("", *table.columns)), "|---|" + "---:|" * len(table.columns)]
         lines += [_row((name, *(cell.text for cell in cells))) for name, cells in table.rows]
         lines += ["", *([table.note, ""] if table.note else [])]
+    return "\n".join(lines)
+
+
+def commands_as_markdown(results: Sequence[Result]) -> str:
+    """The command of each result, and the machine and versions it ran with."""
+    lines = ["## How it was made", ""]
+    before: dict[str, str] = {}
+    for result in results:
+        shown = environment_of(result)
+        lines += [f"### {result.name} ({result.kind})", "", "```text", command_of(result), "```", ""]
+        if shown and {**shown, "load": ""} == {**before, "load": ""}:
+            lines += ["On the same machine, with the same versions as the one before.", ""]
+        elif shown:
+            lines += [*(f"- {name}: {value}" for name, value in shown.items()), ""]
+        before = shown or before
     return "\n".join(lines)
 
 
