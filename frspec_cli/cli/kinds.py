@@ -70,9 +70,9 @@ _OWN = {  # command and parameter, where the name alone does not say it
 def misplaced(command: str, parameters: dict[str, Any], error: FrspecError) -> FrspecError | None:
     """The sentence on an input of which the error speaks, if it is something else than belongs there.
 
-    An error about an option, such as an output that may not be there, is left as it is.
+    An error about an option, such as an output that may not be there, and one that names the file's kind are left as they are.
     """
-    if error.message.startswith(option("")[0]):
+    if error.message.startswith(option("")[0]) or "this is a" in error.message:
         return None
     for name, value in parameters.items():
         accepted = _OWN.get((command, name)) or ACCEPTS.get(name)

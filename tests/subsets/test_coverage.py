@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import unicodedata
 
 import numpy as np
@@ -24,23 +23,6 @@ from frspec_cli.subsets.plot import plot_curves
 from frspec_cli.subsets.recipe import Recipe
 from frspec_cli.subsets.scripts import Scripts, script_of
 from frspec_cli.tokens.tokenizer import load_tokenizer
-from tests.conftest import ROOT
-
-README = ROOT / "README.md"
-
-
-def test_the_readmes_lines_run(byte_level, make_table, tmp_path, monkeypatch, capsys) -> None:
-    [lines] = [
-        block for block in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if "Builder" in block
-    ]
-    counts = {index: 1000 - index for index in byte_level.vocabulary}
-    make_table(byte_level, {"a": counts}).write(tmp_path / "counts.parquet")
-    make_table(byte_level, {"b": counts, "c": {0: 10**6}}).write(tmp_path / "other.parquet")
-    monkeypatch.chdir(tmp_path)
-    exec(lines.replace("8192", "300").replace("4096", "200"), {})
-    held_out, interval = capsys.readouterr().out.splitlines()
-    assert "'low'" in held_out
-    assert "Interval(value=0.8" in interval
 
 
 @pytest.mark.parametrize(
