@@ -23,7 +23,7 @@ def command(
     local: Annotated[Path | None, typer.Option("--local", help="A subset of your own, shown as one more row.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for summary.json.")] = Path("out/demo"),
     tree: options.Tree = AUTO,
-    dtype: options.AutoDtype = AUTO,
+    dtype: options.AutoDtype = "float32",  # identity is shown token by token; shorter ones part at ties
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -118,7 +118,7 @@ def verdict(summary: dict[str, Any]) -> str:
     over_plain, over_eagle = rate / plain["tokens_per_second"], rate / eagle["tokens_per_second"]
     figures = f"FR-Spec is {over_plain:.2f}x as fast as plain decoding and {over_eagle:.2f}x as fast as EAGLE-2 here"
     if over_plain > 1.0:
-        return f"{figures}, and writes the same text."
+        return f"{figures}{', and writes the same text' if summary['identical'] else ', but the texts differ'}."
     cycle = frspec["seconds"]["total"] / frspec["cycles"]
     step = plain["seconds"]["total"] / plain["new_tokens"]
     return (

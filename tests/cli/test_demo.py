@@ -33,15 +33,19 @@ def test_bars_are_as_long_as_the_time_per_token() -> None:
 
 
 def test_the_verdict_says_what_was_gained() -> None:
-    assert verdict({"methods": METHODS}) == (
+    assert verdict({"methods": METHODS, "identical": True}) == (
         "FR-Spec is 2.00x as fast as plain decoding and 1.50x as fast as EAGLE-2 here, and writes the same text."
     )
 
 
 def test_or_why_nothing_was() -> None:
     slow = METHODS | {"frspec": figures(2.5, 2.0, 0.4, 50)}
-    said = verdict({"methods": slow})
+    said = verdict({"methods": slow, "identical": True})
     assert said.startswith(
         "FR-Spec is 0.80x as fast as plain decoding and 0.60x as fast as EAGLE-2 here: a cycle costs 2.5 times"
     )
     assert "a plain token and gives 2.0 tokens" in said
+
+
+def test_the_verdict_never_claims_a_text_that_differs() -> None:
+    assert verdict({"methods": METHODS, "identical": False}).endswith("EAGLE-2 here, but the texts differ.")
