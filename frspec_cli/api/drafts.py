@@ -249,8 +249,7 @@ def verify(
     """
     from frspec_cli import outputs
     from frspec_cli.answers.prompts import read_prompts
-    from frspec_cli.decoding.compiling import compiler_for
-    from frspec_cli.decoding.pipeline import Pipeline, load_pipeline
+    from frspec_cli.decoding.pipeline import load_pipeline
     from frspec_cli.models.target import load_target
     from frspec_cli.verification.run import verify as run_verification
 
@@ -260,12 +259,14 @@ def verify(
         path = outputs.check(out, inputs=inputs, replaces=outputs.JSON, what="a result", force=force)
 
     def load(dtype: str) -> Pipeline:
-        target = load_target(options.model, device=options.device, dtype=dtype)
-        compiler = compiler_for(target.device) if options.compiled else None
-        if options.method == "lookup":
-            return Pipeline(target=target, compiler=compiler)
         return load_pipeline(
-            target, draft=options.draft, vocab=options.vocab, k=options.k, compiler=compiler, warn=callbacks.warn
+            load_target(options.model, device=options.device, dtype=dtype),
+            draft=options.draft,
+            vocab=options.vocab,
+            k=options.k,
+            compiled=options.compiled,
+            drafts=options.method != "lookup",
+            warn=callbacks.warn,
         )
 
     run = partial(run_verification, load, read_prompts(prompts), options, out=path, restart=restart, force=force)

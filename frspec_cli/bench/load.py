@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from frspec_cli.bench.options import BenchOptions, ProfileOptions
 from frspec_cli.bench.untrained import NAME, with_untrained_head
-from frspec_cli.decoding.compiling import compiler_for
 from frspec_cli.decoding.options import refuse_unused
 from frspec_cli.decoding.pipeline import Pipeline, load_pipeline
 from frspec_cli.errors import UsageError, option
@@ -46,19 +45,17 @@ def load_bench_pipeline(
     normed = yes_or_no(norm_output)
     refuse_untrained(options, draft)
     untrained = draft == NAME
-    target = load_target(model, device=device, dtype=dtype)
-    compiler = compiler_for(target.device) if compiled else None
-    if not {"eagle", "frspec"} & set(options.methods):
-        return Pipeline(target=target, compiler=compiler)
+    drafts = bool({"eagle", "frspec"} & set(options.methods))
     pipeline = load_pipeline(
-        target,
+        load_target(model, device=device, dtype=dtype),
         draft=None if untrained else draft,
         vocab=vocab,
         k=max(options.ks, default=None),
         norm_output=normed,
-        compiler=compiler,
+        compiled=compiled,
+        drafts=drafts,
         warn=warn,
     )
-    if untrained:
+    if untrained and drafts:
         pipeline = with_untrained_head(pipeline, k=max(options.ks, default=DEFAULT_K), seed=options.seed)
     return pipeline if "frspec" in options.methods else replace(pipeline, subset=None, vocab=None)

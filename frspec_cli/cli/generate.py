@@ -132,21 +132,17 @@ def _prompts(prompt: str | None, prompts: Path | None, limit: int | None) -> lis
 
 
 def _load(wanted: Wanted, choice: Choice, norm_output: bool | None, output: Output) -> Pipeline:
-    from frspec_cli.decoding.compiling import compiler_for
-    from frspec_cli.decoding.pipeline import Pipeline, load_pipeline
+    from frspec_cli.decoding.pipeline import load_pipeline
     from frspec_cli.models.target import load_target
 
-    target = load_target(wanted.model, device=wanted.device, dtype=choice.dtype)
-    compiler = compiler_for(target.device) if wanted.compiled else None
-    if choice.method in ("ar", "lookup"):
-        return Pipeline(target=target, compiler=compiler)
     return load_pipeline(
-        target,
+        load_target(wanted.model, device=wanted.device, dtype=choice.dtype),
         draft=wanted.draft,
         vocab=wanted.vocab,
         k=choice.k,
         norm_output=norm_output,
-        compiler=compiler,
+        compiled=wanted.compiled,
+        drafts=choice.method not in ("ar", "lookup"),
         warn=output.warn,
     )
 

@@ -152,7 +152,6 @@ def _run(
     restart: bool,
     output: Output,
 ) -> dict[str, Any]:
-    from frspec_cli.decoding.compiling import compiler_for
     from frspec_cli.decoding.pipeline import load_pipeline
     from frspec_cli.models.target import load_target, resolve_device
     from frspec_cli.tuning.choose import about, probe_of
@@ -160,9 +159,8 @@ def _run(
 
     def load(dtype: str) -> Pipeline:
         target = load_target(wanted.model, device=wanted.device, dtype=dtype)
-        compiler = compiler_for(target.device) if wanted.compiled else None
         return load_pipeline(
-            target, draft=wanted.draft, vocab=wanted.vocab, k=wanted.k, compiler=compiler, warn=output.warn
+            target, draft=wanted.draft, vocab=wanted.vocab, k=wanted.k, compiled=wanted.compiled, warn=output.warn
         )
 
     probe = probe_of(wanted.model, str(resolve_device(wanted.device)), say=output.say)

@@ -164,22 +164,18 @@ def _check_passed(out: Path | None, done: AlreadyThere) -> None:
 
 
 def _loader(verify_options: VerifyOptions, norm_output: bool | None, output: Output) -> Callable[[str], Pipeline]:
-    from frspec_cli.decoding.compiling import compiler_for
-    from frspec_cli.decoding.pipeline import Pipeline, load_pipeline
+    from frspec_cli.decoding.pipeline import load_pipeline
     from frspec_cli.models.target import load_target
 
     def load(dtype: str) -> Pipeline:
-        target = load_target(verify_options.model, device=verify_options.device, dtype=dtype)
-        compiler = compiler_for(target.device) if verify_options.compiled else None
-        if verify_options.method == "lookup":
-            return Pipeline(target=target, compiler=compiler)
         return load_pipeline(
-            target,
+            load_target(verify_options.model, device=verify_options.device, dtype=dtype),
             draft=verify_options.draft,
             vocab=verify_options.vocab,
             k=verify_options.k,
             norm_output=norm_output,
-            compiler=compiler,
+            compiled=verify_options.compiled,
+            drafts=verify_options.method != "lookup",
             warn=output.warn,
         )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from frspec_cli.decoding import compiling
 from frspec_cli.decoding.attention import use_kernel
 from frspec_cli.decoding.compiling import Compiler
 from frspec_cli.decoding.context_slots import ContextSlots
@@ -140,7 +141,8 @@ def load_pipeline(
     vocab: str | None = None,
     k: int | None = None,
     norm_output: bool | None = None,
-    compiler: Compiler | None = None,
+    compiled: bool = False,
+    drafts: bool = True,
     warn: Callable[[str], None] = lambda text: None,
 ) -> Pipeline:
     """Loads head and subset for a target.
@@ -149,11 +151,16 @@ def load_pipeline(
         the model.
     k: use the subset's first k tokens. Default: all of a user's subset, the usual number of a shipped one.
     norm_output: as in `load_head`.
+    compiled: compile the steps of target and draft.
+    drafts: False reads neither head nor subset, for methods that need none.
     warn: called for what the head's config leaves in doubt, for a map that does not fit the head's rows, and if the subset's
         tokenizer is another one that agrees on the subset's ids.
 
     Raises `FrspecError` for files that do not fit.
     """
+    compiler = compiling.compiler_for(target.device) if compiled else None
+    if not drafts:
+        return Pipeline(target=target, compiler=compiler)
     shipped = shipped_for(target.name)
     draft = draft or (str(shipped.head) if shipped.head else None)
     if vocab is None and shipped.subset is not None:
