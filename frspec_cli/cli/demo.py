@@ -23,7 +23,7 @@ def command(
     local: Annotated[Path | None, typer.Option("--local", help="A subset of your own, shown as one more row.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for summary.json.")] = Path("out/demo"),
     tree: options.Tree = AUTO,
-    dtype: options.AutoDtype = "float32",  # identity is shown token by token; shorter ones part at ties
+    dtype: options.AutoDtype = AUTO,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -118,7 +118,7 @@ def verdict(summary: dict[str, Any]) -> str:
     over_plain, over_eagle = rate / plain["tokens_per_second"], rate / eagle["tokens_per_second"]
     figures = f"FR-Spec is {over_plain:.2f}x as fast as plain decoding and {over_eagle:.2f}x as fast as EAGLE-2 here"
     if over_plain > 1.0:
-        return f"{figures}{', and writes the same text' if summary['identical'] else ', but the texts differ'}."
+        return f"{figures}{_same(summary)}."
     cycle = frspec["seconds"]["total"] / frspec["cycles"]
     step = plain["seconds"]["total"] / plain["new_tokens"]
     return (
@@ -126,6 +126,14 @@ def verdict(summary: dict[str, Any]) -> str:
         "It pays where checking several tokens costs little more than one: on a GPU, on processors with bfloat16 "
         "instructions, or with a larger model. frspec tune finds out what a machine wants."
     )
+
+
+def _same(summary: dict[str, Any]) -> str:
+    if not summary["identical"]:
+        return ", but the texts differ"
+    if summary["near_ties"]:
+        return ", and writes the same text except where two tokens are equally likely to within rounding"
+    return ", and writes the same text"
 
 
 def _larger_vocabularies() -> list[str]:
@@ -146,5 +154,7 @@ def _identical(name: str, summary: dict[str, Any]) -> str:
     if any(each["method"] == name for each in summary["differences"]):
         return "NO"
     ties = sum(each["method"] == name for each in summary["near_ties"])
+    if not ties:
+        return "yes"
     how = "equal in float64" if summary["dtype"] == "float32" else "within rounding"
-    return f"yes ({ties} near tie{'s' if ties > 1 else ''}, {how})" if ties else "yes"
+    return f"{summary['prompts'] - ties} of {summary['prompts']}, {ties} near tie{'s' if ties > 1 else ''} ({how})"

@@ -15,6 +15,7 @@ import torch
 
 from frspec_cli.decoding.cache import attended, cache_length
 from frspec_cli.decoding.engine import Engine
+from frspec_cli.decoding.tree import Tree, ancestors_of
 from frspec_cli.models.target import Target
 
 NEAR_TIE = 1e-3
@@ -75,27 +76,57 @@ def score(target: Target, prompt_ids: Sequence[int], token_ids: Sequence[int]) -
 
 @torch.inference_mode()
 def rounding(
-    engine: Engine, prompt_ids: Sequence[int], token_ids: Sequence[int], top: Sequence[Any], rows: int
+    engine: Engine, prompt_ids: Sequence[int], token_ids: Sequence[int], top: Sequence[Any], *, nodes: int, depth: int
 ) -> float:
     """How far the logits of one row are from those of many: the largest difference in the two highest of a position.
 
     token_ids: what plain decoding emitted.
     top: its two highest logits before each of them, values and indices [2].
-    rows: how many tokens are read at a time here, with a mask, as verification does.
+    nodes, depth: the trees in which the tokens are read here, as verification reads drafts (`_tree_of_text`).
     """
-    length = engine.cache_length(len(prompt_ids), len(token_ids) + rows)
+    length = engine.cache_length(len(prompt_ids), len(token_ids) + nodes)
     state, _ = engine.prefill(prompt_ids, length)
-    read = torch.tensor(token_ids[:-1], dtype=torch.int64, device=engine.device)
+    following = torch.tensor(token_ids, dtype=torch.int64, device=engine.device)
+    second = torch.stack([indices[1] for _, indices in top])
+    generator = torch.Generator().manual_seed(0)
+    offsets = torch.arange(nodes, device=engine.device)
     largest = 0.0
-    for begin in range(0, len(read), rows):
-        chunk = read[begin : begin + rows]
-        slots = len(prompt_ids) + begin + torch.arange(len(chunk), device=engine.device)
-        among = slots[:, None] >= slots[None, :]
-        end = attended(len(prompt_ids) + begin + len(chunk), compiled=False)
-        logits, _ = engine.forward(state.workspace, chunk, slots, slots, among, end=end)
-        for row, (values, indices) in zip(logits, top[begin + 1 :], strict=False):
+    most = min(depth + 1, nodes)
+    for begin in range(0, len(token_ids) - 1, most):
+        count = min(most, len(token_ids) - 1 - begin)
+        tree, path = _tree_of_text(following[begin:], second[begin:], count, nodes, generator)
+        slots = len(prompt_ids) + begin + offsets
+        end = attended(len(prompt_ids) + begin + nodes, compiled=False)
+        logits, _ = engine.forward(state.workspace, tree.tokens, slots[0] + tree.levels, slots, tree.ancestors, end=end)
+        for row, (values, indices) in zip(logits[path], top[begin + 1 :], strict=False):
             largest = max(largest, float((row[indices] - values).abs().max()))
+        state.workspace.buffer.move(slots[path], slots[:count])
     return largest
+
+
+def _tree_of_text(
+    tokens: torch.Tensor, others: torch.Tensor, count: int, nodes: int, generator: torch.Generator
+) -> tuple[Tree, torch.Tensor]:
+    """(a tree of `nodes` whose longest path is the first `count` of tokens, int64 [count]: the nodes of that path).
+
+    Between the path's nodes, at places drawn by `generator`, stand leaves with another token for the same position
+    (`others`), as rejected drafts do: a path's keys then lie apart, and attention adds them in another order. Rows that lie
+    side by side show none of that.
+    """
+    path = torch.cat(
+        (torch.zeros(1, dtype=torch.int64), 1 + torch.randperm(nodes - 1, generator=generator)[: count - 1])
+    )
+    path = path.sort().values.to(tokens.device)
+    on_path = torch.zeros(nodes, dtype=torch.bool, device=tokens.device).index_fill_(0, path, True)
+    levels = on_path.cumsum(0) - on_path.long()
+    parents = path[(levels - 1).clamp(min=0)]
+    return Tree(
+        tokens=torch.where(on_path, tokens[levels], others[levels]),
+        parents=parents,
+        levels=levels,
+        ancestors=ancestors_of(parents, count),
+        valid=torch.ones_like(on_path),
+    ), path
 
 
 def differences(scores: Scores, token_ids: Sequence[int]) -> list[Mismatch]:

@@ -191,8 +191,10 @@ class Verifier:
         generation = self._complete(engines.speculative, prompt, sampling)
         rounding = None
         if check.rule == "reduced":
-            rows = engines.speculative.drafter.nodes
-            rounding = identity.rounding(engines.plain, prompt.ids, reference, top, rows)
+            drafter = engines.speculative.drafter
+            rounding = identity.rounding(
+                engines.plain, prompt.ids, reference, top, nodes=drafter.nodes, depth=drafter.depth
+            )
         position = identity.first_difference(reference, generation.token_ids)
         if position is None:
             return generation, [], rounding

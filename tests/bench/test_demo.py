@@ -65,4 +65,4 @@ def test_near_ties_are_decided_in_float64(cli, spoiled_dtypes, tmp_path, monkeyp
     explained, unexplained = summary["near_ties"], summary["differences"]
     assert len(unexplained if float64 else explained) == 2 * 6
     assert not (explained if float64 else unexplained)
-    assert ("near ties, equal in float64" in shown) == (not float64)
+    assert ("0 of 6, 6 near ties (equal in float64)" in shown) == (not float64)

@@ -33,8 +33,12 @@ def test_bars_are_as_long_as_the_time_per_token() -> None:
 
 
 def test_the_verdict_says_what_was_gained() -> None:
-    assert verdict({"methods": METHODS, "identical": True}) == (
-        "FR-Spec is 2.00x as fast as plain decoding and 1.50x as fast as EAGLE-2 here, and writes the same text."
+    figures = "FR-Spec is 2.00x as fast as plain decoding and 1.50x as fast as EAGLE-2 here"
+    summary: dict[str, Any] = {"methods": METHODS, "identical": True, "near_ties": []}
+    assert verdict(summary) == f"{figures}, and writes the same text."
+    summary["near_ties"] = [{"method": "frspec"}]
+    assert verdict(summary) == (
+        f"{figures}, and writes the same text except where two tokens are equally likely to within rounding."
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import weakref
 from collections.abc import Callable
@@ -135,8 +136,30 @@ def test_rounding_is_the_difference_between_one_row_and_many(shift: float, expec
 
     monkeypatch.setattr(Engine, "forward", shifted)
     top = [cycle.scores[0].topk(2) for cycle in cycles]
-    assert identity.rounding(plain, [5, 17, 20], ids, top, 8) == pytest.approx(expected, abs=1e-9)
-    assert seen == [3, 8, 8, 8, 5]
+    rounding = identity.rounding(plain, [5, 17, 20], ids, top, nodes=8, depth=3)
+    assert rounding == pytest.approx(expected, abs=1e-9)
+    assert seen == [3, *[8] * 8]  # 29 tokens, four a tree
+
+
+def test_rounding_is_measured_where_a_path_s_keys_lie_apart(monkeypatch) -> None:
+    """In bfloat16 rows side by side gave the very logits of one row, and the trees of decoding did not."""
+    target = tiny_target()
+    plain = Engine(target)
+    cycles = list(plain.generate([5, 17, 20], max_new_tokens=30, ignore_eos=True))
+    ids = [token for cycle in cycles for token in cycle.tokens]
+    top = [cycle.scores[0].topk(2) for cycle in cycles]
+    forward, paths = Engine.forward, []
+
+    def recorded(self, workspace, tokens, positions, slots, among, **keywords):
+        if among is not None:
+            longest = among[int(positions.argmax())]
+            paths.append(slots[longest].tolist())
+        return forward(self, workspace, tokens, positions, slots, among, **keywords)
+
+    monkeypatch.setattr(Engine, "forward", recorded)
+    identity.rounding(plain, [5, 17, 20], ids, top, nodes=16, depth=3)
+    assert all(path[0] == 3 + 4 * number for number, path in enumerate(paths))  # each tree stands behind the kept rows
+    assert sum(later - earlier > 1 for path in paths for earlier, later in itertools.pairwise(path)) > 2 * len(paths)
 
 
 def test_texts_are_rescored_in_parts(monkeypatch) -> None:
