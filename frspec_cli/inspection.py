@@ -213,7 +213,7 @@ def _model(folder: Path, config: dict[str, Any], tensors: dict[str, dict[str, An
     other = other_kind(config, tensors)
     if layout is None and other is not None:
         return {"kind": "model", **known, "tensors": len(tensors), "drafter": f"holds {other}"}
-    if layout != "fused" and other is not None:
+    if other is not None:
         return {
             "kind": "draft-head",
             "layout": None,

@@ -1,4 +1,4 @@
-"""`frspec train-draft`: an EAGLE draft head from the target's own answers."""
+"""`frspec train-draft`: an EAGLE draft head or an MTP module from the target's own answers."""
 
 from __future__ import annotations
 
@@ -52,8 +52,9 @@ def command(
     layout: Annotated[
         str,
         typer.Option(
-            help="fused (input norms and taps; the best), or what other engines run: eagle2 (no norms, the target's LM "
-            "head), eagle3 (three taps, an LM head of its own over --vocab)."
+            help="fused (input norms and taps; the best), mtp (a multi-token-prediction module as DeepSeek-V3's), or what "
+            "other engines run: eagle2 (no norms, the target's LM head), eagle3 (three taps, an LM head of its own over "
+            "--vocab)."
         ),
     ] = _RUN.layout,
     vocab: Annotated[
@@ -179,7 +180,7 @@ def command(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Train an EAGLE draft head on a target's own answers.
+    """Train an EAGLE draft head, or an MTP module, on a target's own answers.
 
     The head uses the target's LM head (except with --layout eagle3), so that any vocabulary subset fits it, and the loss
     is fair to the whole vocabulary.

@@ -19,6 +19,7 @@ from frspec_cli.heads.files import WEIGHTS, locate_head, read_config, read_tenso
 from frspec_cli.heads.head import EagleHead
 from frspec_cli.heads.kinds import refuse_other_kind
 from frspec_cli.heads.layouts import ParsedHead, Tensors, parse_head
+from frspec_cli.heads.mtp_names import published_names
 from frspec_cli.heads.peers import config_for, tensors_for
 from frspec_cli.heads.reading import padding
 from frspec_cli.models.finite import is_finite
@@ -33,13 +34,15 @@ def save_head(
 ) -> None:
     """Writes a head to `folder`, whole or not at all: config, weights cast to `dtype`, card.
 
-    Our own layout leaves out the target's embedding and LM head. EAGLE-1/2 and EAGLE-3 are written as EAGLE's own code
-    reads them; for EAGLE-1/2, it wants the embedding in the file.
+    The layouts that only frspec runs leave out the target's embedding and LM head. EAGLE-1/2 and EAGLE-3 are written as
+    EAGLE's own code reads them; for EAGLE-1/2, it wants the embedding in the file.
     extra: more keys of config.json, about the target and the training.
     """
     tensors = {name: tensor.detach().to("cpu", dtype) for name, tensor in head.state_dict().items()}
     config = head.config.to_json()
-    if head.config.layout != "fused":
+    if head.config.layout == "mtp":
+        tensors = published_names(tensors)
+    elif head.config.layout != "fused":
         own = head.own_lm_head
         parsed = ParsedHead(
             head.config,

@@ -8,12 +8,12 @@ from typing import Any, Literal, get_args
 
 from frspec_cli.errors import FrspecError, not_one_of
 
-Layout = Literal["eagle2", "eagle3", "fused"]
+Layout = Literal["eagle2", "eagle3", "fused", "mtp"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 _OLD_NAMES: dict[str, Layout] = {"frspec": "fused", "eagle": "eagle2"}
 
-OWN_ARCHITECTURE = "FrspecEagle"
-"""The `architectures` entry of our own layout."""
+OWN_ARCHITECTURES: dict[str, Layout] = {"FrspecEagle": "fused", "FrspecMtp": "mtp"}
+"""The `architectures` entries of the layouts that only frspec runs."""
 
 LAYER = "layers.0."
 """The prefix of the one layer's tensors."""
@@ -30,13 +30,20 @@ def layout_named(name: str) -> Layout:
 
 def detect_layout(raw: dict[str, Any], names: Iterable[str]) -> Layout | None:
     """The layout of a checkpoint, from its config.json (`raw`) and its tensors' names; None if it is not a draft head."""
-    architectures = raw.get("architectures")
-    if isinstance(architectures, list) and OWN_ARCHITECTURE in architectures:
-        return "fused"
+    own = own_layout(raw)
+    if own is not None:
+        return own
     ours = {tensor_name(name) for name in names}
     if "fc.weight" not in ours:
         return None
     return "eagle3" if LAYER + "hidden_norm.weight" in ours or "d2t" in ours else "eagle2"
+
+
+def own_layout(raw: dict[str, Any]) -> Layout | None:
+    """The layout that a config.json (`raw`) states in frspec's own words; None for another program's."""
+    architectures = raw.get("architectures")
+    names = architectures if isinstance(architectures, list) else []
+    return next((layout for name, layout in OWN_ARCHITECTURES.items() if name in names), None)
 
 
 def tensor_name(name: str) -> str:
@@ -50,9 +57,10 @@ class HeadConfig:
     """The draft's transformer layers (one, in most heads) and what comes before and after them.
 
     layout: "eagle2" (EAGLE-1/2: fc over embedding and feature, no norms before attention and the LM head), "eagle3"
-        (fc over three taps, attention reads norm(embedding) beside norm(feature), own norm and LM head), or "fused" (ours:
+        (fc over three taps, attention reads norm(embedding) beside norm(feature), own norm and LM head), "fused" (ours:
         EAGLE-2's fc with normalised inputs, pre-norm attention, final norm, taps fused with the last state; the target's
-        LM head).
+        LM head), or "mtp" (DeepSeek-V3's module, arXiv 2412.19437 section 2.2: "fused" without taps, which feeds its normed
+        output back).
     draft_vocab_size: rows of the head's own LM head; None if it uses the target's.
     rope: transformers' `rope_parameters` (at least rope_theta and rope_type).
     taps: indices into the target's `hidden_states` (0 = embeddings) that features are made from, besides the last one.
@@ -98,8 +106,9 @@ class HeadConfig:
                 f"a draft head needs num_attention_heads ({self.num_attention_heads}) to be a multiple of "
                 f"num_key_value_heads ({self.num_key_value_heads})."
             )
-        if self.layout == "eagle2" and self.taps:
-            raise FrspecError("an EAGLE-1/2 head reads the last hidden state only, so it can have no taps.")
+        if self.layout in ("eagle2", "mtp") and self.taps:
+            kind = "EAGLE-1/2 head" if self.layout == "eagle2" else "MTP module"
+            raise FrspecError(f"an {kind} reads the last hidden state only, so it can have no taps.")
 
     @property
     def feature_size(self) -> int:
@@ -107,10 +116,12 @@ class HeadConfig:
         return self.target_hidden_size or self.hidden_size
 
     def to_json(self) -> dict[str, Any]:
-        """The config.json of our own layout."""
+        """The config.json of the layouts that only frspec runs."""
+        fused = self.layout == "fused"
+        features = {"fuse_input": "cat(last_hidden_state, tap_norms[i](hidden_states[taps[i]])...)"}
         return {
-            "architectures": [OWN_ARCHITECTURE],
-            "model_type": "frspec_eagle",
+            "architectures": ["FrspecEagle" if fused else "FrspecMtp"],
+            "model_type": "frspec_eagle" if fused else "frspec_mtp",
             "hidden_size": self.hidden_size,
             "intermediate_size": self.intermediate_size,
             "num_hidden_layers": 1,
@@ -127,20 +138,22 @@ class HeadConfig:
                 "taps": list(self.taps),
                 "embedding_scale": self.embedding_scale,
                 "fc_input": "cat(embedding_norm(embedding), feature_norm(feature))",
-                "fuse_input": "cat(last_hidden_state, tap_norms[i](hidden_states[taps[i]])...)",
+                **(features if fused else {}),
                 "lm_head": "target",
             },
         }
 
 
 def own_config(raw: dict[str, Any], *, where: str) -> HeadConfig:
-    """The `HeadConfig` of a config.json in our own layout. Raises `ArtifactError` for the first field that does not fit."""
+    """The `HeadConfig` of a config.json in one of our layouts. Raises `ArtifactError` for the first field that does not fit."""
     from frspec_cli.heads.config_schema import OwnConfig  # pydantic is not loaded for `frspec --help`
     from frspec_cli.schema import check
 
     check(OwnConfig, raw, f"{where}/config.json")
+    layout = own_layout(raw) or "fused"
     return HeadConfig(
-        layout="fused",
+        layout=layout,
+        norm_output=layout == "mtp",
         **{name: raw[name] for name in _COPIED},
         rope=dict(raw["rope_parameters"]),
         taps=tuple(raw["frspec"]["taps"]),
@@ -173,7 +186,7 @@ def head_config_for(
     """The config of a new head for a target, with the target's sizes.
 
     taps: default (2, n // 2, n - 3) of the target's n layers (EAGLE-3's choice), fewer in our layout if the target is
-        shallow; EAGLE-2 has none.
+        shallow; EAGLE-2 and MTP have none.
     draft_vocab_size: rows of an EAGLE-3 head's LM head.
     qkv_bias: whether the target's own layers have biases on q, k and v.
     """
@@ -181,7 +194,7 @@ def head_config_for(
     if taps is None:
         default = (2, n // 2, n - 3)
         ours = tuple(sorted({index for index in default if 0 < index < n}))
-        taps = {"fused": ours, "eagle2": (), "eagle3": default}[layout]
+        taps = {"fused": ours, "eagle3": default}.get(layout, ())
     heads = target_config.num_attention_heads
     head_dim = getattr(target_config, "head_dim", None) or target_config.hidden_size // heads
     return HeadConfig(
@@ -201,8 +214,9 @@ def head_config_for(
         ),
         qkv_bias=qkv_bias,
         taps=taps,
-        # The published layouts have no place for it: fc, or the norm of the embedding, takes it in.
-        embedding_scale=embedding_scale_of(target_config) if layout == "fused" else 1.0,
+        norm_output=layout == "mtp",
+        # EAGLE's layouts have no place for it: fc, or the norm of the embedding, takes it in.
+        embedding_scale=embedding_scale_of(target_config) if layout in ("fused", "mtp") else 1.0,
     )
 
 

@@ -22,7 +22,7 @@ class EagleHead(nn.Module):
     """The draft head of any layout; the target's embedding is attached, not owned.
 
     embedding_weight: [V, H], the target's, in the dtype that the head computes in.
-    own_lm_head: the head's own rows; None if the target's LM head is used (eagle2, fused, some of eagle3).
+    own_lm_head: the head's own rows; None if the target's LM head is used (all but most of eagle3).
     """
 
     embedding_weight: torch.Tensor
@@ -47,9 +47,10 @@ class EagleHead(nn.Module):
             self.input_norm = RMSNorm(len(config.taps) * config.feature_size, eps)
         elif config.tap_norm == "each":
             self.fc_norm = nn.ModuleList(RMSNorm(config.feature_size, eps) for _ in config.taps)
-        if config.layout == "fused":
+        if config.layout in ("fused", "mtp"):
             self.embedding_norm = RMSNorm(size, eps)
             self.feature_norm = RMSNorm(size, eps)
+        if config.layout == "fused":
             self.fuse_proj = nn.Linear((1 + len(config.taps)) * size, size, bias=False)
             self.tap_norms = nn.ModuleList(RMSNorm(size, eps) for _ in config.taps)
 
@@ -73,7 +74,7 @@ class EagleHead(nn.Module):
     def fuse(self, last: torch.Tensor, taps: tuple[torch.Tensor, ...] = ()) -> torch.Tensor:
         """The target's post-norm last state and its taps, each [B, T, its H] -> features [B, T, H]."""
         match self.config.layout:
-            case "eagle2":
+            case "eagle2" | "mtp":
                 return last
             case "eagle3":
                 return self.fc(self._normed_taps(taps))

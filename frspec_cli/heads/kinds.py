@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from frspec_cli.errors import FrspecError, option
+from frspec_cli.heads.config import own_layout
 
 RUNS = "frspec runs EAGLE-1, 2, 3 and 3.1"
 
@@ -64,11 +65,13 @@ _BY_KEY = (
 
 
 def other_kind(raw: dict[str, Any], names: Iterable[str]) -> str | None:
-    """What a drafter is that is not an EAGLE head, such as "a Medusa head"; None if nothing says that it is another kind.
+    """What a drafter is that frspec does not run, such as "a Medusa head"; None if nothing says that it is another kind.
 
     raw: its config.json.
     names: its tensors'.
     """
+    if own_layout(raw) is not None:
+        return None
     architectures = raw.get("architectures")
     own_names = [raw.get("model_type"), raw.get("speculators_model_type")]
     own_names += architectures if isinstance(architectures, list) else [architectures]

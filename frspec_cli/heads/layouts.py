@@ -1,5 +1,5 @@
 """Draft heads of all sources under one set of names: EAGLE-1/2 and EAGLE-3 as EAGLE, FR-Spec, SpecForge, SGLang, vLLM and
-speculators write them.
+speculators write them, and the two layouts that only frspec runs.
 
 Tensors are trusted over config.json: sizes, biases and norms are what the tensors have; the config gives what no tensor
 shows (heads, RoPE, epsilon, taps). A name that no layout has is an error later, when the tensors are loaded into the head.
@@ -15,9 +15,18 @@ import torch
 
 from frspec_cli.errors import ArtifactError, FrspecError, UsageError, option
 from frspec_cli.heads import reading
-from frspec_cli.heads.config import LAYER, HeadConfig, Layout, detect_layout, own_config, tensor_name
+from frspec_cli.heads.config import (
+    LAYER,
+    OWN_ARCHITECTURES,
+    HeadConfig,
+    Layout,
+    detect_layout,
+    own_config,
+    tensor_name,
+)
 from frspec_cli.heads.config_schema import ForeignConfig, Rope
 from frspec_cli.heads.kinds import RUNS, refuse_other_kind
+from frspec_cli.heads.mtp_names import module_tensors
 from frspec_cli.heads.reading import default_taps, is_padded
 from frspec_cli.schema import check
 from frspec_cli.subsets.formats.d2t import target_ids
@@ -106,8 +115,7 @@ def parse_head(
     Raises `FrspecError` naming the tensor and what was expected, or the kind of a drafter that frspec does not run.
     """
     kind = detect_layout(raw, tensors)
-    if kind != "fused":
-        refuse_other_kind(raw, tensors, where=where)
+    refuse_other_kind(raw, tensors, where=where)
     if kind is None:
         raise FrspecError(
             f"{where} is not a draft head of a layout that frspec knows: it lacks the tensor fc.weight.",
@@ -115,8 +123,10 @@ def parse_head(
         )
     if norm_output is not None and kind != "eagle3":
         raise UsageError(f"{option('norm_output')} is for EAGLE-3 heads; {where} is of the layout {kind}.")
-    if kind == "fused":
+    if kind in OWN_ARCHITECTURES.values():
         own = own_config(raw, where=where)
+        if kind == "mtp":
+            tensors = module_tensors(tensors, where=where)
         _check_own_sizes(own, tensors, where)
         _check_functions(own, where)
         return ParsedHead(own, tensors)
@@ -196,14 +206,16 @@ def draft_ids(
 
 
 def _check_own_sizes(config: HeadConfig, tensors: Tensors, where: str) -> None:
-    """Raises `FrspecError` unless the sizes of our layout's config are the tensors', before a head of that size is made."""
+    """Raises `FrspecError` unless the sizes of our layouts' config are the tensors', before a head of that size is made."""
     heads, keys, size = config.num_attention_heads, config.num_key_value_heads, config.hidden_size
     expected = {
         _ATTENTION + "q_proj.weight": (heads * config.head_dim, size),
         _ATTENTION + "k_proj.weight": (keys * config.head_dim, size),
         LAYER + "mlp.gate_proj.weight": (config.intermediate_size, size),
-        "fuse_proj.weight": (size, (1 + len(config.taps)) * size),
+        "fc.weight": (size, 2 * size),
     }
+    if config.layout == "fused":
+        expected["fuse_proj.weight"] = (size, (1 + len(config.taps)) * size)
     for name, shape in expected.items():
         if name not in tensors:
             raise FrspecError(f"{where} lacks the tensor {name} of shape {list(shape)}.")

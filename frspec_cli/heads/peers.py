@@ -27,6 +27,12 @@ def check_peer(config: HeadConfig, to: Peer, *, layers: int | None, where: str) 
             f"depend on the data, so they cannot be folded into a layout that has none; {to} cannot run it.",
             hint="frspec itself runs it; its vocabulary subset goes to any engine with frspec export-vocab.",
         )
+    if config.layout == "mtp":
+        raise FrspecError(
+            f"{where} is an MTP module that stands alone; {to} reads such a module only in the checkpoint of a family that has "
+            "one.",
+            hint="frspec itself runs it; its vocabulary subset goes to any engine with frspec export-vocab.",
+        )
     if config.layout == "eagle2" and to == "speculators":
         raise FrspecError(
             f"{where} is an EAGLE-1/2 head, and speculators and vLLM's reader of it know EAGLE-3 heads only.",

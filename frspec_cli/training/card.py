@@ -14,11 +14,10 @@ from frspec_cli.models.embedded import EMBEDDED
 from frspec_cli.training.options import LearningRates, TrainOptions
 from frspec_cli.training.trainer import StepRecord
 
+_SHARED = "Embedding and LM head are the target's, so that any vocabulary subset fits."
 _LAYOUTS: dict[Layout, tuple[str, str]] = {
-    "fused": (
-        "in frspec's own layout (`FrspecEagle`)",
-        "Embedding and LM head are the target's, so that any vocabulary subset fits.",
-    ),
+    "fused": ("in frspec's own layout (`FrspecEagle`)", _SHARED),
+    "mtp": ("that is a multi-token-prediction module as DeepSeek-V3's (`FrspecMtp`)", _SHARED),
     "eagle2": (
         "in EAGLE-2's layout",
         "The LM head is the target's, so that any vocabulary subset fits; the file holds a copy of its embedding.",
@@ -82,7 +81,8 @@ def write_card(facts: CardFacts) -> str:
         loss, rows = "over its own rows", f"its {facts.own_rows:,} draft tokens"
     reads = [] if facts.layout == "eagle3" else ["post-norm last hidden state"]
     reads += [f"`hidden_states` {list(facts.taps)}"] if facts.taps else []
-    return f"""# EAGLE draft head for {facts.target}
+    kind = "MTP module" if facts.layout == "mtp" else "EAGLE draft head"
+    return f"""# {kind} for {facts.target}
 
 A one-layer draft head {layout}: {facts.parameters / 1e6:.1f} M parameters in bfloat16. {lm_head} It reads the target's
 {" and its ".join(reads)}.

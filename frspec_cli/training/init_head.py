@@ -55,15 +55,19 @@ def start_head(
                 _start_eagle2(head, target, answers, last)
             case "eagle3":
                 _start_eagle3(head, target, answers, last)
+            case "mtp":
+                _copy(head, last.tensors)
+                head.norm.weight.copy_(last.final_norm)
+                _fit_normed(head, target, answers)
             case _:
                 _start_own(head, target, answers, last)
     return head
 
 
 def _start_own(head: EagleHead, target: Any, answers: list[Answer], last: LastLayer) -> None:
-    size, device = head.config.hidden_size, head.embedding_weight.device
+    size = head.config.hidden_size
     _copy(head, last.tensors)
-    weight = last.final_norm.to(device)
+    weight = last.final_norm.to(head.embedding_weight.device)
     head.norm.weight.copy_(weight)
     # The residual stream is the post-norm state with the norm's weight divided out again; taps join by training.
     head.fuse_proj.weight.zero_()
@@ -72,6 +76,12 @@ def _start_own(head: EagleHead, target: Any, answers: list[Answer], last: LastLa
         # Weights of about 1: an optimizer's steps have one scale, and would undo small ones at once and never move large ones.
         head.fuse_proj.weight.mul_(weight.abs().mean())
         head.feature_norm.weight.copy_(weight / weight.abs().mean())
+    _fit_normed(head, target, answers)
+
+
+def _fit_normed(head: EagleHead, target: Any, answers: list[Answer]) -> None:
+    """Starts `fc` over the normed embedding and feature: the stream that enters the target's last layer, by regression."""
+    size, device = head.config.hidden_size, head.embedding_weight.device
     fit = Ridge(2 * size, size)
     for sample in _samples(target, answers, layers=(_layers(target) - 1,), device=device):
         features = head.feature_norm(head.fuse(sample.last, tuple(torch.ones_like(sample.last) for _ in head.taps)))

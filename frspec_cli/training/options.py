@@ -144,8 +144,10 @@ class RunSettings:
         taps = self.taps
         if taps is None:
             return
-        if self.layout == "eagle2" and taps:
-            raise UsageError(f"{option('layout')} eagle2 reads the last hidden state only: leave out {option('taps')}.")
+        if self.layout in ("eagle2", "mtp") and taps:
+            raise UsageError(
+                f"{option('layout')} {self.layout} reads the last hidden state only: leave out {option('taps')}."
+            )
         if self.layout == "eagle3" and not taps:
             raise UsageError(
                 f"{option('layout')} eagle3 reads nothing but its taps: {option('taps')} none leaves it without input."

@@ -82,10 +82,12 @@ def target() -> Target:
     return tiny_target(config=tiny_config(vocab_size=VOCAB))
 
 
-@pytest.fixture(scope="module")
-def head(target: Target) -> EagleHead:
-    torch.manual_seed(2)
-    head = EagleHead(head_config_for(target.config, taps=(1, 2)), embedding_weight=target.embedding)
+@pytest.fixture(scope="module", params=["fused", "mtp"])
+def head(request, target: Target) -> EagleHead:
+    seed, taps = (2, (1, 2)) if request.param == "fused" else (7, ())
+    torch.manual_seed(seed)
+    config = head_config_for(target.config, taps=taps, layout=request.param)
+    head = EagleHead(config, embedding_weight=target.embedding)
     for parameter in head.parameters():
         if parameter.dim() == 2:
             torch.nn.init.normal_(parameter, std=0.3)

@@ -35,14 +35,15 @@ def test_a_layout_is_told_from_config_and_names():
     assert detect_layout(CONFIG, [f"model.{name}" for name in eagle2()]) == "eagle2"
     assert detect_layout(CONFIG, eagle3()) == detect_layout(CONFIG, eagle3("layers.0.")) == "eagle3"
     assert detect_layout({"architectures": ["FrspecEagle"]}, []) == "fused"
+    assert detect_layout({"architectures": ["FrspecMtp"]}, []) == "mtp"
     assert detect_layout(CONFIG, ["model.layers.0.mlp.up_proj.weight", "lm_head.weight"]) is None
     assert detect_layout({"architectures": None}, []) is None
 
 
 def test_a_layout_has_one_name_and_old_ones_are_understood():
-    assert [layout_named(name) for name in LAYOUTS] == list(LAYOUTS) == ["eagle2", "eagle3", "fused"]
+    assert [layout_named(name) for name in LAYOUTS] == list(LAYOUTS) == ["eagle2", "eagle3", "fused", "mtp"]
     assert (layout_named("frspec"), layout_named("eagle")) == ("fused", "eagle2")
-    with pytest.raises(UsageError, match="layout medusa is not one of eagle2, eagle3, fused"):
+    with pytest.raises(UsageError, match="layout medusa is not one of eagle2, eagle3, fused, mtp"):
         layout_named("medusa")
 
 

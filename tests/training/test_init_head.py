@@ -80,12 +80,13 @@ def test_a_start_from_a_gemma_has_matrices_of_one_size():
         assert float(sizes.log().mean().exp()) == pytest.approx(size, rel=1e-4)
 
 
-def test_a_start_needs_no_particular_norms():
+@pytest.mark.parametrize("layout", ["fused", "mtp"])
+def test_a_start_needs_no_particular_norms(layout):
     """OLMo-2's layers norm outputs only, so some of a Llama layer's tensors are missing."""
     from transformers import Olmo2Config, Olmo2ForCausalLM
 
     torch.manual_seed(3)
     target = Olmo2ForCausalLM(Olmo2Config(**SIZES)).float().requires_grad_(False).eval()
-    config = head_config_for(target.config, taps=())
+    config = head_config_for(target.config, taps=(), layout=layout)
     head = start_head(target, config, texts(9), generator=torch.Generator().manual_seed(0), device="cpu")
     assert all(bool(parameter.isfinite().all()) for parameter in head.parameters())

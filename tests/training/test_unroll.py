@@ -13,7 +13,7 @@ from frspec_cli.training.features import FeatureStore
 from frspec_cli.training.packed_attention import PackedAttention
 from frspec_cli.training.unroll import teacher_at, unroll
 
-LAYOUTS = [("fused", (1, 2), None), ("eagle2", None, None), ("eagle3", (1, 2, 3), 20)]
+LAYOUTS = [("fused", (1, 2), None), ("mtp", None, None), ("eagle2", None, None), ("eagle3", (1, 2, 3), 20)]
 
 
 class GrowingCache:
