@@ -11,7 +11,8 @@ from frspec_cli import outputs
 from frspec_cli.cli import options
 from frspec_cli.cli.output import Output
 from frspec_cli.errors import UsageError
-from frspec_cli.tuning.options import AUTO, COSTS_CONTEXT, TuneOptions
+from frspec_cli.heads.options import MTP
+from frspec_cli.tuning.options import AUTO, COSTS_CONTEXT, MTP_BEAMS, MTP_NODES, TuneOptions
 
 if TYPE_CHECKING:
     from frspec_cli.decoding.pipeline import Pipeline
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from frspec_cli.tuning.costs import CostFile
 
 DEFAULTS = TuneOptions()
+_BEAMS = ",".join(map(str, DEFAULTS.beams))
 
 
 def command(
@@ -52,15 +54,15 @@ def command(
         ),
     ] = list(DEFAULTS.methods),  # noqa: B006 (Typer never changes it)
     beams: Annotated[
-        list[int],
+        list[int] | None,
         typer.Option(
             "--beams",
             metavar="N",
             parser=options.numbers("--beams"),
             callback=options.flat,
-            help="Beams of the trees that are tried.",
+            help=f"Beams of the trees that are tried. Default: {_BEAMS}; for --draft mtp 1, chains.",
         ),
-    ] = list(DEFAULTS.beams),  # noqa: B006
+    ] = None,
     contexts: Annotated[
         list[int],
         typer.Option(
@@ -106,14 +108,19 @@ def command(
 
     Measures what steps cost, replays acceptance, predicts every tree, and measures the best few beside plain decoding.
     generate, bench and verify take the result with --config, and use the last one on this machine by themselves.
+
+    With --costs it says whether the list (--vocab) gains or loses on this text there. That needs no engine, so --draft mtp
+    may be the module of a model with linear attention.
     """
     if suite is None and costs is None:
         raise UsageError("give answers or prompts to tune on, or --costs FILE.")
+    module = draft == MTP
     tune_options = TuneOptions(
         dtypes=tuple(name for name in dtype or () if name != AUTO),
         ks=tuple(k or ()),
         methods=tuple(methods),
-        beams=tuple(beams),
+        beams=tuple(beams) if beams else MTP_BEAMS if module else DEFAULTS.beams,
+        nodes=MTP_NODES if module and not beams else DEFAULTS.nodes,
         contexts=tuple(contexts),
         limit=limit,
         held_out=held_out,
@@ -127,7 +134,8 @@ def command(
     from frspec_cli.tuning.costs import find_costs, read_costs
 
     file = None if costs is None else find_costs(costs)
-    out = outputs.check(out, inputs=[suite, model, draft, vocab, file], replaces=outputs.JSON, what="a result")
+    inputs = [suite, model, None if module else draft, vocab, file]
+    out = outputs.check(out, inputs=inputs, replaces=outputs.JSON, what="a result")
     output = Output(as_json=as_json, quiet=quiet, out=out, busy=f"loading {model}")
     elsewhere = None if file is None else read_costs(file)
     wanted = Wanted(
@@ -140,7 +148,10 @@ def command(
     else:
         result = _run(wanted, tune_options, elsewhere, suite, out, restart, output)
     _show(result, output, verbose=verbose)
-    output.result({"out": str(out), "ways": result["ways"]}, f"wrote {out}")
+    if result["lists"] is not None:
+        _show_lists(result["lists"], output)
+    shown = {"ways": result["ways"], "lists": result["lists"]}
+    output.result({"out": str(out), **shown}, f"wrote {out}")
 
 
 def _run(
@@ -158,7 +169,7 @@ def _run(
     from frspec_cli.tuning.run import Tune, keep
 
     def load(dtype: str) -> Pipeline:
-        target = load_target(wanted.model, device=wanted.device, dtype=dtype)
+        target = load_target(wanted.model, device=wanted.device, dtype=dtype, hybrid=elsewhere is not None)
         return load_pipeline(
             target, draft=wanted.draft, vocab=wanted.vocab, k=wanted.k, compiled=wanted.compiled, warn=output.warn
         )
@@ -221,6 +232,19 @@ def _show(result: dict[str, Any], output: Output, *, verbose: bool) -> None:
         left=4,
         brief=None if verbose else _BRIEF,
     )
+
+
+def _show_lists(lists: dict[str, Any], output: Output) -> None:
+    """Which list pays for chains of each length, and the sentence for the whole."""
+    sizes = sorted({way["k"] for chain in lists["chains"] for way in chain["ways"]}, reverse=True)
+    rows = []
+    for chain in lists["chains"]:
+        by_k = {way["k"]: f"{way['predicted']:.1f} ({way['acceptance_length']:.2f})" for way in chain["ways"]}
+        rows.append([str(chain["steps"]), *(by_k.get(k, "-") for k in sizes), f"{chain['k']:,}"])
+    if rows:
+        columns = ["steps", *(f"k {k:,}" for k in sizes), "the k that pays"]
+        output.table("chains: predicted tokens/s (acceptance length) by draft steps", columns, rows)
+    output.say(lists["sentence"])
 
 
 def _measured(measured: dict[str, Any], predicted: float) -> tuple[str, str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from frspec_cli.decoding.drafters import EagleDrafter
-from frspec_cli.decoding.options import Method, refuse_unused
+from frspec_cli.decoding.options import Method, TreeConfig, refuse_unused
 from frspec_cli.decoding.pipeline import Pipeline, load_pipeline
 from frspec_cli.errors import UsageError, option
 from frspec_cli.models.target import Target, is_hybrid
@@ -37,6 +37,17 @@ class ReplayArm:
     full: str | None
 
 
+def check_branches(target: Target, trees: Sequence[TreeConfig]) -> None:
+    """Raises `UsageError` for a tree with branches over a target with linear attention."""
+    wide = next((tree for tree in trees if tree.beam > 1), None)
+    if wide is not None and is_hybrid(target.config):
+        raise UsageError(
+            f"{target.name} has layers of linear attention, where no engine can verify a tree with branches "
+            f"({wide.depth},{wide.beam},{wide.nodes}).",
+            hint=f"Give a chain: a tree of beam 1, such as {option('tree')} 3,1,4, or {option('beams')} 1.",
+        )
+
+
 def load_pipelines(
     target: Target,
     options: ReplayOptions,
@@ -50,15 +61,9 @@ def load_pipelines(
 
     norm_output: of every head, as in `load_head`.
 
-    Raises as `load_pipeline` does, and `UsageError` for a tree with branches over a target with linear attention.
+    Raises as `load_pipeline` and `check_branches` do.
     """
-    wide = next((tree for tree in options.trees if tree.beam > 1), None)
-    if wide is not None and is_hybrid(target.config):
-        raise UsageError(
-            f"{target.name} has layers of linear attention, where no engine can verify a tree with branches "
-            f"({wide.depth},{wide.beam},{wide.nodes}).",
-            hint=f"Give a chain, such as {option('tree')} 3,1,4.",
-        )
+    check_branches(target, options.trees)
     refuse_unused(options.methods, vocab=vocabs)
     k = max(options.ks, default=None)
     pipelines = []

@@ -74,7 +74,9 @@ def scaled(shape: Lengths, tree: TreeConfig, length: float) -> dict[TreeConfig, 
 
 def around(points: Sequence[AcceptancePoint]) -> list[AcceptancePoint]:
     """The points, and for each size of the draft's LM head the trees of the shape that are no larger than its largest
-    recorded one, worked out from that."""
+    recorded one, worked out from that. Chains alone (an MTP module's) stay as they are: the shape has none."""
+    if all(point.beam == 1 for point in points):
+        return list(points)
     found: list[AcceptancePoint] = []
     for k in sorted({point.k for point in points}):
         own = {point.tree: point.length for point in points if point.k == k}

@@ -21,7 +21,7 @@ from frspec_cli.replay.options import ReplayOptions
 from frspec_cli.replay.suite import Text, answer_suite, check_suite, read_suite
 from frspec_cli.resume import RunFolder
 from frspec_cli.tuning.acceptance import as_points
-from frspec_cli.tuning.costs import AcceptancePoint
+from frspec_cli.tuning.costs import ReplayedPoint
 from frspec_cli.tuning.options import TuneOptions
 
 
@@ -73,7 +73,7 @@ def replay_sizes(
     options: TuneOptions,
     folder: RunFolder,
     callbacks: Callbacks,
-) -> list[AcceptancePoint]:
+) -> list[ReplayedPoint]:
     """The acceptance length of every tree of every size. What is finished is kept in the folder, by size and beam."""
     missing = [(size, beam) for size in sizes for beam in options.beams if not _path(folder, size, beam).is_file()]
     if missing:
@@ -85,8 +85,8 @@ def replay_sizes(
             points = _replay(pipeline, texts, size, beam, options, callbacks.finished)
             storage.write_json(_path(folder, size, beam), points)
     paths = [_path(folder, size, beam) for size in sizes for beam in options.beams]
-    found: list[list[AcceptancePoint]] = [
-        schema.check_type(list[AcceptancePoint], schema.read_json(path), path) for path in paths
+    found: list[list[ReplayedPoint]] = [
+        schema.check_type(list[ReplayedPoint], schema.read_json(path), path) for path in paths
     ]
     return [point for each in found for point in each]
 
@@ -120,4 +120,8 @@ def _replay(
         look_ahead=max(options.depths),
         finished=finished,
     )
-    return as_points({tree: each.total.length for tree, each in grid.items()}, size.k)
+    points = as_points({tree: each.total.length for tree, each in grid.items()}, size.k)
+    return [
+        point | {"cycles": each.cycles, "accepted": each.accepted}
+        for point, each in zip(points, grid.values(), strict=True)
+    ]

@@ -131,6 +131,13 @@ class AcceptancePoint(schema.Schema):
         return TreeConfig(depth=self.depth, beam=self.beam, nodes=self.nodes)
 
 
+class ReplayedPoint(AcceptancePoint):
+    """One that was replayed here. cycles, accepted: of each answer."""
+
+    cycles: list[schema.Count]
+    accepted: list[schema.Count]
+
+
 class CostFile(schema.Schema):
     """Costs of one machine and model.
 

@@ -9,6 +9,8 @@ from frspec_cli.errors import UsageError, option
 from frspec_cli.replay.options import parse_tree
 
 AUTO = "auto"
+MTP_BEAMS, MTP_NODES = (1,), (2, 3, 4, 5, 6, 7)
+"""For the target's own MTP module, unless something else is asked for: chains of one to six steps, as engines draft them."""
 SAFE_TREE = TreeConfig(depth=3, beam=4, nodes=8)
 """The draft tree where nothing is known about the machine: small, for a row more may cost much."""
 SURE_OF_ESTIMATE, SURE_OF_MEASUREMENT = 1.10, 1.03

@@ -12,10 +12,12 @@ from typing import Any
 
 from frspec_cli import schema, storage
 from frspec_cli.answers.records import Answer
+from frspec_cli.decoding.options import TreeConfig
 from frspec_cli.decoding.pipeline import Pipeline
 from frspec_cli.environment import environment, machine
 from frspec_cli.errors import FrspecError
 from frspec_cli.progress import Callbacks
+from frspec_cli.replay.arms import check_branches
 from frspec_cli.resume import RunFolder, run_folder
 from frspec_cli.tuning import tune_file
 from frspec_cli.tuning.acceptance import around, lengths_at
@@ -23,6 +25,7 @@ from frspec_cli.tuning.acceptance_grid import check_texts, read_texts, replay_si
 from frspec_cli.tuning.best import measure_ways, record
 from frspec_cli.tuning.costs import KIND, AcceptancePoint, CostFile, StepCosts
 from frspec_cli.tuning.costs import SCHEMA as COSTS_SCHEMA
+from frspec_cli.tuning.lists import judge
 from frspec_cli.tuning.measure import TOKENS, cells_of, measure_costs
 from frspec_cli.tuning.options import TuneOptions
 from frspec_cli.tuning.predict import Way, best_few, predict
@@ -60,21 +63,25 @@ class Tune:
         options, callbacks = self.options, self.callbacks
         check_texts(path, options)
         pipeline = self.pipeline(self._many_rows)
+        check_branches(pipeline.target, [TreeConfig(depth=1, beam=beam, nodes=beam + 1) for beam in options.beams])
         sizes = sizes_of(pipeline, options)
         with RunFolder.opened(run_folder(out)) as folder:
             if folder.resume(self._inputs(path), restart=restart):
                 callbacks.say("resuming a stopped run")
             answers = read_texts(path, pipeline.target, options, folder, callbacks)
             costs = self.costs or self._costs(answers, [size.k for size in sizes], folder)
+            _check_rows(costs, pipeline)
             acceptance = replay_sizes(pipeline, answers, sizes, options, folder, callbacks)
             prompt = sum(answer.prompt_length for answer in answers) / len(answers)
             context = round(prompt) + options.max_new_tokens // 2
-            best = best_few(predictions(costs, acceptance, context, options.methods), options.measured)
+            predicted = predictions(costs, acceptance, context, options.methods)
+            best = best_few(predicted, options.measured)
             if self.costs is None:
-                ways = measure_ways(self.pipeline, best, answers, options, folder, callbacks)
+                ways, verdict = measure_ways(self.pipeline, best, answers, options, folder, callbacks), None
             else:
                 ways = [record(way) for way in best]
-            result = self._result(costs, acceptance, context, ways, len(answers))
+                verdict = judge(predicted, {(each.k, each.tree): each for each in acceptance}, seed=options.seed)
+            result = self._result(costs, acceptance, context, ways, len(answers)) | {"lists": verdict}
             storage.write_json(out, result)
             folder.remove()
         return result
@@ -163,7 +170,7 @@ class Tune:
             "compiled": pipeline.compiler is not None,
             "context": context,
             "costs": costs.model_dump(by_alias=True),
-            "acceptance": [point.model_dump() for point in acceptance],
+            "acceptance": [point.model_dump(exclude={"cycles", "accepted"}) for point in acceptance],
             "ways": list(ways),
         }
 
@@ -178,6 +185,18 @@ class Tune:
             "--costs": None if self.costs is None else self.costs.model_dump_json(),
             "prompts or answers": storage.sha256_file(path) if path.is_file() else None,
         }
+
+
+def _check_rows(costs: CostFile, pipeline: Pipeline) -> None:
+    """Raises `FrspecError` unless the costs are of an LM head as large as the draft's: k is a share of one vocabulary."""
+    assert pipeline.head is not None
+    rows = (pipeline.head.own_lm_head or pipeline.target.lm_head).size
+    for each in costs.costs:
+        if each.k != rows:
+            raise FrspecError(
+                f"the costs are of a draft LM head of {each.k:,} rows, that of {pipeline.target.name} has {rows:,}: they say "
+                "nothing about it."
+            )
 
 
 def predictions(
@@ -214,7 +233,8 @@ def from_costs(costs: CostFile, options: TuneOptions, *, context: int, out: Path
             "the cost file records no acceptance lengths.", hint="Name answers or prompts to replay beside it."
         )
     acceptance = around(costs.acceptance)
-    ways = best_few(predictions(costs, acceptance, context, options.methods), options.measured)
+    predicted = predictions(costs, acceptance, context, options.methods)
+    ways = best_few(predicted, options.measured)
     result = {
         "kind": "tune",
         "schema": tune_file.SCHEMA,
@@ -226,6 +246,7 @@ def from_costs(costs: CostFile, options: TuneOptions, *, context: int, out: Path
         "costs": costs.model_dump(by_alias=True),
         "acceptance": [point.model_dump() for point in acceptance],
         "ways": [record(way) for way in ways],
+        "lists": judge(predicted),
     }
     storage.write_json(out, result)
     return result

@@ -70,6 +70,7 @@ class TuneFile(schema.Schema):
 
     context: tokens of text that predictions stand behind.
     ways: those that were measured, best first.
+    lists: whether the list pays (see `tuning.lists`), if costs of another machine were given.
     """
 
     kind: Literal["tune"]
@@ -82,6 +83,7 @@ class TuneFile(schema.Schema):
     costs: CostFile
     acceptance: list[AcceptancePoint]
     ways: Annotated[list[WayRecord], Field(min_length=1, max_length=4096)]
+    lists: dict[str, Any] | None = None
 
 
 def read_tune(path: Path | str) -> TuneFile:
