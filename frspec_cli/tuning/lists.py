@@ -72,7 +72,7 @@ def _with_interval(listed: Way, full: Way, replays: Replays, *, seed: int) -> di
         assert way.k is not None
         assert way.tree is not None
         replay = replays[way.k, way.tree]
-        tokens = [cycles + accepted for cycles, accepted in zip(replay.cycles, replay.accepted, strict=True)]
+        tokens = [float(cycles + accepted) for cycles, accepted in zip(replay.cycles, replay.accepted, strict=True)]
         columns += [tokens, [cycles * way.step_ms for cycles in replay.cycles]]
     return speedup(columns[0], columns[1], columns[2], columns[3], seed=seed)
 
