@@ -197,7 +197,7 @@ def tune(
     ('frspec', 32768, 5)
 
     answers: recorded answers, or prompts; may be left out if `costs` record acceptance lengths.
-    costs: step costs of another machine, a file or a name; then nothing is measured.
+    costs: step costs of another machine, a file or a name; then nothing is measured, and `lists` says whether the subset pays.
     """
     from frspec_cli import outputs
     from frspec_cli.models.target import load_target, resolve_device
@@ -219,7 +219,7 @@ def tune(
     def load(dtype: str) -> Pipeline:
         from frspec_cli.decoding.pipeline import load_pipeline
 
-        target = load_target(str(model), device=device, dtype=dtype)
+        target = load_target(str(model), device=device, dtype=dtype, hybrid=elsewhere is not None)
         return load_pipeline(target, draft=head, vocab=subset, k=k, warn=callbacks.warn)
 
     wanted = Wanted(str(model), draft=head, vocab=subset, k=k, device=device)

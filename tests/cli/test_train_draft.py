@@ -126,7 +126,7 @@ def test_a_head_of_another_target_is_no_start(cli, answers, tiny_folder, tmp_pat
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--layout", "medusa"], "--layout medusa is not one of eagle2, eagle3, fused."),
+        (["--layout", "medusa"], "--layout medusa is not one of eagle2, eagle3, fused, mtp."),
         (["--layout", "eagle3"], "name its tokens with --vocab SUBSET"),
         (["--layout", "eagle2", "--vocab", "s.parquet"], "leave out --vocab"),
         (["--layout", "eagle2", "--taps", "1,2"], "leave out --taps"),
