@@ -45,12 +45,13 @@ test-peers: setup ## what frspec exports, in the code of speculators and SpecFor
 	$(BIN)/python -m tests.peers.environments .peers
 	FRSPEC_PEERS=.peers $(BIN)/python -m pytest -q -rs tests/peers
 
-check: setup ## lint, format, types, import rules, links of the docs
+check: setup ## lint, format, types, import rules, links of the docs, the wheel
 	$(BIN)/ruff check frspec_cli benchmarks tests
 	$(BIN)/ruff format --check frspec_cli benchmarks tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m pytest -q tests/docs -m 'not slow and not real'
+	$(MAKE) --no-print-directory package
 
 # The wheel, installed as its users do into an environment of its own, and tried outside the checkout.
 package: setup ## wheel and sdist, and a smoke test of the wheel in a clean environment

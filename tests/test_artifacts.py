@@ -474,7 +474,7 @@ def _drop(*path: str) -> Callable[[dict[str, Any]], None]:
             lambda _: b'{"schema": 1, "x": "\\ud800"}',
             ": its metadata is text with half a character; expected text in Unicode.",
         ),
-        (_set("schema", value=2), " has schema 2, newer than this frspec reads (1)."),
+        (_set("schema", value=2), " has schema 2, newer than this version of frspec reads (1)."),
         (
             _set("tokenizer", "highest_id", value=10**12),
             ": tokenizer.highest_id is 1000000000000; expected below 16777216.",

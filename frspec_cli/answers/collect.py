@@ -196,7 +196,7 @@ def _answer(
     except torch.OutOfMemoryError as error:
         raise FrspecError(
             f"{len(prompts)} prompts at once do not fit into the memory of {target.device}.",
-            hint=f"Lower {option('batch_size')}; what is answered already is kept only with the old one.",
+            hint=f"Lower {option('batch_size')}; the answers so far are kept only with the old value.",
         ) from error
 
 

@@ -76,7 +76,7 @@ def prompt_ids(target: Target, prompt: Prompt, *, raw: bool = False) -> list[int
     if not prompt.messages:
         return target.prompt_ids(prompt.text, raw=raw or prompt.plain)
     if raw:
-        raise UsageError(f"prompt {prompt.id} is a conversation, which {option('raw')} cannot put into words.")
+        raise UsageError(f"prompt {prompt.id} is a conversation, which {option('raw')} cannot render as text.")
     if not target.is_chat:
         raise FrspecError(f"prompt {prompt.id} is a conversation, and {target.name} has no chat template.")
     renderer = Renderer(ChatTemplate(target.processor.get_chat_template()))

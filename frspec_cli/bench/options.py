@@ -51,7 +51,7 @@ class BenchOptions:
             raise not_one_of("methods", unknown[0], (*METHODS, *BASELINES))
         for name, values in (("methods", self.methods), ("k", self.ks)):
             if len(set(values)) < len(values):
-                raise UsageError(f"{option(name)} names one value twice.")
+                raise UsageError(f"{option(name)} lists a value twice.")
         refuse_unused(self.methods, k=self.ks, context_slots=self.context_slots)
         TreeConfig(depth=self.depth, beam=self.beam, nodes=self.nodes)  # refuses sizes outside its range
         self.sampling(0)  # refuses temperatures outside its range

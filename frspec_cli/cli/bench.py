@@ -206,7 +206,8 @@ def _show(result: dict[str, Any], prompts: int, output: Output, *, verbose: bool
         )
     if repeated > MOST:
         output.warn(
-            f"the texts repeat {repeated:.0%} of their 4-grams: what repeats is easy to draft, so this is no headline."
+            f"the texts repeat {repeated:.0%} of their 4-grams: what repeats is easy to draft, so do not quote it as the "
+            "headline."
         )
 
 

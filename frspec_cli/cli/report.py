@@ -48,7 +48,7 @@ def command(
     }
     if not given:
         raise UsageError(
-            "nothing is to be written.",
+            "there is nothing to write.",
             hint=f"Give {option('out')} report.html, or {option('markdown')}, {option('latex')} or {option('csv')} FILE.",
         )
     if len(set(given.values())) < len(given):

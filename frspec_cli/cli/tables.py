@@ -21,7 +21,7 @@ def show_skipped(output: Output, table: FrequencyTable, examples: list[tuple[str
         output.say(f"skipped {total:,} of {table.metadata['lines']:,} records: {reasons}.")
     if partly := table.metadata.get("partly_skipped", 0):
         turns = ", ".join(f"{count:,} {reason}" for reason, count in table.metadata["skipped_turns"].items())
-        output.say(f"of {partly:,} more records some assistant turns were skipped; turns skipped in all: {turns}.")
+        output.say(f"in {partly:,} more records, some assistant turns were skipped; turns skipped in total: {turns}.")
     for example in sorted(examples, key=lambda example: example[2] == "empty")[:8]:
         output.say(f"  {in_words(example)}")
     if advice := too_long_advice(table.metadata["shards"]):

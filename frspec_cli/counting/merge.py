@@ -40,7 +40,7 @@ def merge(tables: Sequence[FrequencyTable], names: Sequence[str]) -> FrequencyTa
     if documents and len(documents) < len(tables):
         missing = next(name for name, table in zip(names, tables, strict=True) if table.documents is None)
         raise FrspecError(
-            f"{missing} has no document frequencies, others have.",
+            f"{missing} has no document frequencies, but others do.",
             hint=f"Count it with {option('document_frequency')}.",
         )
     return with_stability(FrequencyTable(counts, metadata, _sum(documents) if documents else None))

@@ -61,7 +61,7 @@ class CountOptions:
         if self.preformatted and self.assistant_only:
             raise UsageError(
                 f"{option('preformatted')} counts whole texts: it does not go with {option('assistant_only')}.",
-                hint="Who said what is known of conversations only (fields messages or conversations).",
+                hint="Only conversations (fields messages or conversations) record who said what.",
             )
         if self.until_stable is not None and not 0 < self.until_stable < 1:
             raise UsageError(

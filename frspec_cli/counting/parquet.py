@@ -96,7 +96,7 @@ def read_parquet(
         described = _described(raw, path)
         if described.get("kind") == "soft":
             raise FrspecError(
-                f"{path} holds soft counts, which this frspec no longer reads.", hint=f"Count with `{make}`."
+                f"{path} holds soft counts, which this version of frspec no longer reads.", hint=f"Count with `{make}`."
             )
         check(metadata, described, path)
         _check_columns(file, columns, path)
@@ -127,7 +127,7 @@ def _described(raw: bytes, path: Path | str) -> dict[str, Any]:
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise ArtifactError(path, "schema", f"a version, now {SCHEMA_VERSION}", found=shown(version))
     if version > SCHEMA_VERSION:
-        raise FrspecError(f"{path} has schema {version}, newer than this frspec reads ({SCHEMA_VERSION}).")
+        raise FrspecError(f"{path} has schema {version}, newer than this version of frspec reads ({SCHEMA_VERSION}).")
     return described
 
 

@@ -58,7 +58,7 @@ class TreePrices:
     def __post_init__(self) -> None:
         for name in ("row", "level"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise UsageError(f"the price of a {name}, {getattr(self, name)}, is not a number from 0 on.")
+                raise UsageError(f"the price of a {name}, {getattr(self, name)}, is not a number of at least 0.")
 
     @staticmethod
     def measured(*, row_seconds: float, level_seconds: float, tokens_per_second: float) -> TreePrices:

@@ -51,7 +51,7 @@ class Sampling:
             raise UsageError(f"{option('seed')} {self.seed} is not between 0 and {LARGEST_SEED}.")
         if self.greedy and (self.top_k or self.top_p < 1 or self.min_p):
             raise UsageError(
-                f"{option('top_k')}, {option('top_p')} and {option('min_p')} mean nothing at {option('temperature')} 0.",
+                f"{option('top_k')}, {option('top_p')} and {option('min_p')} have no effect at {option('temperature')} 0.",
                 hint=f"Set {option('temperature')} above 0.",
             )
 

@@ -48,7 +48,7 @@ class ReplayOptions:
     def __post_init__(self) -> None:
         unknown = [method for method in self.methods if method not in METHODS]
         if unknown:
-            raise UsageError(f"a replay is of {' and '.join(METHODS)}, not of {unknown[0]}.")
+            raise UsageError(f"a replay compares {' and '.join(METHODS)}, not {unknown[0]}.")
         refuse_unused(self.methods, k=self.ks, context_slots=max(self.context_slots, default=0))
         if negative := [count for count in self.context_slots if count < 0]:
             raise UsageError(f"{option('context_slots')} {negative[0]} is negative.")
@@ -67,7 +67,7 @@ class ReplayOptions:
         }
         for name, values in given.items():
             if len(set(values)) < len(values):
-                raise UsageError(f"{option(name)} names one value twice.")
+                raise UsageError(f"{option(name)} lists a value twice.")
 
     @property
     def deepest(self) -> int:

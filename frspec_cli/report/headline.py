@@ -28,7 +28,7 @@ def _bench(result: Result) -> Iterator[str]:
     if repetition and repetition["all"] > MOST:
         yield (
             f"{result.name}: the texts repeat {repetition['all']:.0%} of their 4-grams. What repeats is easy to draft, so its "
-            "speeds are no headline."
+            "speeds are not a headline."
         )
         return
     drafted = {name: arm for name, arm in result.arms.items() if name.startswith("frspec") and arm["speedup"]}

@@ -101,11 +101,11 @@ def warm_start(path: Path, target: Target, config: HeadConfig, draft_ids: torch.
     for name, value in asdict(config).items():
         if getattr(head.config, name) != value:
             raise FrspecError(
-                f"{path} cannot be the start of this head: its {name} is {getattr(head.config, name)}, the new one's {value}."
+                f"{path} cannot initialise this head: its {name} is {getattr(head.config, name)}, the new one's {value}."
             )
     own = head.own_lm_head
     if own is not None:
         if own.ids is None or draft_ids is None or not torch.equal(own.ids.cpu(), draft_ids):
-            raise FrspecError(f"{path} cannot be the start of this head: its LM head is over other tokens.")
+            raise FrspecError(f"{path} cannot initialise this head: its LM head covers other tokens.")
         head.own_lm_head = LmHead(torch.nn.Parameter(own.weight), ids=own.ids)
     return head.requires_grad_(True).train()

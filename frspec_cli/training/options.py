@@ -230,7 +230,7 @@ def negatives_named(name: str | None, *, sampled_rows: int | None, layout: Layou
         return TrainOptions.negatives
     if layout == "eagle3" or not sampled_rows:
         raise UsageError(
-            f"{option('negatives')} means nothing where no rows are drawn: {option('loss')} sampled draws them."
+            f"{option('negatives')} has no effect unless rows are drawn: {option('loss')} sampled draws them."
         )
     for negatives in NEGATIVES:
         if name == negatives:
@@ -248,10 +248,10 @@ def loss_rows(loss: str | None, sampled_rows: int | None, *, layout: Layout) -> 
     for name, value in (("loss", loss), ("sampled_rows", sampled_rows)):
         if layout == "eagle3" and value is not None:
             raise UsageError(
-                f"{option(name)} means nothing with {option('layout')} eagle3: its loss is over all rows of its own LM head."
+                f"{option(name)} has no effect with {option('layout')} eagle3: its loss covers all rows of its own LM head."
             )
     if loss in ("exact", "subset") and sampled_rows is not None:
-        raise UsageError(f"{option('sampled_rows')} means nothing with {option('loss')} {loss}, which samples no rows.")
+        raise UsageError(f"{option('sampled_rows')} has no effect with {option('loss')} {loss}, which samples no rows.")
     match loss:
         case "exact":
             return None

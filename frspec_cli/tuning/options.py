@@ -99,9 +99,9 @@ class TuneOptions:
         for name in ("methods", "contexts", "ks", "dtypes"):
             values = getattr(self, name)
             if len(set(values)) < len(values):
-                raise UsageError(f"{option(name)} names one value twice.")
+                raise UsageError(f"{option(name)} lists a value twice.")
         unknown = [method for method in self.methods if method not in ("frspec", "eagle")]
         if unknown:
-            raise UsageError(f"a tune is of frspec and eagle, not of {unknown[0]}.")
+            raise UsageError(f"a tune covers frspec and eagle, not {unknown[0]}.")
         if min(self.contexts, default=0) < 2:
             raise UsageError(f"{option('contexts')} must be lengths of 2 tokens or more.")

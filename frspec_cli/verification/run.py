@@ -119,7 +119,7 @@ class Verification:
         checks = plan_checks(self.verifier.options, self.prompts)
         if not checks:
             raise FrspecError(
-                "no check takes a prompt.",
+                "no check would run on any prompt.",
                 hint=f"Raise {option('rescored')}, {option('stepwise')}, {option('stock')} or {option('sampled')}.",
             )
         record = self._record()

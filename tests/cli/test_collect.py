@@ -41,7 +41,7 @@ def test_answers_are_written_and_counted(cli, model, prompts, tmp_path):
         (["collect", "--out", "a.jsonl"], 2, "--prompts is missing."),
         (["collect", "prompts.jsonl"], 2, "--out is missing."),
         (["collect", "none.jsonl", "--out", "a.jsonl"], 1, "there is no file none.jsonl."),
-        (["collect", "none.jsonl", "--out", "a.jsonl", "--top-p", "0.5"], 2, "mean nothing at --temperature 0"),
+        (["collect", "none.jsonl", "--out", "a.jsonl", "--top-p", "0.5"], 2, "have no effect at --temperature 0"),
         (["collect", "none.jsonl", "--out", "a.jsonl", "--batch-size", "0"], 2, "--batch-size"),
     ],
 )

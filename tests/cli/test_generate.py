@@ -130,7 +130,7 @@ def test_a_seed_fixes_the_text_whatever_the_method(cli, model) -> None:
         (["generate", "x", "--seed", str(2**63)], 2, "from 0 to 9,223,372,036,854,775,807"),
         (["collect", "x.jsonl", "-o", "y.jsonl", "--seed", str(2**64)], 2, "from 0 to 9,223,372,036,854,775,807"),
         (["train-draft", "x.jsonl", "-o", "y", "--seed", str(2**64)], 2, "from 0 to 9,223,372,036,854,775,807"),
-        (["generate", "x", "--top-p", "0.5"], 2, "mean nothing at --temperature 0"),
+        (["generate", "x", "--top-p", "0.5"], 2, "have no effect at --temperature 0"),
         (["generate", "--prompts", "no-such-file.jsonl"], 1, "there is no file no-such-file.jsonl."),
         (["generate", "x", "--model", "smolm2-135m"], 1, "there is no model named 'smolm2-135m'"),
     ],

@@ -46,7 +46,7 @@ def test_noise_is_gumbel() -> None:
         ({"temperature": 1.0, "min_p": float("nan")}, "min_p nan is not at least 0"),
         ({"seed": 2**63}, "seed 9223372036854775808 is not between 0 and 9223372036854775807."),
         ({"seed": -1}, "seed -1 is not between 0"),
-        ({"top_k": 5}, "top_k, top_p and min_p mean nothing at temperature 0."),
+        ({"top_k": 5}, "top_k, top_p and min_p have no effect at temperature 0."),
     ],
 )
 def test_options_out_of_range_are_usage_errors(bad: dict, said: str) -> None:

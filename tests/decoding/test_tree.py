@@ -170,7 +170,7 @@ def test_where_nothing_pays_the_tree_is_its_root() -> None:
 
 @pytest.mark.parametrize("prices", [{"row": -0.1, "level": 0}, {"row": 0, "level": math.nan}])
 def test_a_price_is_a_number(prices: dict[str, float]) -> None:
-    with pytest.raises(UsageError, match=r"^the price of a (row|level), .* is not a number from 0 on"):
+    with pytest.raises(UsageError, match=r"^the price of a (row|level), .* is not a number of at least 0"):
         TreePrices(**prices)
     assert TreePrices.measured(row_seconds=0.5, level_seconds=2, tokens_per_second=0.1) == TreePrices(0.05, 0.2)
 

@@ -152,11 +152,11 @@ def test_the_table_is_for_people(cli, folder, tmp_path, arguments):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--methods", "lookup"], "a replay is of eagle and frspec, not of lookup."),
+        (["--methods", "lookup"], "a replay compares eagle and frspec, not lookup."),
         (["--tree", "3,x"], "--tree 3,x is not a tree."),
         (["--tree", "0,1,2"], "--tree 0,1,2 is not a tree."),
-        (["--tree", "3,2,6", "--tree", "3,2,6"], "--tree names one value twice."),
-        (["--context-slots", "4", "--context-slots", "4"], "--context-slots names one value twice."),
+        (["--tree", "3,2,6", "--tree", "3,2,6"], "--tree lists a value twice."),
+        (["--context-slots", "4", "--context-slots", "4"], "--context-slots lists a value twice."),
         (
             ["--methods", "eagle", "--context-slots", "4"],
             "--context-slots has no effect on eagle: it is for frspec only.",

@@ -246,7 +246,7 @@ def test_without_the_drawing_library_there_are_tables_still(cli, files, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["bench.json"], 2, "nothing is to be written."),
+        (["bench.json"], 2, "there is nothing to write."),
         (["bench.json", "--markdown", "x", "--csv", "x"], 2, "two of --markdown, --csv name one file."),
         (["no.json", "--csv", "x"], 1, "there is no file no.json."),
         (["other.json", "--csv", "x"], 1, "other.json is not a result that a report shows."),

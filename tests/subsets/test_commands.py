@@ -149,7 +149,7 @@ def test_soft_counts_of_an_older_version_are_refused(byte_level, make_table, cli
         ("inspect", tmp_path / "soft.parquet"),
     ):
         code, _, err = cli(*command)
-        assert (code, "holds soft counts, which this frspec no longer reads" in err) == (1, True)
+        assert (code, "holds soft counts, which this version of frspec no longer reads" in err) == (1, True)
 
 
 def test_a_budget_is_shown_against_the_same_rows_by_frequency(counts, cli, tmp_path) -> None:

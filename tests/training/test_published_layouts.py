@@ -164,7 +164,7 @@ def test_a_warm_start_goes_on_from_it(cli, trained, tiny_answers, tiny_folder, s
         torch.save(list(range(7, 7 + K)), tmp_path / "other.pt")
         code, _, err = cli(*common, "--vocab", tmp_path / "other.pt", "--out", tmp_path / "second")
         assert code == 1
-        assert "its LM head is over other tokens" in " ".join(err.split())
+        assert "its LM head covers other tokens" in " ".join(err.split())
 
 
 def test_what_the_draft_vocabulary_lacks_is_masked():

@@ -215,7 +215,7 @@ def test_what_cannot_be_tuned_is_one_sentence(folder, arguments, cli, tmp_path) 
         (
             ["tune", folder / "answers.jsonl", *arguments, "--methods", "ar"],
             2,
-            "a tune is of frspec and eagle, not of ar.",
+            "a tune covers frspec and eagle, not ar.",
         ),
         (["tune", tmp_path / "none.jsonl", *arguments], 1, "there is no file"),
     ):

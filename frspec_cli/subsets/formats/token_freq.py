@@ -34,7 +34,7 @@ def _from_counts(name: str, kind: str, by_id: dict[int, int]) -> ForeignList:
 
 def _write(subset: VocabularySubset, ids: np.ndarray, rows: int, out: str) -> dict[str, bytes]:
     if not subset.counts.any():
-        raise FrspecError("the subset holds no counts, and speculators' token_freq.pt is nothing but counts.")
+        raise FrspecError("the subset holds no counts, and speculators' token_freq.pt consists of counts only.")
     by_id = dict(zip(subset.token_ids.tolist(), subset.counts.tolist(), strict=True))
     return {out: plain_torch_bytes({index: by_id[index] for index in ids.tolist()})}
 
