@@ -38,7 +38,7 @@ test: setup ## the quick tests
 
 test-slow: setup ## the slow tests, Ray included
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m slow --timeout 1800
 
 # What frspec exports, loaded and run by peers' own packages, each in an environment of its own under .peers.
 test-peers: setup ## what frspec exports, in the code of speculators and SpecForge
