@@ -107,7 +107,7 @@ $(WORK)/subset.parquet: $(WORK)/counts.parquet
 	$(BIN)/frspec build-vocab $< --model $(MODEL) --k $(K) --out $@ --force $(BUILD_OPTIONS)
 
 $(WORK)/answers.jsonl: | $(READY)
-	$(BIN)/frspec collect $(PROMPTS) --model $(MODEL) --out $@ $(COLLECT_OPTIONS)
+	$(BIN)/frspec collect --prompts $(PROMPTS) --model $(MODEL) --out $@ $(COLLECT_OPTIONS)
 
 $(WORK)/head/config.json: $(WORK)/answers.jsonl
 	$(BIN)/frspec train-draft $< --model $(MODEL) --out $(@D) $(TRAIN_OPTIONS)
@@ -119,7 +119,7 @@ $(WORK)/tune.json: $(WORK)/answers.jsonl $(WORK)/subset.parquet $(HEAD)
 	$(BIN)/frspec tune $< --held-out $(DRAFTED) --out $@ --restart $(TUNE_OPTIONS)
 
 $(WORK)/bench.json: $(WORK)/tune.json
-	$(BIN)/frspec bench --suite $(SUITE) $(DRAFTED) --config $< --out $@ --force $(BENCH_OPTIONS)
+	$(BIN)/frspec bench --prompts $(SUITE) $(DRAFTED) --config $< --out $@ --force $(BENCH_OPTIONS)
 
 $(WORK)/report.html: $(RESULTS)
 	$(BIN)/frspec report $^ --out $@
