@@ -73,7 +73,8 @@ def _cannot_be_cut(subset: VocabularySubset) -> str:
     return f"do not cut a shorter list from this one: {why}."
 
 
-_NO_REJECTION_SAMPLING = (
+_SGLANG_NOTE = (
+    "put your EAGLE-1/2 head in place of EAGLE_HEAD (for EAGLE-3 heads the map is ignored), keep tensor parallelism at 1, and "
     "leave SGLang's option speculative-use-rejection-sampling off: with it, SGLang (0.5.23) refuses a token map, since the "
     "drafts are not over the target's whole vocabulary."
 )
@@ -83,15 +84,13 @@ def _sglang(subset: VocabularySubset, out: str) -> str:
     target = subset.metadata["tokenizer"]["reference"]
     return (
         f"python -m sglang.launch_server --model-path {target} --speculative-algorithm EAGLE "
-        "--speculative-draft-model-path EAGLE_HEAD --speculative-num-steps 5 --speculative-eagle-topk 8 "
-        f"--speculative-num-draft-tokens 64 --speculative-token-map {out}"
+        "--speculative-draft-model-path EAGLE_HEAD --speculative-num-steps 3 --speculative-eagle-topk 4 "
+        f"--speculative-num-draft-tokens 16 --speculative-token-map {out}"
     )
 
 
 WRITERS = {
     "fr-spec": Writer(_write_list, "rank", ".fr-spec.pt", warning=_cannot_be_cut),
-    "sglang": Writer(
-        _write_list, "rank", ".sglang.pt", warning=_cannot_be_cut, usage=_sglang, usage_note=_NO_REJECTION_SAMPLING
-    ),
+    "sglang": Writer(_write_list, "rank", ".sglang.pt", warning=_cannot_be_cut, usage=_sglang, usage_note=_SGLANG_NOTE),
     "ids-pt": Writer(_write_tensor, "id", ".ids.pt"),
 }
