@@ -62,6 +62,23 @@ GROUPS = {  # in the order of the work
     },
 }
 """The commands by what they are for: each one's name and the first line of its help; it is `command` of that module."""
+BUSY = {
+    "count-freq": "reading",
+    "merge": "adding up",
+    "build-vocab": "choosing",
+    "coverage": "counting",
+    "export-vocab": "writing",
+    "import-vocab": "reading",
+    "import-answers": "reading",
+    "export-draft": "writing",
+    "tune": "reading",
+    "report": "drawing",
+    "demo": "loading SmolLM2-135M and its draft head",
+    "inspect": "reading",
+    "fetch": "looking",
+    "env": "looking",
+}
+"""What a command does first, as a terminal is told at once; the others load their model."""
 COMMANDS = {name: summary for commands in GROUPS.values() for name, summary in commands.items()}
 
 
@@ -95,9 +112,8 @@ class LazyCommands(TyperGroup):
         if name not in COMMANDS:
             if ctx.resilient_parsing:
                 return None, None, rest
-            raise UsageError(
-                f"there is no command {name!r}.", hint=did_you_mean(name, COMMANDS) or "See frspec --help."
-            )
+            near = "frspec --version shows it." if name == "version" else did_you_mean(name, COMMANDS)
+            raise UsageError(f"there is no command {name!r}.", hint=near or "See frspec --help.")
         callback = import_module(f"frspec_cli.cli.{name.replace('-', '_')}").command
         info = CommandInfo(name=name, cls=Command, callback=_wrapped(name, callback))
         return name, get_command_from_info(info, pretty_exceptions_short=False, rich_markup_mode=None), rest
@@ -110,6 +126,7 @@ def _wrapped(name: str, command: Callable[..., None]) -> Callable[..., None]:
     def run(**parameters: Any) -> None:
         parameters = {parameter: _at_home(value) for parameter, value in parameters.items()}
         try:
+            _begin(name, parameters)
             command(**parameters)
         except AlreadyThere as done:
             from frspec_cli.cli.output import Output
@@ -132,6 +149,14 @@ def _wrapped(name: str, command: Callable[..., None]) -> Callable[..., None]:
             _rest()
 
     return run
+
+
+def _begin(name: str, parameters: dict[str, Any]) -> None:
+    """Says what the command does first; under torchrun one of the processes does."""
+    from frspec_cli.cli.output import Output
+
+    if not (parameters["as_json"] or parameters.get("quiet") or os.environ.get("RANK", "0") != "0"):
+        Output.begin(BUSY.get(name, "loading {model}").format(**parameters))
 
 
 def _rest() -> None:

@@ -105,7 +105,7 @@ def command(
 
     inputs: list[Path | str | None] = [suite, model, draft, vocab]
     out = outputs.check(out, inputs=inputs, replaces=outputs.JSON, what="a result", force=force)
-    output = Output(as_json=as_json, quiet=quiet, out=out, busy=f"loading {model}")
+    output = Output(as_json=as_json, quiet=quiet, out=out)
     prompts = read_prompts(suite, limit=limit)
     subset = None if vocab is None else str(vocab)
     refuse_unused(bench_options.methods, draft=draft, vocab=subset, norm_output=norm_output)

@@ -75,7 +75,7 @@ def command(
     )
     prompts = _one(prompts, prompts_argument)
     out = outputs.check(out, inputs=[prompts, model], replaces=outputs.ANSWERS, what="a file of answers", force=force)
-    output = Output(as_json=as_json, quiet=quiet, out=out, busy=f"loading {model}")
+    output = Output(as_json=as_json, quiet=quiet, out=out)
 
     from frspec_cli.answers.collect import collect
     from frspec_cli.answers.prompts import read_prompts

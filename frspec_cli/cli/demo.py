@@ -34,7 +34,7 @@ def command(
     """
     sizes = TreeChoice.of(tree)
     outputs.check(out / "summary.json", inputs=[local], replaces=outputs.JSON, what="a result")
-    output = Output(as_json=as_json, quiet=quiet, busy="loading SmolLM2-135M and its draft head")
+    output = Output(as_json=as_json, quiet=quiet)
     from frspec_cli.bench import demo
     from frspec_cli.tuning.choose import Wanted
 

@@ -49,7 +49,7 @@ def command(
     from frspec_cli.models.target import load_target
     from frspec_cli.replay.examine import examine
 
-    output = Output(as_json=as_json, quiet=quiet, busy=f"loading {model}")
+    output = Output(as_json=as_json, quiet=quiet)
     with output.callbacks("replaying readings") as callbacks:
         result = examine(
             load_target(model, device=device, dtype=dtype),

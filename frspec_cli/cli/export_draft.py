@@ -58,7 +58,7 @@ def command(
     from frspec_cli.heads.files import HEAD, holds_only_head
 
     out = outputs.check(out, inputs=[head, vocab, model], kind="folder", replaces=holds_only_head, what=HEAD)
-    output = Output(as_json=as_json, quiet=quiet, busy="writing")
+    output = Output(as_json=as_json, quiet=quiet)
     with outputs.written(force=force) as done:
         written = export_draft(head, out, export)
     for warning in written.warnings:

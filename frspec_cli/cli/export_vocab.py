@@ -43,7 +43,7 @@ def command(
     from frspec_cli.subsets.load import load_subset
 
     out = str(check_export(to, out, [subset]))
-    output = Output(as_json=as_json, quiet=quiet, out=Path(out), busy="writing")
+    output = Output(as_json=as_json, quiet=quiet, out=Path(out))
     loaded = load_subset(subset, k=k)
     with outputs.written(force=force) as done:
         export = export_subset(loaded, to, out, order=order, vocab_rows=vocab_rows)

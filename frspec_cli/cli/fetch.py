@@ -25,7 +25,7 @@ def command(
     from frspec_cli.models.embedded import EMBEDDED
     from frspec_cli.models.locate import locate_model
 
-    output = Output(as_json=as_json, quiet=quiet, busy="fetching")
+    output = Output(as_json=as_json, quiet=quiet)
     if name is None:
         _list(output)
         return

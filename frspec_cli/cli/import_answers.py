@@ -39,7 +39,7 @@ def command(
 
     inputs = [file, requests, tokenizer, chat_template]
     out = outputs.check(out, inputs=inputs, replaces=outputs.ANSWERS, what="a file of answers", force=force)
-    output = Output(as_json=as_json, quiet=quiet, out=out, busy="reading")
+    output = Output(as_json=as_json, quiet=quiet, out=out)
     template = template_options(chat_template, template_arg or ())
     with outputs.written(force=force) as done:
         imported = import_answers(file, out, tokenizer=tokenizer, requests=requests, template=template)

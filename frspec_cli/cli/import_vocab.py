@@ -48,7 +48,7 @@ def command(
 
     inputs: list[Path | str | None] = [file, tokenizer, counts]
     path = outputs.check(out, inputs=inputs, replaces=outputs.PARQUET, what="a vocabulary subset", force=force)
-    output, out = Output(as_json=as_json, quiet=quiet, out=path, busy="reading"), str(path)
+    output, out = Output(as_json=as_json, quiet=quiet, out=path), str(path)
     foreign = read_foreign(file, read_as=read_as)
     table = None if counts is None else NamedTable.read(counts)
     imported = import_list(foreign, load_tokenizer(tokenizer), vocab_rows=vocab_rows, dedupe=dedupe, counts=table)

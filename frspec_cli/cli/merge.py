@@ -31,7 +31,7 @@ def command(
     from frspec_cli.counting.table import FrequencyTable
 
     out = outputs.check(out, inputs=tables, replaces=outputs.PARQUET, what="a frequency table", force=force)
-    output = Output(as_json=as_json, quiet=quiet, out=out, busy="adding up")
+    output = Output(as_json=as_json, quiet=quiet, out=out)
     began = time.monotonic()
     _refuse_repeated(tables)
     names = [str(path) for path in tables]

@@ -83,22 +83,31 @@ class Output:
     as_json: one object on stdout and no progress bars.
     quiet: no talk on stderr either.
     out: the file that the command writes; if that is stdout, everything else goes to stderr.
-    busy: what the command does before it has anything to show, such as "loading smollm2-135m": on a terminal a spinner
-        says so from the start until there is a bar, a table or a result.
     """
 
     _spinner: ClassVar[Status | None] = None
 
-    def __init__(self, *, as_json: bool = False, quiet: bool = False, out: Path | None = None, busy: str = "") -> None:
+    def __init__(self, *, as_json: bool = False, quiet: bool = False, out: Path | None = None) -> None:
         self.as_json = as_json
         self.quiet = quiet
         self._stdout_taken = out is not None and is_stdout(out)
         self.err = console(sys.stderr)
         self.out = self.err if self._stdout_taken else console(sys.stdout)
         self._tables = 0
-        if busy and self.err.is_terminal and not (quiet or as_json):
-            Output._spinner = self.err.status(f"{busy} ...")
-            Output._spinner.start()
+
+    @classmethod
+    def begin(cls, what: str) -> None:
+        """On a terminal a spinner says what is done ("loading smollm2-135m") until there is a bar, a table or a result."""
+        err = console(sys.stderr)
+        if err.is_terminal:
+            cls._spinner = err.status(Text(f"{what} ..."))
+            cls._spinner.start()
+
+    @classmethod
+    def busy(cls, what: str) -> None:
+        """The spinner, if it is still there, says what is done now."""
+        if cls._spinner is not None:
+            cls._spinner.update(Text(f"{what} ..."))
 
     @classmethod
     def rest(cls) -> None:
@@ -258,7 +267,8 @@ class Output:
     def long_progress(self, verb: str, *, whole_numbers: bool = False) -> Progress:
         """Like `progress`, with the time left and the task's field `talk`. whole_numbers: m/n in place of a percentage."""
         done = MofNCompleteColumn() if whole_numbers else TaskProgressColumn()
-        return self._progress(_text(verb), *self._bar(85), done, _text("{task.fields[talk]}"), TimeRemainingColumn())
+        talk, left = _text("{task.fields[talk]}"), TimeRemainingColumn()
+        return self._progress(SpinnerColumn(), _text(verb), *self._bar(87), done, talk, left)
 
     def _bar(self, others: int) -> list[ProgressColumn]:
         """A bar in the room that columns of the width `others` leave; none if there is too little."""

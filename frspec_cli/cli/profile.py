@@ -78,7 +78,7 @@ def command(
 
     inputs: list[Path | str | None] = [suite, model, draft, vocab]
     out = outputs.check(out, inputs=inputs, replaces=outputs.JSON, what="a result", force=force)
-    output = Output(as_json=as_json, quiet=quiet, out=out, busy=f"loading {model}")
+    output = Output(as_json=as_json, quiet=quiet, out=out)
     prompts = read_prompts(suite, limit=limit)
     pipeline = load_bench_pipeline(
         profile_options,

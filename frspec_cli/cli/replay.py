@@ -160,7 +160,7 @@ def command(
 
     inputs: list[Path | str | None] = [suite, model, *(each for each in draft or [] if each != MTP), *(vocab or [])]
     out = outputs.check(out, inputs=inputs, replaces=outputs.JSON, what="a result", force=force)
-    output = Output(as_json=as_json, quiet=quiet, out=out, busy=f"loading {model}")
+    output = Output(as_json=as_json, quiet=quiet, out=out)
     check_suite(suite, replay_options)
     if dtype == AUTO:  # a replay reads whole answers at once: many rows
         dtype = fastest_dtype(model, rows=16, device=device, say=output.say)

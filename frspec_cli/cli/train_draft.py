@@ -260,6 +260,7 @@ def command(
     tokenizer = load_tokenizer(str(target.folder))
     ranks = Ranks(target.device)
     output = Output(as_json=as_json, quiet=quiet or not ranks.main)
+    output.busy("preparing the head and the answers")
     draft_ids = None
     if vocab is not None:
         draft_ids = draft_ids_of(vocab, k=k, tokenizer=tokenizer, target=target, warn=output.warn)

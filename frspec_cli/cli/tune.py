@@ -136,7 +136,7 @@ def command(
     file = None if costs is None else find_costs(costs)
     inputs = [suite, model, None if module else draft, vocab, file]
     out = outputs.check(out, inputs=inputs, replaces=outputs.JSON, what="a result")
-    output = Output(as_json=as_json, quiet=quiet, out=out, busy=f"loading {model}")
+    output = Output(as_json=as_json, quiet=quiet, out=out)
     elsewhere = None if file is None else read_costs(file)
     wanted = Wanted(
         model, draft=draft, vocab=None if vocab is None else str(vocab), k=max(k) if k else None, device=device,
@@ -174,6 +174,7 @@ def _run(
             target, draft=wanted.draft, vocab=wanted.vocab, k=wanted.k, compiled=wanted.compiled, warn=output.warn
         )
 
+    output.busy(f"loading {wanted.model}")
     probe = probe_of(wanted.model, str(resolve_device(wanted.device)), say=output.say)
     with output.callbacks("tuning") as callbacks:
         tune = Tune(load, tune_options, about(wanted), probe, elsewhere, callbacks)

@@ -122,7 +122,7 @@ def command(
     if out is not None:
         inputs = [model, draft, vocab, prompts]
         out = outputs.check(out, inputs=inputs, replaces=outputs.JSON, what="a result", force=force)
-    output = Output(as_json=as_json, quiet=quiet, out=out, busy=f"loading {model}")
+    output = Output(as_json=as_json, quiet=quiet, out=out)
     choice = chosen(
         Wanted(
             model, method=method, dtype=dtype, tree=sizes, draft=draft, vocab=asked.vocab, k=k, device=device,

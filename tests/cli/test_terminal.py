@@ -2,18 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
-import os
-import pty
-import re
-import struct
-import sys
-import termios
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,60 +14,9 @@ from rich.console import Console
 from frspec_cli.cli import app
 from frspec_cli.cli.layout import short
 from frspec_cli.cli.output import Output
+from tests.terminals import ESCAPES, on_terminal, terminal
 
 WIDTHS = (60, 80, 200)
-_ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
-_END = b"\x00end\x00"
-
-
-@contextmanager
-def terminal(columns: int) -> Iterator[list[bytes]]:
-    """Stdin, stdout and stderr of this process as a terminal; the list holds what it showed, once the block has ended."""
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-    shown: list[bytes] = []
-
-    def read() -> None:
-        while not b"".join(shown[-2:]).endswith(_END):
-            shown.append(os.read(master, 65536))
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    kept = [os.dup(number) for number in range(3)]
-    try:
-        for number in range(3):
-            os.dup2(slave, number)
-        with (
-            open(1, "w", closefd=False) as out,
-            open(2, "w", closefd=False) as err,
-            redirect_stdout(out),
-            redirect_stderr(err),
-        ):
-            yield shown
-    finally:
-        for number, descriptor in enumerate(kept):
-            os.dup2(descriptor, number)
-            os.close(descriptor)
-        os.write(slave, _END)
-        reader.join()
-        os.close(slave)
-        os.close(master)
-
-
-def on_terminal(columns: int, *arguments: Any) -> tuple[int, str]:
-    """`frspec ARGUMENTS` on a terminal: (exit code, all that it showed, without colours and cursor movements)."""
-    from frspec_cli.cli.app import main
-
-    before, sys.argv, code = sys.argv, ["frspec", *map(str, arguments)], 0
-    try:
-        with terminal(columns) as shown:
-            try:
-                main()
-            except SystemExit as end:
-                code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    finally:
-        sys.argv = before
-    return code, _ESCAPES.sub(b"", b"".join(shown).removesuffix(_END)).decode()
 
 
 @pytest.fixture(autouse=True)
@@ -187,6 +126,29 @@ def test_the_demo_on_a_terminal(columns, cells, folder, tiny_folder, tmp_path, m
     assert "With 128k" in " ".join(shown.split())
 
 
+@pytest.mark.parametrize("name", app.COMMANDS)
+def test_a_terminal_is_told_at_once_what_a_command_does(name) -> None:
+    """The spinner is there before the command's own code runs, and gone when it ends."""
+    said = []
+
+    def command(**_: Any) -> None:
+        assert Output._spinner is not None
+        said.append(str(Output._spinner.renderable.text))  # type: ignore[attr-defined]
+
+    with terminal(80) as shown:
+        app._wrapped(name, command)(as_json=False, model="tiny")
+    assert said == [f"{app.BUSY.get(name, 'loading tiny')} ..."]
+    assert said[0].encode() in b"".join(shown)
+    assert Output._spinner is None
+
+
+@pytest.mark.parametrize("silent", [{"as_json": True}, {"as_json": False, "quiet": True}])
+def test_no_spinner_where_nobody_looks_at_it(silent) -> None:
+    with terminal(80) as shown:
+        app._wrapped("env", lambda **_: None)(**silent)
+    assert b"".join(shown) == b"\0end\0"
+
+
 def test_every_command_is_here() -> None:
     assert {*COMMANDS, "demo"} == {"help", *app.COMMANDS}
 
@@ -199,6 +161,6 @@ def test_progress_bars_are_wrapped_and_not_cut() -> None:
         with output.long_progress("counting") as progress:
             progress.add_task("counting", total=10**9, completed=12_345_678, talk=talk)
             progress.refresh()
-        shown = _ESCAPES.sub(b"", output.err.file.getvalue().encode()).decode()
+        shown = ESCAPES.sub(b"", output.err.file.getvalue().encode()).decode()
         assert "…" not in shown
         assert all(word in shown for word in talk.split())
