@@ -72,7 +72,7 @@ def command(
     if plot is not None:
         check_picture(plot)
         plot = outputs.check(plot, inputs=[*subsets, *on, tokenizer], name="plot")
-    output = Output(as_json=as_json, quiet=quiet, busy="counting")
+    output = Output(as_json=as_json, quiet=quiet)
     session = CoverageSession(tokenizer=tokenizer, assistant_only=assistant_only, say=output.say, warn=output.warn)
     tables = session.open(on, subsets)
     evaluations = [session.evaluate(path, table, tables) for path in subsets for table in tables]
@@ -137,7 +137,8 @@ def _show_rows(
         name = "all" if source == script == "all" else _script(script) if source == "all" else source
         shares = [_share(cells.get((size, source, script))) for size in ks]
         lines.append([name, f"{row.tokens:,}", f"{row.tokens / total:.1%}", *shares])
-    title = f"Coverage of {evaluation.name} on {evaluation.table.name} ({evaluation.how}), ± 95% CI"
+    spread = ", ± 95% CI" if any("±" in cell for line in lines for cell in line) else ""
+    title = f"Coverage of {evaluation.name} on {evaluation.table.name} ({evaluation.how}){spread}"
     output.table(title, ["source or script", "tokens", "share", *(f"k = {size:,}" for size in ks)], lines)
     if hidden:
         output.say(f"{hidden} smaller sources and scripts are not shown: --verbose")
@@ -151,7 +152,7 @@ def _share(row: CoverageRow | None) -> str:
     if row is None:
         return "-"
     half = (row.high - row.low) / 2
-    return f"{row.coverage:.2%} ±{half * 100:.2f}"
+    return f"{row.coverage:.2%} ±{half * 100:.2f}" if half else f"{row.coverage:.2%}"  # no folds, no interval
 
 
 def _tokens(session: CoverageSession, evaluation: Evaluation, k: int, most: int) -> dict[str, list[dict[str, Any]]]:

@@ -48,24 +48,40 @@ def short(cell: str) -> str:
 
 
 def framed(headers: Sequence[str], cells: Sequence[Sequence[str]], *, left: int, width: int) -> Table | None:
-    """The table, with headers in several lines and shorter intervals as the width demands; None if it never fits.
+    """The table, with headers in as few lines and intervals as long as the width allows; None if it never fits.
 
     left: the number of columns, from the first, that are text.
     """
-    narrow = [[short(cell) for cell in row] for row in cells]
-    for rows, wrap in ((cells, False), (cells, True), (narrow, True)):
-        widths = [max((cell_len(row[column]) for row in rows), default=0) for column in range(len(headers))]
-        words = [max(map(cell_len, header.split() if wrap else [header]), default=0) for header in headers]
-        widths = [max(pair) for pair in zip(widths, words, strict=True)]
-        if sum(widths) + 3 * len(widths) + 1 <= width:
-            return _table(headers, rows, widths, left)
+    most = max((len(header.split()) for header in headers), default=1)
+    for rows in (cells, [[short(cell) for cell in row] for row in cells]):
+        inside = [max((cell_len(row[column]) for row in rows), default=0) for column in range(len(headers))]
+        for lines in range(1, most + 1):
+            widths = [max(pair) for pair in zip(inside, (_narrowest(each, lines) for each in headers), strict=True)]
+            if sum(widths) + 3 * len(widths) + 1 <= width:
+                return _table(headers, rows, widths, left)
     return None
+
+
+def _narrowest(header: str, lines: int) -> int:
+    """The least width in which the header takes at most so many lines, broken between words."""
+    widths = range(max(map(cell_len, _words(header).split(" "))), cell_len(header) + 1)
+    return next((width for width in widths if len(_broken(header, width)) <= lines), 0)
+
+
+def _broken(header: str, width: int) -> list[str]:
+    lines = textwrap.wrap(_words(header), max(width, 1), break_long_words=False, break_on_hyphens=False)
+    return [line.replace("\u00a0", " ") for line in lines]
+
+
+def _words(header: str) -> str:
+    """The header with "95% CI" as one word."""
+    return header.replace("% CI", "%\u00a0CI")
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence[int], left: int) -> Table:
     table = Table(header_style="bold")
     for index, (header, width) in enumerate(zip(headers, widths, strict=True)):
-        lines = textwrap.wrap(header, max(width, 1), break_long_words=False, break_on_hyphens=False)
+        lines = _broken(header, width)
         side = "left" if index < left else "right"
         table.add_column("\n".join(lines), justify=side, no_wrap=True, width=width, vertical="bottom")  # type: ignore[arg-type]
     for row in rows:
