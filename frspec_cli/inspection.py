@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from frspec_cli import storage
 from frspec_cli.corpus.conversations import read_answer_records
 from frspec_cli.corpus.jsonl import count_lines, first_json
+from frspec_cli.corpus.sources import find_shards
 from frspec_cli.counting.parquet import open_parquet
 from frspec_cli.counting.table import FrequencyTable
 from frspec_cli.errors import FrspecError
@@ -62,7 +64,24 @@ def describe(path: Path | str) -> dict[str, Any]:
     tensors = _tensors(path)
     if tensors and not _has_map(tensors):
         return {"kind": "tensors", "tensors": tensors}
-    return _foreign(path)
+    try:
+        return _foreign(path)
+    except FrspecError:
+        if not _is_prose(path):
+            raise
+    return {"kind": "text", "lines": count_lines(path), "bytes": path.stat().st_size}
+
+
+def _is_prose(path: Path) -> bool:
+    """Whether a file is text whose first line cannot be meant as ids or as the names of a table's columns."""
+    if container(path) != "text":
+        return False
+    with open(path, "rb") as file:
+        first = next((line for line in file.read(65_536).splitlines() if line.strip()), b"")
+    try:
+        return any(character.isalpha() for character in first.decode()) and b" " in first
+    except UnicodeDecodeError:
+        return False
 
 
 def _tensors(path: Path) -> dict[str, dict[str, Any]]:
@@ -129,11 +148,15 @@ def _json_object(path: Path, record: dict[str, Any]) -> dict[str, Any]:
     if {"format", "sha256", "tokens_sha256"} <= record.keys():
         return {"kind": "export-manifest", **record}
     if {"model", "added_tokens"} <= record.keys() and isinstance(record["model"], dict):
-        model = check(_TokenizerModel, record["model"], path)
-        return {"kind": "tokenizer", "type": model.type, "tokens": len(model.vocab or ())}
+        return _tokenizer(path, record)
     if record.keys() & {"conversations", "messages", "prompt", "turns", "text"}:
         return {"kind": "records", "fields": sorted(record), "lines": count_lines(path)}
     return _foreign(path)
+
+
+def _tokenizer(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+    model = check(_TokenizerModel, record.get("model"), path)
+    return {"kind": "tokenizer", "type": model.type, "tokens": len(model.vocab or ())}
 
 
 def _tune(path: Path) -> dict[str, Any]:
@@ -198,8 +221,20 @@ def _folder(path: Path) -> dict[str, Any]:
         drafter = {} if other is None else {"drafter": f"holds {other}"}
         return {"kind": "model", "architectures": config.get("architectures"), **drafter}
     if (path / "tokenizer.json").is_file():
-        return {"kind": "tokenizer", "files": sorted(file.name for file in path.iterdir())}
-    raise FrspecError(f"the folder {path} holds nothing that frspec knows.")
+        files = sorted(file.name for file in path.iterdir())
+        return {**_tokenizer(path / "tokenizer.json", read_object(path / "tokenizer.json")), "files": files}
+    try:
+        shards = find_shards([str(path)])
+    except FrspecError as error:
+        raise FrspecError(f"the folder {path} holds nothing that frspec knows.") from error
+    formats = Counter(shard.format for shard in shards)
+    read = {each for shard in shards for each in shard.paths}
+    return {
+        "kind": "corpus",
+        "files": len(read),
+        "bytes": sum(os.path.getsize(each) for each in read),
+        "formats": dict(formats),
+    }
 
 
 def _model(folder: Path, config: dict[str, Any], tensors: dict[str, dict[str, Any]]) -> dict[str, Any]:

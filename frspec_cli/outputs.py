@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -54,6 +55,11 @@ def check(
         if not _may_be_replaced(path, replaces) and not (force and path.is_file()):
             hint = f"{option('force')} replaces it; or choose another {option(name)}." if path.is_file() else other
             raise FrspecError(f"{given} exists and is not {what}.", hint=hint)
+        endings, suffix = _ENDINGS.get(replaces, ()) if replaces else (), path.suffix.lower()
+        if endings and suffix in _OTHERS and suffix not in endings:
+            raise FrspecError(f"{given} is named {path.suffix}, and {what} is written: end its name in {endings[0]}.")
+        if replaces is PARQUET and is_stdout(path) and sys.stdout.isatty():
+            raise FrspecError(f"{given} is the terminal, and {what} is not text.", hint=other)
     except (OSError, ValueError) as error:  # a loop of symlinks, a working directory that was removed, odd characters
         reason = getattr(error, "strerror", None) or str(error)
         raise FrspecError(f"{given} cannot be written: {reason}.", hint=other) from error
@@ -111,6 +117,9 @@ JSON = starts_with(b"{")
 """Results."""
 ANSWERS = starts_with(b"{", b"\x28\xb5\x2f\xfd")
 """JSON lines, plain or as zstandard."""
+_ENDINGS = {PARQUET: (".parquet",), JSON: (".json",), ANSWERS: (".jsonl", ".zst", ".ndjson")}
+_OTHERS = (".csv", ".tsv", ".txt", ".md", ".html", ".json", ".jsonl", ".parquet", ".pt", ".safetensors", ".npy", ".gz")
+"""What names of these kinds end in, and names that promise something: any other name is the user's own choice."""
 
 
 def _unwritable(path: Path, kind: str) -> str:

@@ -48,6 +48,10 @@ def read_prompts(
         the last alone.
     Raises `FrspecError` if the file is missing, broken or empty, a line is not a prompt, or two prompts share an id.
     """
+    if not Path(path).exists():
+        raise FrspecError(
+            f"there is no file {path}.", hint='A line of such a file is {"prompt": "Why is the sky blue?"}.'
+        )
     prompts: list[Prompt] = []
     line_of: dict[str, int] = {}
     found = (

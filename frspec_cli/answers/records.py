@@ -114,7 +114,10 @@ def _answer(record: RecordedAnswer, number: int, *, where: str, vocab_size: int)
     ids = np.concatenate([record.prompt_ids, record.response_ids]).astype(np.int64)
     if ids.max() >= vocab_size:
         bad = int(ids[ids >= vocab_size][0])
-        raise FrspecError(f"{where}: token id {bad} is outside the target's vocabulary of {vocab_size}.")
+        raise FrspecError(
+            f"{where}: token id {bad:,} is outside the target's vocabulary of {vocab_size:,}.",
+            hint="These answers were recorded from another model, whose name belongs there.",
+        )
     return Answer(
         ids,
         len(record.prompt_ids),

@@ -133,7 +133,7 @@ def command(
         formats or [],
         force=force,
     )
-    output = Output(as_json=as_json, quiet=quiet, out=Path(next(iter(paths.values()))), busy="choosing")
+    output = Output(as_json=as_json, quiet=quiet, out=Path(next(iter(paths.values()))))
     for size in sorted(set(k or [])):
         if recipe.rounded(size) != size:
             output.say(f"k {size:,} is rounded up to {recipe.rounded(size):,}")
@@ -167,6 +167,8 @@ def _checked_paths(
         paths[k] = str(checked)
         for name in formats:
             check_export(name, paths[k].removesuffix(".parquet") + WRITERS[name].suffix, inputs)
+    if len(ks) > 1 and out.endswith(".parquet"):
+        raise UsageError(f"--out {out} names a file, and several sizes are written into a folder.")
     return paths
 
 
@@ -200,7 +202,7 @@ def _write(builder: Builder, subset: VocabularySubset, path: str, formats: list[
         for warning in dict.fromkeys(text for export in exports for text in export.warnings):
             output.warn(warning)
     if row["padded"]:
-        output.warn(f"{row['padded']} of the {subset.k} tokens were never seen; they fill up by id.")
+        output.warn(f"{row['padded']:,} of the {subset.k:,} tokens were never seen; they fill up by id.")
     return row
 
 

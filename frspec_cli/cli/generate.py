@@ -84,7 +84,10 @@ def command(
     With --prompts and --json, one line per prompt in file order. The same --seed gives the same text with every method.
     """
     if (prompt is None) == (prompts is None):
-        raise UsageError("give a prompt or --prompts FILE.", hint='For example: frspec generate "Tell me about owls."')
+        both = ", not both" if prompts is not None else ""
+        raise UsageError(
+            f"give a prompt or --prompts FILE{both}.", hint='For example: frspec generate "Tell me about owls."'
+        )
     sizes = TreeChoice.of(tree, depth=depth, beam=beam, nodes=nodes)
     asked = GenerateOptions(
         method=cast(Method | None, method),
@@ -99,7 +102,7 @@ def command(
     normed = yes_or_no(norm_output)
     if asked.method is not None:
         check_method(asked.method, **files)
-    output = Output(as_json=as_json, quiet=quiet, busy=f"loading {model}")
+    output = Output(as_json=as_json, quiet=quiet)
     items = _prompts(prompt, prompts, limit)
     from frspec_cli.tuning.choose import Wanted
 
@@ -125,6 +128,8 @@ def _prompts(prompt: str | None, prompts: Path | None, limit: int | None) -> lis
 
     if prompts is not None:
         return read_prompts(prompts, limit=limit)
+    if prompt == "-":
+        Output.rest()  # what is typed would be drawn over
     try:
         return [Prompt(text=sys.stdin.read() if prompt == "-" else str(prompt), id="1")]
     except UnicodeDecodeError as error:

@@ -40,11 +40,13 @@ def _show(output: Output, name: str, value: Any, depth: int) -> None:
     indent, most = "  " * depth, 40
     if isinstance(value, dict) and {"shape", "dtype"} == value.keys() and isinstance(value["shape"], list):
         output.data(f"{indent}{name}: {' x '.join(map(str, value['shape']))} {value['dtype']}")
+    elif isinstance(value, dict) and {"value", "low", "high"} == value.keys():
+        output.data(f"{indent}{name}: {_plain(value['value'])} ({_plain(value['low'])} to {_plain(value['high'])})")
     elif isinstance(value, (dict, list)) and value and depth > _DEEPEST:
         output.data(f"{indent}{name}: ...")
     elif isinstance(value, dict) and value:
         output.data(f"{indent}{name}:")
-        for key, each in list(value.items())[:most]:
+        for key, each in _in_order(value)[:most]:
             _show(output, str(key), each, depth + 1)
         if len(value) > most:
             output.data(f"{indent}  ... and {len(value) - most} more")
@@ -59,11 +61,18 @@ def _show(output: Output, name: str, value: Any, depth: int) -> None:
         output.data(f"{indent}{name}: {_plain(value)}")
 
 
+def _in_order(value: dict[str, Any]) -> list[tuple[str, Any]]:
+    """The items; numbers, which JSON has as text, by size."""
+    return sorted(value.items(), key=lambda item: int(item[0])) if all(map(str.isdigit, value)) else list(value.items())
+
+
 def _plain(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "-"}[value]
     if isinstance(value, int):
         return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.6g}"
     if isinstance(value, list):
         return as_flags(", ".join(map(str, value)) or "-")
     return as_flags(str(value))

@@ -25,6 +25,7 @@ KINDS = {  # kind of `inspection.describe`: what it is called, and where it belo
     "tokenizer": ("a tokenizer", "Give it with --tokenizer."),
     "answers": ("a file of recorded answers", "frspec count-freq, train-draft, replay and tune read it."),
     "records": ("a file of text or prompts", "Give it with --prompts, or to frspec count-freq."),
+    "text": ("a file of plain text", "Give it to frspec count-freq, or to coverage with --on."),
     "parquet": ("a table of another program", "frspec count-freq reads its texts."),
     "bench-result": ("a result", "frspec report reads it."),
     "tune": ("a result of tune", "Give it with --config."),
@@ -33,7 +34,7 @@ KINDS = {  # kind of `inspection.describe`: what it is called, and where it belo
     "tensors": ("a file of tensors", "frspec inspect shows them."),
 }
 _SUBSET = ("vocabulary-subset", "draft-vocabulary", "draft-head")
-_TEXT = ("records", "answers", "parquet")
+_TEXT = ("records", "answers", "parquet", "text")
 _ANSWERS = ("answers", "records")
 ACCEPTS = {  # parameter: what may be given there, first what it is for
     "vocab": _SUBSET,
@@ -84,6 +85,8 @@ def misplaced(command: str, parameters: dict[str, Any], error: FrspecError) -> F
                     return FrspecError(
                         f"{path} is a vocabulary subset already: there is nothing to import.", hint=where
                     )
+                if command == "coverage" and kind in _TEXT:
+                    where = "Put --on before each file that coverage is measured on."
                 wanted = KINDS[accepted[0]][0]
                 return FrspecError(f"{path} is {what}, not {wanted}.", hint=where.replace("FILE", str(path)))
     return None

@@ -151,6 +151,11 @@ def _discover(source: str, selection: Selection, passed: _PassedOver) -> Iterato
         return iter([_local_entry(path, dataset_name(path.name))])
     if _WILDCARD.search(source):
         return _discover_glob(source)
+    if source == "-":
+        raise FrspecError(
+            "standard input is not counted: a count reads its text again when it resumes.",
+            hint="Write the text to a file, and give that.",
+        )
     raise FrspecError(f"there is no file or folder {source}.", hint="Datasets on the hub are named owner/name.")
 
 
@@ -230,7 +235,8 @@ def _discover_url(source: str, selection: Selection, passed: _PassedOver) -> Ite
         for file in sorted(files):
             yield _remote_entry(fs, file, source)
     except (OSError, ValueError, ImportError) as error:
-        raise FrspecError(f"{source} cannot be listed: {str(error).splitlines()[0]}.") from error
+        hint = f"pip install 'fsspec[{source.partition('://')[0]}]'" if isinstance(error, ImportError) else ""
+        raise FrspecError(f"{source} cannot be listed: {str(error).splitlines()[0].rstrip('.')}.", hint=hint) from error
 
 
 def _files_in_url(fs: Any, folder: str, pattern: str | None, passed: _PassedOver) -> list[str]:

@@ -118,15 +118,15 @@ def _check_size(ranking: Ranking, k: int, pad: bool) -> None:
     if k < 1:
         raise UsageError(f"{option('k')} must be at least 1.")
     if k > len(ranking.token_ids):
-        raise FrspecError(f"k {k} is larger than the vocabulary, which has {len(ranking.token_ids)} usable tokens.")
+        raise FrspecError(f"k {k:,} is larger than the vocabulary, which has {len(ranking.token_ids):,} usable tokens.")
     if k < ranking.forced:
         raise FrspecError(
-            f"k {k} is smaller than the {ranking.forced} tokens that are forced in.",
+            f"k {k:,} is smaller than the {ranking.forced:,} tokens that are forced in.",
             hint=f"Choose a larger k, or force fewer: {option('forced')} eos, or {option('forced')} none.",
         )
     if k > ranking.seen and not pad:
         raise FrspecError(
-            f"k {k} asks for more tokens than were seen: only {ranking.seen} distinct ones, forced included.",
+            f"k {k:,} asks for more tokens than were seen: only {ranking.seen:,} distinct ones, forced included.",
             hint=f"Count more text, choose {option('k')} {ranking.seen}, or let {option('pad')} fill the rest by id.",
         )
 

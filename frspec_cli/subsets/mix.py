@@ -130,7 +130,7 @@ def _resolve(name: str, pairs: Collection[tuple[str, str]]) -> list[tuple[str, s
     matches = exact or by_table or by_label
     if not matches:
         known = ", ".join(sorted({part for pair in pairs for part in pair}))
-        raise FrspecError(f"{option('mix')} names {name!r}, which is neither a table nor a source; there are: {known}.")
+        raise FrspecError(f"{option('mix')} names {name!r}, which is neither a table nor a source; available: {known}.")
     return matches
 
 

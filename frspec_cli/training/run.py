@@ -308,13 +308,13 @@ def _depends_on(inputs: RunInputs, answers: TrainingAnswers, plan: FeaturePlan, 
         "target": target.name,
         "target weights": target_identity(target),
         "dtype": str(target.dtype),
+        **json.loads(json.dumps(asdict(inputs.options) | asdict(inputs.settings))),  # what a user gives comes first
         "answers": recorded.fingerprint(answers.trained_on),
         "held-out answers": recorded.fingerprint(answers.held_out),
         "initial head": None if initial is None else storage.sha256_file(initial / "model.safetensors"),
         "processes": processes,
         "--features-mode": plan.mode,  # batches of other shapes round otherwise
         "draft vocabulary": None if ids is None else storage.sha256_ids(ids.numpy()),
-        **json.loads(json.dumps(asdict(inputs.options) | asdict(inputs.settings))),
     }
 
 

@@ -190,7 +190,7 @@ def test_coverage_in_place_of_k(counts, cli, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["--k", 99999], 1, "k 99999 is larger than the vocabulary, which has"),
+        (["--k", 99999], 1, "k 99,999 is larger than the vocabulary, which has"),
         (["--k", 400], 1, "asks for more tokens than were seen"),
         (["--k", 2], 1, "smaller than the 3 tokens that are forced in"),
         (["--k", 0], 2, "--k 0 is not a whole number above 0"),
