@@ -10,7 +10,10 @@ READY := $(VENV)/.frspec-ready
 
 # A recipe is a few variables (recipes/NAME.mk); the rules that use them stand below.
 RECIPE ?= smollm2-135m
--include recipes/$(RECIPE).mk
+ifeq ($(wildcard recipes/$(RECIPE).mk),)
+$(error no recipe $(RECIPE); there are: $(basename $(notdir $(wildcard recipes/*.mk))))
+endif
+include recipes/$(RECIPE).mk
 WORK := out/$(RECIPE)
 
 help: ## this list

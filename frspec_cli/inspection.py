@@ -73,8 +73,8 @@ def describe(path: Path | str) -> dict[str, Any]:
 
 
 def _is_prose(path: Path) -> bool:
-    """Whether a file is text whose first line cannot be meant as ids or as the names of a table's columns."""
-    if container(path) != "text":
+    """Whether a file is text whose name promises nothing else, and whose first line is neither ids nor names of columns."""
+    if container(path) != "text" or path.suffix in (".json", ".jsonl", ".ndjson", ".csv", ".tsv"):
         return False
     with open(path, "rb") as file:
         first = next((line for line in file.read(65_536).splitlines() if line.strip()), b"")

@@ -179,7 +179,7 @@ class _Run:
                 if not self.output.as_json:
                     self.output.data(cycle.text, end="")
             if self.output.as_json:
-                self.output.json(self._record(generation))
+                self.output.json(self._record(prompt, generation))
             else:
                 self.output.data("")
                 self.output.say(self._summary(generation))
@@ -194,10 +194,17 @@ class _Run:
         limit, sampling = self.options.max_new_tokens, self.options.sampling
         warm_up(self.engine, tokenized, max_new_tokens=limit, sampling=sampling)
 
-    def _record(self, generation: Generation) -> dict[str, Any]:
+    def _finished(self, generation: Generation) -> bool:
+        """Whether the text came to its end before it reached the limit."""
+        return not self.options.ignore_eos and generation.token_ids[-1] in self.pipeline.target.eos_ids
+
+    def _record(self, prompt: Prompt, generation: Generation) -> dict[str, Any]:
         drafter, target = self.engine.drafter, self.pipeline.target
         tree = getattr(drafter, "tree", None)
         return {
+            "id": prompt.id,
+            **({"category": prompt.category} if prompt.category else {}),
+            "finish": "stop" if self._finished(generation) else "length",
             "text": generation.text,
             "token_ids": generation.token_ids,
             "prompt_tokens": generation.prompt_tokens,
@@ -238,4 +245,6 @@ class _Run:
             if head is not None:
                 size += f", draft LM head {head['bytes'] / 2**20:.1f} of {head['full_bytes'] / 2**20:.1f} MiB"
             clauses.append(f"{size}: draft {draft} of the time, verify {verify}")
+        if not (self.options.ignore_eos or self._finished(generation)):
+            clauses.append(f"stopped at --max-new-tokens {self.options.max_new_tokens}")
         return " | ".join(clauses)

@@ -19,7 +19,8 @@ def command(
         typer.Argument(metavar="RESULT...", help="JSON of bench, replay or profile, or of coverage --json."),
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The page to write, such as report.html (needs frspec[plot]).")
+        Path | None,
+        typer.Option("--out", "-o", help="The page to write, such as report.html (needs vl-convert-python)."),
     ] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the tables as Markdown.")] = None,
     latex: Annotated[Path | None, typer.Option(help="Write the tables as LaTeX (booktabs).")] = None,

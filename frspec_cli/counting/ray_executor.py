@@ -104,9 +104,7 @@ def _import_ray() -> Any:
     try:
         import ray
     except ImportError:
-        raise FrspecError(
-            f"{option('engine')} ray needs Ray.", hint="Install it with: pip install 'frspec[ray]'"
-        ) from None
+        raise FrspecError(f"{option('engine')} ray needs Ray.", hint="pip install ray, or 'frspec[ray]'.") from None
     return ray
 
 

@@ -26,7 +26,9 @@ _PADDING = {"left": 14, "right": 6, "top": 4, "bottom": 4}
 def check_drawing() -> None:
     """Raises `FrspecError` if vl-convert is not installed."""
     if find_spec("vl_convert") is None:
-        raise FrspecError("drawing the page needs vl-convert.", hint="pip install 'frspec[plot]'")
+        raise FrspecError(
+            "drawing the page needs vl-convert.", hint="pip install vl-convert-python, or 'frspec[plot]'."
+        )
 
 
 def draw(chart: Chart, *, width: int) -> str:

@@ -74,7 +74,7 @@ def _recorded(entry: mix.NamedTable) -> Tokenizer:
     except FrspecError as error:
         raise FrspecError(
             f"the tokenizer that counted {entry.name}, {recorded}, cannot be loaded: {error.message}",
-            hint=f"Say where it is with {option('tokenizer')}, or {option('model')}.",
+            hint=f"There is no {recorded} here: say where it is with {option('tokenizer')}, or {option('model')}.",
         ) from None
 
 

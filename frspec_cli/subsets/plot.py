@@ -34,7 +34,7 @@ def check_picture(path: Path | str) -> str:
     if suffix not in ("png", "pdf", "svg"):
         raise FrspecError(f"{path} cannot be drawn: its name must end in .png, .pdf or .svg.")
     if find_spec("matplotlib") is None:
-        raise FrspecError("drawing needs matplotlib.", hint="pip install 'frspec[plot]'")
+        raise FrspecError("drawing needs matplotlib.", hint="pip install matplotlib, or 'frspec[plot]'.")
     return suffix
 
 

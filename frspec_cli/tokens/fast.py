@@ -46,7 +46,7 @@ class FastEncoder:
             import gigatoken  # noqa: F401 (is it there?)
         except ImportError:
             raise FastEncoderRefuses(
-                "the fast encoder (gigatoken) is not installed.", hint="Install it with: pip install 'frspec[fast]'"
+                "the fast encoder (gigatoken) is not installed.", hint="pip install gigatoken, or 'frspec[fast]'."
             ) from None
         from importlib.metadata import version
 

@@ -35,10 +35,24 @@ def test_json_is_one_object_and_nothing_else(cli, model) -> None:
     assert set(record["seconds"]) == {"total", "prefill", "draft", "verify", "other"}
     assert record["tokens_per_second"] == pytest.approx(9 / record["seconds"]["total"], rel=0.01)
     assert set(record) == {
-        "text", "token_ids", "prompt_tokens", "new_tokens", "cycles", "acceptance_length", "seconds",
+        "id", "finish", "text", "token_ids", "prompt_tokens", "new_tokens", "cycles", "acceptance_length", "seconds",
         "tokens_per_second", "decode_tokens_per_second", "method", "k", "depth", "beam", "nodes", "model", "draft",
         "dtype", "device", "compiled", "seed", "draft_lm_head", "choice",
     }  # fmt: skip
+
+
+def test_a_text_says_whether_it_came_to_its_end(cli, model, tmp_path) -> None:
+    """This model's texts go on for more than eight tokens, and ignoring their end is what was asked for."""
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"id": "p7", "category": "b", "prompt": "the fox"}\n{"prompt": "a hen"}\n')
+    _, out, _ = cli("generate", "--prompts", prompts, *model, "-n", 8, "--json")
+    records = [json.loads(line) for line in out.splitlines()]
+    assert [(each["id"], each.get("category"), each["finish"]) for each in records] == [
+        ("p7", "b", "length"),
+        ("2", None, "length"),
+    ]
+    assert cli("generate", "the fox", *model, "-n", 8)[2].rstrip().endswith("| stopped at --max-new-tokens 8")
+    assert "stopped at" not in cli("generate", "the fox", *model, "-n", 8, "--ignore-eos")[2]
 
 
 def test_streamed_text_is_the_json_text(cli, model) -> None:

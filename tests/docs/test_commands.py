@@ -163,3 +163,10 @@ def test_make_help_lists_targets_and_recipes_from_the_files() -> None:
     assert described
     assert all(f"  make {name} " in shown for name in described)
     assert all(f"  {path.stem} " in shown for path in (ROOT / "recipes").glob("*.mk"))
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+def test_a_recipe_that_there_is_not() -> None:
+    run = subprocess.run(["make", "-n", "head", "RECIPE=nosuch"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert "no recipe nosuch; there are: gemma3-270m llama3-8b-instruct" in run.stderr

@@ -238,7 +238,7 @@ def test_without_the_drawing_library_there_are_tables_still(cli, files, tmp_path
     code, _, err = cli("report", *files, "--out", tmp_path / "r.html")
     assert (code, " ".join(err.split())) == (
         1,
-        "error: drawing the page needs vl-convert. pip install 'frspec[plot]'",
+        "error: drawing the page needs vl-convert. pip install vl-convert-python, or 'frspec[plot]'.",
     )
     assert cli("report", *files, "--markdown", tmp_path / "r.md")[0] == 0
 

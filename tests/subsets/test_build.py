@@ -98,7 +98,7 @@ def test_names_in_a_mix_must_be_known_plain_and_named_once(byte_level, make_tabl
     assert both.sum(axis=0)[65] == pytest.approx(MIX_UNITS)
     assert gather([one, two], {"two:web": 1, "one:code": 1}).left_out == ("one:web", "two:one")
     for weights, words in (
-        ({"books": 1}, "neither a table nor a source; there are: code, one, two, web"),
+        ({"books": 1}, "neither a table nor a source; available: code, one, two, web"),
         ({"one": 1}, "the name of a table and of a source"),
         ({"web": 1, "one:web": 1}, "names the source one:web twice"),
     ):
