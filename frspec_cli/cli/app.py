@@ -41,7 +41,7 @@ GROUPS = {  # in the order of the work
     "Draft heads": {
         "collect": "Let the target answer prompts: training data for a draft head, and the best corpus to count.",
         "import-answers": "Turn answers that vLLM or SGLang recorded into training data for a draft head.",
-        "train-draft": "Train an EAGLE draft head on a target's own answers.",
+        "train-draft": "Train an EAGLE draft head, or an MTP module, on a target's own answers.",
         "replay": "Show what is accepted, and why no more, by the draft alone: any number of heads, subsets, sizes and trees.",
         "doctor": "Say why a draft head accepts little: its answers are replayed under every reading that could be wrong.",
         "export-draft": "Write a published or trained head for EAGLE's code, SGLang or speculators.",
