@@ -231,6 +231,7 @@ COMMANDS = {
     "verify": "verify --model {model} --prompts {run}/prompts.jsonl -o {run}/prompts.jsonl",
     "bench": "bench --suite {run}/prompts.jsonl --model {model} -o {run}/prompts.jsonl",
     "replay": "replay {run}/answers.jsonl --model {model} -o {run}/answers.jsonl",
+    "doctor": "doctor --answers {run}/answers.jsonl --model {model} -o {run}/answers.jsonl",
     "tune": "tune {run}/answers.jsonl --model {model} -o {run}/answers.jsonl",
     "profile": "profile --suite {run}/prompts.jsonl --model {model} -o {run}/prompts.jsonl",
     "report": "report {run}/prompts.jsonl -o {run}/prompts.jsonl",

@@ -7,11 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
+from frspec_cli import outputs
 from frspec_cli.cli import options
 from frspec_cli.cli.output import Output
-from frspec_cli.errors import as_flags
+from frspec_cli.doctor.options import DoctorOptions
+from frspec_cli.errors import UsageError, as_flags
 from frspec_cli.heads.options import yes_or_no
-from frspec_cli.replay.options import DoctorOptions, parse_tree
+from frspec_cli.replay.options import PROMPT_NEW_TOKENS, parse_tree
+from frspec_cli.tuning.options import AUTO
 
 DEFAULTS = DoctorOptions()
 _TREE = DEFAULTS.tree
@@ -24,68 +27,184 @@ def command(
     answers: Annotated[
         Path | None,
         typer.Option(
-            "--answers", help="Answers that `frspec collect` recorded, or JSONL of prompts. Default: a dozen prompts."
+            "--answers",
+            help="Answers that `frspec collect` recorded, or JSONL of prompts, which the target then answers first. "
+            "Default: a dozen prompts.",
         ),
     ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Also write the findings here; with it, an interrupted run resumes."),
+    ] = None,
+    held_out: Annotated[
+        bool,
+        typer.Option("--held-out", help="Use only the answers that `frspec train-draft` never trains on (every 32nd)."),
+    ] = DEFAULTS.held_out,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Use the first N answers or prompts.")] = DEFAULTS.limit,
     tree: Annotated[
         str, typer.Option("--tree", metavar="DEPTH,BEAM,NODES", help="The draft tree.")
     ] = f"{_TREE.depth},{_TREE.beam},{_TREE.nodes}",
-    max_new_tokens: options.MaxNewTokens = DEFAULTS.max_new_tokens,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--max-new-tokens",
+            "-n",
+            min=1,
+            help=f"Begin no cycle after N tokens of an answer. Default: all; for prompts {PROMPT_NEW_TOKENS}.",
+        ),
+    ] = DEFAULTS.max_new_tokens,
     norm_output: options.NormOutput = None,
     seed: options.Seed = DEFAULTS.seed,
+    restart: options.Restart = False,
+    force: options.Force = False,
     device: options.Device = None,
-    dtype: options.Dtype = "bfloat16",
+    dtype: options.AutoDtype = AUTO,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Say why a draft head accepts little: its answers are replayed under every reading that could be wrong.
 
-    Taps, norms, window, rotary base, order of inputs, vocabulary map: a wrong one costs acceptance and shows nowhere else. Then
-    it says what limits the head as it should be read, what a wider tree or another subset would give, and what to try next.
+    Taps, norms, window, RoPE, order of inputs, vocabulary map, dtype: a wrong one costs acceptance and shows nowhere else. Then
+    it compares the head with its target and its prompts, says what limits it, what to expect at best, and what to try next.
     """
-    doctor_options = DoctorOptions(tree=parse_tree(tree), limit=limit, max_new_tokens=max_new_tokens, seed=seed)
+    if (restart or force) and out is None:
+        raise UsageError(f"--{'restart' if restart else 'force'} has no effect without --out.")
+    if held_out and answers is None:
+        raise UsageError("--held-out has no effect without --answers.")
+    asked = DoctorOptions(
+        tree=parse_tree(tree), limit=limit, max_new_tokens=max_new_tokens, held_out=held_out, seed=seed
+    )
     normed = yes_or_no(norm_output)
+    from frspec_cli.doctor.examine import examine
     from frspec_cli.models.target import load_target
-    from frspec_cli.replay.examine import examine
+    from frspec_cli.replay.suite import check_suite
+    from frspec_cli.tuning.choose import fastest_dtype
 
-    output = Output(as_json=as_json, quiet=quiet)
+    if out is not None:
+        inputs = [model, draft, vocab, answers]
+        out = outputs.check(out, inputs=inputs, replaces=outputs.JSON, what="a result", force=force)
+    output = Output(as_json=as_json, quiet=quiet, out=out)
+    if answers is not None:
+        check_suite(answers, asked.replay)
+    if dtype == AUTO:  # as a replay: whole answers at once, so many rows
+        dtype = fastest_dtype(model, rows=16, device=device, say=output.say)
     with output.callbacks("replaying readings") as callbacks:
         result = examine(
             load_target(model, device=device, dtype=dtype),
-            doctor_options,
+            asked,
             draft=draft,
             vocab=None if vocab is None else str(vocab),
             suite=answers,
             norm_output=normed,
-            warn=output.warn,
+            out=out,
+            restart=restart,
+            force=force,
             callbacks=callbacks,
         )
     _show(result, output)
-    output.result(result | {"next": [as_flags(line) for line in result["next"]]}, _verdict(result))
+    shown = {name: value for name, value in result.items() if name not in ("environment", "inputs")}
+    output.result(({} if out is None else {"out": str(out)}) | shown, "" if out is None else f"wrote {out}")
+
+
+SAYS = {
+    "better": "accepts more",
+    "perhaps": "perhaps more",
+    "worse": "accepts less",
+    "same": "no difference",
+    "unclear": "cannot tell",
+}
+"""What follows for a reading, as the table says it."""
+LIMITS = {
+    "outside": "outside the subset",
+    "beam": "below the beam",
+    "rerank": "cut from the tree",
+    "depth": "as deep as the tree",
+    "end": "at the end of the text",
+}
+"""Why a cycle ended."""
 
 
 def _show(result: dict[str, Any], output: Output) -> None:
-    answers = result["answers"]
-    rows = [[row["what"], f"{row['acceptance_length']:.2f}", _times(row["times"])] for row in result["readings"]]
+    answers, options = result["answers"], result["options"]
+    tree = "depth {}, beam {}, {} nodes".format(*options["tree"])
     output.table(
-        f"{answers['answers']:,} answers, {answers['tokens']:,} tokens; acceptance under each reading",
-        ["reading", "acceptance", "against the files' own (95% CI)"],
-        rows,
+        f"{answers['answers']:,} answers, {answers['tokens']:,} tokens, {options['dtype']} on {options['device']}, {tree}; "
+        "tokens accepted a cycle under each reading of the head's files:",
+        ["reading", "acceptance", "against its files' (95% CI)", "so it"],
+        [
+            [
+                row["what"],
+                f"{row['acceptance_length']:.2f}",
+                _times(row["times"]) if row["cause"] else "-",
+                SAYS[row["says"]] if row["cause"] else "-",
+            ]
+            for row in result["readings"]
+        ],
     )
-    limits = ", ".join(f"{share:.0%} {name}" for name, share in result["limits"].items())
-    output.say(f"why drafts stopped, with the files read as they should be: {limits}")
-    for line in result["next"]:
-        output.say(f"- {line}")
+    output.say(_verdict(result))
+    output.table(
+        "What to expect:",
+        ["", "acceptance (95% CI)"],
+        [[row["what"], _interval(row["acceptance"])] for row in result["expect"]],
+    )
+    for way, found in result["prompts"].items():
+        output.say(
+            f"{_upper(way)}, the same prompts have {_interval(found['acceptance'])}: {_times(found['times'])} as much, with "
+            f"{found['repeated_4grams']:.0%} repeated 4-grams against {found['usual_4grams']:.0%}."
+        )
+    if result["groups"]["task"].keys() - {""} or len(result["groups"]["language"]) > 1:
+        _show_groups(result["groups"], output)
+    limits = ", ".join(f"{share:.0%} {LIMITS[name]}" for name, share in result["limits"].items() if share)
+    output.say(f"Cycles end: {limits}.")
+    output.say("Next:")
+    for line in result["next"] or ["Nothing: what it accepts is what such a head accepts."]:
+        output.say(as_flags(f"- {line}"))
+
+
+def _show_groups(groups: dict[str, Any], output: Output) -> None:
+    rows = [
+        [f"{by} {name or '(none)'}", f"{each['answers']:,}", _interval(each["acceptance"])]
+        for by, found in groups.items()
+        if len(found) > 1
+        for name, each in found.items()
+    ]
+    if rows:
+        output.table("By task and by language:", ["", "answers", "acceptance (95% CI)"], rows)
 
 
 def _verdict(result: dict[str, Any]) -> str:
+    length = f"{result['acceptance_length']:.2f}"
     if result["verdict"] == "target":
-        return f"No reading drafts: the best accepts {result['acceptance_length']:.2f} tokens a cycle."
-    if result["verdict"] == "own":
-        return f"Its files are read rightly: no other reading surely accepts more than its {result['acceptance_length']:.2f}."
-    changes = " and ".join(change["what"] for change in result["changes"])
-    return f"Its files are read wrongly: {changes} gives {result['acceptance_length']:.2f}, {_times(result['times'])} as much."
+        return f"No reading drafts: the best accepts {length} tokens a cycle."
+    if result["verdict"] == "reading":
+        changes = " and ".join(change["what"] for change in result["changes"])
+        return f"Its files are read wrongly: {changes} gives {length}, {_times(result['times'])} as much as they say."
+    around = result["around"]
+    unclear = [row for row in around if row["says"] in ("unclear", "perhaps")]
+    line = f"No other reading surely accepts more than its files' own {length}; {_count(around, 'worse')} surely accept less"
+    if not unclear:
+        return f"{line}, and the others make no difference."
+    half = max(max(row["times"]["high"] - 1, 1 - row["times"]["low"]) for row in unclear)
+    return (
+        f"{line}. {len(unclear)} these answers cannot tell from it, and a difference of less than about {half:.0%} would not "
+        "show."
+    )
+
+
+def _count(rows: list[dict[str, Any]], says: str) -> int:
+    return sum(row["says"] == says for row in rows)
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _interval(found: dict[str, float] | None) -> str:
+    if found is None:
+        return "-"
+    if found["low"] == found["high"]:
+        return f"{found['value']:.2f}"
+    return f"{found['value']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
 
 
 def _times(found: dict[str, float] | None) -> str:

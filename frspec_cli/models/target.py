@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -99,8 +99,13 @@ class Target:
             return list(self.processor(prompt)["input_ids"])
         return self.chat_ids([{"role": "user", "content": prompt}])
 
-    def chat_ids(self, messages: Sequence[dict[str, str]]) -> list[int]:
+    def chat_ids(
+        self, messages: Sequence[dict[str, str]], *, generate: bool = True, arguments: Mapping[str, Any] | None = None
+    ) -> list[int]:
         """Token ids of a conversation that the assistant is to continue.
+
+        generate: end it with the template's generation prompt.
+        arguments: values for the chat template, such as enable_thinking.
 
         Raises `FrspecError` if the chat template refuses it, fails, or takes too long.
         """
@@ -110,7 +115,8 @@ class Target:
             source = self.processor.get_chat_template()
         except ValueError:
             raise FrspecError(f"{self.name} has several chat templates, and none of them is the default.") from None
-        text = render(source, messages, generate=True, variables=self.processor.special_tokens_map)
+        variables = {**self.processor.special_tokens_map, **(arguments or {})}
+        text = render(source, messages, generate=generate, variables=variables)
         return list(self.processor(text, add_special_tokens=False)["input_ids"])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from frspec_cli.decoding.options import TreeConfig, refuse_unused
 from frspec_cli.errors import UsageError, option
@@ -73,25 +73,6 @@ class ReplayOptions:
     def deepest(self) -> int:
         """Levels of the deepest tree."""
         return max(tree.depth for tree in self.trees)
-
-
-@dataclass(frozen=True)
-class DoctorOptions:
-    """How a head is looked into.
-
-    tree: the draft tree of every replay.
-    limit: use the first N answers or prompts.
-    max_new_tokens: how many tokens the target answers to a prompt.
-    rounds: how many things may be wrong at once.
-    ceilings: also replay a wider tree, the subset, and a subset of the answers themselves.
-    """
-
-    tree: TreeConfig = field(default_factory=TreeConfig)
-    limit: int = 24
-    max_new_tokens: int = PROMPT_NEW_TOKENS
-    rounds: int = 3
-    ceilings: bool = True
-    seed: int = 0
 
 
 def parse_tree(text: str) -> TreeConfig:

@@ -62,13 +62,23 @@ def read_suite(path: Path, target: Target, options: ReplayOptions) -> ReplaySuit
 
     Raises as `check_suite` does, and `FrspecError` if nothing is left.
     """
-    return _recorded(path, target, options) if check_suite(path, options) else _prompts(path, target, options)
+    if check_suite(path, options):
+        return _recorded(path, target, options)
+    return suite_of(tokenize(target, read_prompts(path, limit=options.limit)), target, options)
 
 
 def answer_suite(
-    suite: ReplaySuite, target: Target, options: ReplayOptions, folder: RunFolder, callbacks: Callbacks
+    suite: ReplaySuite,
+    target: Target,
+    options: ReplayOptions,
+    folder: RunFolder,
+    callbacks: Callbacks,
+    *,
+    name: str = "answers",
 ) -> list[Answer]:
     """The suite's answers in the order of its file. The target answers prompts in batches, each kept in the folder.
+
+    name: of these answers' parts in the folder.
 
     Which prompts share a batch depends on the suite alone, so a resumed run makes the answers of an undisturbed one.
     Answers of a single token, in which no cycle begins, are left out. Raises `FrspecError` if none is longer.
@@ -76,7 +86,7 @@ def answer_suite(
     if suite.recorded:
         return list(suite.answers)
     plan = make_batches(suite.prompts, _ANSWERED_TOGETHER)
-    paths = [folder.path(f"answers-{number:06d}.json") for number in range(len(plan))]
+    paths = [folder.path(f"{name}-{number:06d}.json") for number in range(len(plan))]
     callbacks.say(f"answering {len(suite.prompts):,} prompts")
     callbacks.begin(len(suite.prompts))
     answers: dict[int, Answer] = {}
@@ -163,8 +173,8 @@ def _recorded(path: Path, target: Target, options: ReplayOptions) -> ReplaySuite
     return ReplaySuite(True, tuple(fitting), (), options.max_new_tokens, tuple(failures), fingerprint(fitting))
 
 
-def _prompts(path: Path, target: Target, options: ReplayOptions) -> ReplaySuite:
-    prompts = tokenize(target, read_prompts(path, limit=options.limit))
+def suite_of(prompts: Sequence[TokenizedPrompt], target: Target, options: ReplayOptions) -> ReplaySuite:
+    """The suite of these prompts. Raises `FrspecError` if none fits into the model's context with its answer."""
     context, new_tokens = int(target.config.max_position_embeddings), _answered_tokens(options)
     fitting = [prompt for prompt in prompts if len(prompt.ids) + new_tokens <= context]
     failures = [

@@ -116,15 +116,17 @@ def _replayed(arm: str, text: Text, record: dict[str, Any]) -> ReplayedAnswer:
     return ReplayedAnswer(arm, text.answer, Replayed(**record["answer"]), after, text.after_tokens)
 
 
-class _Cycles(schema.Schema):
+class CyclesRecord(schema.Schema):
+    """`Replayed` in a part of a run's folder."""
+
     roots: list[schema.Count]
     accepted: list[schema.Count]
     misses: list[str]
 
 
 class _Record(schema.Schema):
-    answer: _Cycles
-    after: _Cycles | None
+    answer: CyclesRecord
+    after: CyclesRecord | None
 
 
 def _recorded_group(path: Path, count: int, arms: Sequence[str]) -> list[dict[str, Any]]:

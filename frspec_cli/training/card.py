@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ _TERMS = {
     "Gemma Terms of Use": "This head is provided under and subject to the Gemma Terms of Use found at "
     "ai.google.dev/gemma/terms.",
 }
+
+_LONGEST_CARD = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,17 @@ def _switches(options: TrainOptions) -> str:
     """What else was chosen: the objective, the average."""
     text = "" if options.objective == "kl" else f", objective {options.objective} (arXiv 2602.23881)"
     return text + (f", moving average of the weights at {options.ema:g}" if options.ema else "")
+
+
+def answers_on_card(head: Path) -> set[str]:
+    """The names of files of answers that the card in a head's folder names as trained on; none if there is no card."""
+    path = head / "README.md"
+    if not path.is_file():
+        return set()
+    with open(path, errors="replace") as file:
+        lines = file.read(_LONGEST_CARD).splitlines()
+    rows = [line for line in lines if line.startswith(("| command", "| trained on"))]
+    return {name for row in rows for name in re.findall(r"[^\s`|/]+\.jsonl(?:\.zst|\.gz)?\b", row)}
 
 
 def terms_of(name: str, folder: Path) -> str:

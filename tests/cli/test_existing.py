@@ -26,6 +26,10 @@ COMMANDS = {
         "-n 4 | -n 5",
     ),
     "replay": ("replay {run}/answers.jsonl --model {model} {head} --limit 3 -o {out}/o.json {precision}", "--seed 3"),
+    "doctor": (
+        "doctor --answers {run}/answers.jsonl --model {model} {head} --limit 2 --tree 2,1,3 -o {out}/o.json {precision}",
+        "--seed 3",
+    ),
     "profile": (
         "profile --suite {run}/prompts.jsonl --model {model} {head} --limit 1 -o {out}/o.json {precision}",
         "-n 4 | -n 5",
