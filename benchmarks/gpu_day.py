@@ -23,8 +23,9 @@ from typing import Any
 
 import torch
 
+from benchmarks.command import run_and_show
 from benchmarks.gpu_models import SHAPES, make_pipeline, random_ids
-from frspec_cli import outputs, storage
+from frspec_cli import storage
 from frspec_cli.bench.measure import rotated, warm_up
 from frspec_cli.bench.profile import time_text
 from frspec_cli.decoding.compiling import compiler_for
@@ -33,20 +34,19 @@ from frspec_cli.decoding.options import Method, TreeConfig
 from frspec_cli.decoding.pipeline import Pipeline
 from frspec_cli.decoding.state import Workspace
 from frspec_cli.environment import environment, machine
-from frspec_cli.errors import FrspecError, UsageError, as_flags
+from frspec_cli.errors import FrspecError, UsageError
 from frspec_cli.models.target import resolve_device
 from frspec_cli.replay.options import parse_tree
 from frspec_cli.statistics import median
 from frspec_cli.tuning.costs import KIND, find_costs, read_costs
 from frspec_cli.tuning.costs import SCHEMA as COSTS_SCHEMA
 from frspec_cli.tuning.measure import measure_costs, time_heads
-from frspec_cli.verification.identity import first_difference, score
+from frspec_cli.verification.identity import first_difference, rounding
+from frspec_cli.verification.report import explained_margin
 
 SCHEMA = 1
 PAPER = {"fr-spec-8b": {"ar": 89.11, 128256: 180.99, 65536: 196.86, 32768: 201.87, 16384: 196.69, 8192: 185.98}}
 """Tokens per second of Llama-3-8B in the paper (arXiv 2502.14856), mean of seven tasks, by rows of the draft's LM head."""
-_UNITS = 2.0
-"""In bfloat16 a first difference is a near tie if plain decoding's top-2 margin is at most so many units in the last place."""
 
 
 @dataclass
@@ -82,18 +82,9 @@ class Day:
 
 def main(arguments: list[str] | None = None) -> int:
     """Measures, shows the table, writes `gpu-day.json` and `gpu-day.md`; exit codes as `frspec` has them."""
-    try:
-        options = _parse(arguments)
-        for name in ("gpu-day.json", "gpu-day.md"):
-            outputs.check(options.out / name)
-        result = run(options)
-    except FrspecError as error:
-        sys.stderr.write(f"error: {as_flags(error.message)}\n")
-        return error.exit_code
-    text = table(result)
-    sys.stdout.write(text)
-    storage.write_text(options.out / "gpu-day.md", text)
-    sys.stderr.write(f"wrote {options.out / 'gpu-day.json'}\n")
+    result = run_and_show(lambda: _parse(arguments), run, table, name="gpu-day")
+    if isinstance(result, int):
+        return result
     exact = result["stages"].get("identity, float64", {"methods": {}})["methods"]
     return 0 if exact and all(each["identical"] for each in exact.values()) else 3
 
@@ -119,7 +110,6 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     for number, vocabulary in enumerate((first, *others)):
         _vocabulary(day, vocabulary, thorough=number == 0)
     day.result["predicted"] = predicted(day.result, first)
-    storage.write_json(options.out / "gpu-day.json", day.result)
     return day.result
 
 
@@ -154,23 +144,25 @@ def _vocabulary(day: Day, vocabulary: int, *, thorough: bool) -> None:
 
 
 def identity(of: str | Pipeline, dtype: torch.dtype, options: argparse.Namespace) -> dict[str, Any]:
-    """Plain decoding's ids against every method's, on the device."""
+    """Plain decoding's ids against every method's; in bfloat16 `frspec verify`'s rule says what a near tie is."""
     device = resolve_device(options.device)
     pipeline = make_pipeline(SHAPES[of], dtype=dtype, device=device, k=32) if isinstance(of, str) else of
-    prompt = random_ids(pipeline, 64)
-    plain = pipeline.engine("ar", tree=options.tree).complete(prompt, max_new_tokens=32, ignore_eos=True).token_ids
-    scores = score(pipeline.target, prompt, plain)
+    prompt, plain = random_ids(pipeline, 64), pipeline.engine("ar", tree=options.tree)
+    cycles = list(plain.generate(prompt, max_new_tokens=32, ignore_eos=True))
+    ids = [token for cycle in cycles for token in cycle.tokens]
+    top = [cycle.scores[0].topk(2) for cycle in cycles if cycle.scores is not None]
     methods: dict[str, Any] = {}
     names: tuple[Method, ...] = ("eagle", "frspec", "lookup")
     for method in names:
         engine = pipeline.engine(method, tree=options.tree)
-        ids = engine.complete(prompt, max_new_tokens=32, ignore_eos=True).token_ids
-        position = first_difference(plain, ids)
+        position = first_difference(ids, engine.complete(prompt, max_new_tokens=32, ignore_eos=True).token_ids)
         methods[method] = {"identical": position is None, "position": position}
         if position is not None:
-            units = scores.margin[position] / scores.unit[position]
-            methods[method] |= {"margin_in_units": units, "near_tie": units <= _UNITS}
-    return {"dtype": str(dtype).removeprefix("torch."), "tokens": len(plain), "methods": methods}
+            nodes, depth = engine.drafter.nodes, engine.drafter.depth
+            largest = rounding(plain, prompt, ids, top, nodes=nodes, depth=depth)
+            margin = float(top[position].values[0] - top[position].values[1])
+            methods[method] |= {"margin": margin, "rounding": largest, "near_tie": margin <= explained_margin(largest)}
+    return {"dtype": str(dtype).removeprefix("torch."), "tokens": len(ids), "methods": methods}
 
 
 def memory(pipeline: Pipeline, context: int) -> dict[str, Any]:

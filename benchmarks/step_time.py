@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from frspec_cli import outputs, storage
+from benchmarks.command import run_and_show
 from frspec_cli.bench.baseline import ATTENTION, TransformersBaseline
 from frspec_cli.bench.demo import PROMPTS
 from frspec_cli.bench.measure import rotated
@@ -26,7 +26,7 @@ from frspec_cli.decoding.engine import Engine
 from frspec_cli.decoding.options import TreeConfig
 from frspec_cli.decoding.pipeline import Pipeline, load_pipeline
 from frspec_cli.environment import environment
-from frspec_cli.errors import FrspecError, UsageError, as_flags
+from frspec_cli.errors import FrspecError, UsageError
 from frspec_cli.models.shipped import DEFAULT_K, DEFAULT_MODEL
 from frspec_cli.models.target import Target, load_target
 from frspec_cli.statistics import median, median_ratio
@@ -49,20 +49,8 @@ class Arm:
 
 def main(arguments: list[str] | None = None) -> int:
     """Measures, shows the table, writes `cycle.json` and `cycle.md`; exit codes as `frspec` has them."""
-    try:
-        options = _parse(arguments)
-        for name in ("cycle.json", "cycle.md"):
-            outputs.check(options.out / name)
-        result = run(options)
-    except FrspecError as error:
-        sys.stderr.write(f"error: {as_flags(error.message)}\n")
-        return error.exit_code
-    text = table(result)
-    sys.stdout.write(text)
-    storage.write_json(options.out / "cycle.json", result)
-    storage.write_text(options.out / "cycle.md", text)
-    sys.stderr.write(f"wrote {options.out}\n")
-    return 0
+    result = run_and_show(lambda: _parse(arguments), run, table, name="cycle")
+    return result if isinstance(result, int) else 0
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:

@@ -27,6 +27,8 @@ KIND = "costs"
 
 Ms = Annotated[float, Field(ge=0, le=1e7, strict=True)]
 """Milliseconds."""
+Time = Annotated[Ms, Field(gt=0)]
+"""Milliseconds of what cannot be free."""
 Number = Annotated[int, Field(ge=1, le=schema.MOST_ROWS, strict=True)]
 
 
@@ -41,12 +43,14 @@ class Figure(schema.Schema):
 class PlainPoint(Figure):
     """A token of plain decoding behind `context` tokens of text."""
 
+    ms: Time
     context: Number
 
 
 class TargetPoint(Figure):
     """The target over a tree of `rows` nodes, and the walk."""
 
+    ms: Time
     context: Number
     rows: Number
 

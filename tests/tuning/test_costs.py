@@ -77,6 +77,7 @@ def test_a_cost_file_is_read_through_its_schema(tmp_path) -> None:
     for change, said in (
         ({"plain": [{"context": 100, "ms": -1.0}]}, "costs.0.plain.0.ms is -1.0; expected at least 0"),
         ({"dtype": "int4"}, "costs.0.dtype is 'int4'"),
+        ({"target": [{"context": 100, "rows": 2, "ms": 0.0}]}, "costs.0.target.0.ms is 0.0; expected above 0"),
         ({"head": []}, "costs.0.head is a list of 0; expected at least 1 entries"),
     ):
         path.write_text(json.dumps(FILE | {"costs": [COSTS | change]}))
