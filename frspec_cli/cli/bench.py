@@ -41,12 +41,9 @@ def command(
     vocab: options.Vocab = None,
     methods: Annotated[
         list[str],
-        typer.Option(
+        options.several(
             "--methods",
             autocompletion=complete.methods,
-            metavar="NAME",
-            parser=options.names,
-            callback=options.flat,
             help=f"Any of {', '.join((*METHODS, *BASELINES))}, by commas or one at a time.",
         ),
     ] = list(DEFAULTS.methods),  # noqa: B006 (Typer never changes it)

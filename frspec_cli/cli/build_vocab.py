@@ -30,13 +30,7 @@ def command(
     ] = None,
     k: Annotated[
         list[int] | None,
-        typer.Option(
-            "--k",
-            metavar="N",
-            parser=options.sizes,
-            callback=options.flat,
-            help="Number of tokens: --k 8192,32768 or --k 8192 --k 32768.",
-        ),
+        options.several("--k", parser=options.sizes, help="Number of tokens: --k 8192,32768 or --k 8192 --k 32768."),
     ] = None,
     coverage: Annotated[
         float | None,
@@ -59,21 +53,16 @@ def command(
     ] = None,
     mix: Annotated[
         list[str] | None,
-        typer.Option(
+        options.several(
             metavar="NAME=W",
-            parser=options.names,
-            callback=options.flat,
             help="Give a source, a table (its file's name without .parquet) or TABLE:SOURCE the share W / (sum of W) "
             "of the mix, however much text it had. Sources without a weight are left out; a small W makes one the tail.",
         ),
     ] = None,
     script_budget: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="SCRIPT=N",
-            parser=options.names,
-            callback=options.flat,
-            help="Keep the N most frequent tokens of a script: cjk, or Unicode's name.",
+        options.several(
+            metavar="SCRIPT=N", help="Keep the N most frequent tokens of a script: cjk, or Unicode's name."
         ),
     ] = None,
     vocab_rows: Annotated[
@@ -96,12 +85,10 @@ def command(
     ] = Recipe.shards,
     formats: Annotated[
         list[str] | None,
-        typer.Option(
+        options.several(
             "--to",
-            autocompletion=complete.formats,
             metavar="FORMAT",
-            parser=options.names,
-            callback=options.flat,
+            autocompletion=complete.formats,
             help="Also write it as sglang, eagle3, ... (see export-vocab).",
         ),
     ] = None,

@@ -30,13 +30,7 @@ def command(
     ],
     k: Annotated[
         list[int] | None,
-        typer.Option(
-            "--k",
-            metavar="N",
-            parser=options.sizes,
-            callback=options.flat,
-            help="Sizes: the first k rows. Default: all.",
-        ),
+        options.several("--k", parser=options.sizes, help="Sizes: the first k rows. Default: all."),
     ] = None,
     tokenizer: Annotated[
         str | None,

@@ -78,12 +78,13 @@ def flat(values: Sequence[Sequence[Any]] | None) -> list[Any] | None:
     return None if values is None else [value for each in values for value in each]
 
 
-Ks = Annotated[
-    list[int] | None,
-    typer.Option(
-        "--k", metavar="N", parser=sizes, callback=flat, help="Subset sizes: --k 4096,8192 or --k 4096 --k 8192."
-    ),
-]
+def several(*flags: str, help: str, parser: Callable[[str], list[Any]] = names, **others: Any) -> Any:
+    """An option that takes several values, by commas or given again and again."""
+    metavar = "NAME" if parser is names else "N"
+    return typer.Option(*flags, help=help, parser=parser, callback=flat, **({"metavar": metavar} | others))
+
+
+Ks = Annotated[list[int] | None, several("--k", parser=sizes, help="Subset sizes: --k 4096,8192 or --k 4096 --k 8192.")]
 Suite = Annotated[
     Path,
     typer.Option(

@@ -31,12 +31,9 @@ def command(
     vocab: options.Vocab = None,
     methods: Annotated[
         list[str],
-        typer.Option(
+        options.several(
             "--methods",
             autocompletion=complete.methods,
-            metavar="NAME",
-            parser=options.names,
-            callback=options.flat,
             help=f"Any of {', '.join(METHODS)}, by commas or one at a time.",
         ),
     ] = list(DEFAULTS.methods),  # noqa: B006 (Typer never changes it)

@@ -55,13 +55,7 @@ def command(
     ] = None,
     methods: Annotated[
         list[str],
-        typer.Option(
-            "--methods",
-            metavar="NAME",
-            parser=options.names,
-            callback=options.flat,
-            help=f"Any of {', '.join(METHODS)}, by commas or one at a time.",
-        ),
+        options.several("--methods", help=f"Any of {', '.join(METHODS)}, by commas or one at a time."),
     ] = list(DEFAULTS.methods),  # noqa: B006 (Typer never changes it)
     k: options.Ks = None,
     curve: Annotated[
@@ -112,13 +106,7 @@ def command(
     ] = DEFAULTS.ignore_eos,
     by: Annotated[
         list[str] | None,
-        typer.Option(
-            "--by",
-            metavar="NAME",
-            parser=options.names,
-            callback=options.flat,
-            help=f"Show the figures by {', '.join(GROUPINGS)}. Default: task.",
-        ),
+        options.several("--by", help=f"Show the figures by {', '.join(GROUPINGS)}. Default: task."),
     ] = None,
     seed: options.Seed = DEFAULTS.seed,
     restart: options.Restart = False,

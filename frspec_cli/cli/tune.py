@@ -49,27 +49,21 @@ def command(
     k: options.Ks = None,
     methods: Annotated[
         list[str],
-        typer.Option(
-            "--methods", metavar="NAME", parser=options.names, callback=options.flat, help="frspec, eagle or both."
-        ),
+        options.several("--methods", help="frspec, eagle or both."),
     ] = list(DEFAULTS.methods),  # noqa: B006 (Typer never changes it)
     beams: Annotated[
         list[int] | None,
-        typer.Option(
+        options.several(
             "--beams",
-            metavar="N",
             parser=options.numbers("--beams"),
-            callback=options.flat,
             help=f"Beams of the trees that are tried. Default: {_BEAMS}; for --draft mtp 1, chains.",
         ),
     ] = None,
     contexts: Annotated[
         list[int],
-        typer.Option(
+        options.several(
             "--contexts",
-            metavar="N",
             parser=options.numbers("--contexts"),
-            callback=options.flat,
             help="Lengths of text, in tokens, at which steps are measured.",
         ),
     ] = list(DEFAULTS.contexts),  # noqa: B006
@@ -91,13 +85,7 @@ def command(
     device: options.Device = None,
     dtype: Annotated[
         list[str] | None,
-        typer.Option(
-            "--dtype",
-            metavar="NAME",
-            parser=options.names,
-            callback=options.flat,
-            help="Dtypes that are tried. Default: auto, what this device computes fast.",
-        ),
+        options.several("--dtype", help="Dtypes that are tried. Default: auto, what this device computes fast."),
     ] = None,
     compiled: options.Compile = False,
     verbose: options.Verbose = False,
