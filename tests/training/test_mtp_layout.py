@@ -193,7 +193,7 @@ def test_a_warm_start_goes_on_from_it(cli, trained, answers, folder, tmp_path) -
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
     code, _, err = cli(*common, "--layout", "eagle2", "--out", tmp_path / "other")
     assert code == 1
-    assert "cannot be the start of this head: its layout is mtp, the new one's eagle2." in " ".join(err.split())
+    assert "cannot initialise this head: its layout is mtp, the new one's eagle2." in " ".join(err.split())
 
 
 def test_what_it_cannot_be_is_one_sentence(cli, trained, answers, folder, target, tmp_path) -> None:
