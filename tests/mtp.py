@@ -37,17 +37,34 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "Glm4Moe": {"n_routed_experts": 4, "first_k_dense_replace": 1, "num_hidden_layers": 3, "head_dim": 8, **_EXPERTS},
     "Qwen3Next": {"num_experts": 4, "shared_expert_intermediate_size": 16, **_EXPERTS, **_LINEAR},
     "Qwen3_5Text": _LINEAR,
+    "Mellum": {
+        "num_experts": 4,
+        "num_hidden_layers": 3,
+        "head_dim": 8,
+        "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+        "sliding_window": 6,
+        **_EXPERTS,
+    },
 }
+STATED = {"Glm4Moe": "full_attention", "Mellum": "sliding_attention"}
+"""The modules' attention where the config states their number; elsewhere transformers is told, and it is full."""
 HYBRIDS = ("Qwen3Next", "Qwen3_5Text")
 
 
 def save_mtp_target(
-    folder: Path, family: str, *, modules: int = 1, seed: int = 7, share: float = 0.4, **changes: Any
+    folder: Path,
+    family: str,
+    *,
+    modules: int = 1,
+    seed: int = 7,
+    share: float = 0.4,
+    noise: float = 0.02,
+    **changes: Any,
 ) -> Path:
     """Saves a tiny target of a family, with a module that drafts a little, its tokenizer and chat template, in float32.
 
     The layers add little to the embedding, and the module reads the next token's embedding and a share of the state through
-    a copy of the last layer: so some of its drafts are right, and some are not.
+    a copy of the last layer: so some of its drafts are right, and some are not. Several modules differ by `noise`.
     """
     import transformers
     from transformers.modeling_layers import MtpModel
@@ -61,13 +78,16 @@ def save_mtp_target(
         if name.endswith(("o_proj.weight", "out_proj.weight", "down_proj.weight", "down_proj")):
             parameter.mul_(share)
     model.save_pretrained(folder)
-    config.num_mtp_layers, config.mtp_layer_types = modules, ["full_attention"] * modules
+    kinds = settings.get("mtp_layer_types") or [STATED.get(family, "full_attention")] * modules
+    config.num_mtp_layers, config.mtp_layer_types = modules, kinds
+    if family == "Mellum":
+        config.mtp_mlp_layer_types = ["sparse"] * modules
     module = MtpModel(model, modules).eval().requires_grad_(False)
     for layer in module.layers:
         layer.mtp_block.load_state_dict(model.get_decoder().layers[-1].state_dict())
         layer.post_norm.load_state_dict(model.get_decoder().norm.state_dict())
-        noise = torch.randn(32, 64) * 0.02
-        layer.eh_proj.weight.copy_(torch.cat((torch.eye(32), 0.3 * torch.eye(32)), dim=1) + noise)
+        halves = torch.cat((torch.eye(32), 0.3 * torch.eye(32)), dim=1)
+        layer.eh_proj.weight.copy_(halves + torch.randn(32, 64) * noise)
     _add_tensors(folder, _published(family, module, settings["num_hidden_layers"]))
     _complete(folder, family, modules)
     return folder
@@ -112,7 +132,7 @@ def _complete(folder: Path, family: str, modules: int) -> None:
     """The config as published (Qwen states its modules in words that transformers does not read), and the tokenizer."""
     path = folder / "config.json"
     config = json.loads(path.read_text())
-    if family == "Glm4Moe":
+    if family in STATED:
         config["num_nextn_predict_layers"] = modules
         config.pop("num_mtp_layers", None)
     else:

@@ -10,7 +10,7 @@ import typer
 from frspec_cli import outputs
 from frspec_cli.cli import options
 from frspec_cli.cli.output import Output
-from frspec_cli.heads.options import MTP, yes_or_no
+from frspec_cli.heads.options import MODULES, MTP_PRENORM, yes_or_no
 from frspec_cli.replay.options import (
     GROUPINGS,
     METHODS,
@@ -42,8 +42,8 @@ def command(
         list[str] | None,
         typer.Option(
             "--draft",
-            help="Draft head: a folder, a hub id, or mtp for the model's own module; may be given several times. "
-            "Default: what ships for the model.",
+            help=f"Draft head: a folder, a hub id, or mtp for the model's own module ({MTP_PRENORM}: it reads the state before "
+            "the final norm); may be given several times. Default: what ships for the model.",
         ),
     ] = None,
     norm_output: options.NormOutput = None,
@@ -125,7 +125,7 @@ def command(
     `kept` is the acceptance length over that of the full vocabulary with the same head and tree, with a 95% interval that
     draws answers for both together. Answers end at their end of sequence.
     """
-    usual = (MTP_TREE,) if draft and set(draft) == {MTP} else DEFAULTS.trees
+    usual = (MTP_TREE,) if draft and set(draft) <= set(MODULES) else DEFAULTS.trees
     replay_options = ReplayOptions(
         methods=tuple(methods),
         ks=tuple(k or ()),
@@ -146,7 +146,12 @@ def command(
     from frspec_cli.replay.sweep import run_replay
     from frspec_cli.tuning.choose import fastest_dtype
 
-    inputs: list[Path | str | None] = [suite, model, *(each for each in draft or [] if each != MTP), *(vocab or [])]
+    inputs: list[Path | str | None] = [
+        suite,
+        model,
+        *(each for each in draft or [] if each not in MODULES),
+        *(vocab or []),
+    ]
     out = outputs.check(out, inputs=inputs, replaces=outputs.JSON, what="a result", force=force)
     output = Output(as_json=as_json, quiet=quiet, out=out)
     check_suite(suite, replay_options)

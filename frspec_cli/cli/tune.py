@@ -11,7 +11,7 @@ from frspec_cli import outputs
 from frspec_cli.cli import options
 from frspec_cli.cli.output import Output
 from frspec_cli.errors import UsageError
-from frspec_cli.heads.options import MTP
+from frspec_cli.heads.options import MODULES
 from frspec_cli.tuning.options import AUTO, COSTS_CONTEXT, MTP_BEAMS, MTP_NODES, TuneOptions
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def command(
     """
     if suite is None and costs is None:
         raise UsageError("give answers or prompts to tune on, or --costs FILE.")
-    module = draft == MTP
+    module = draft in MODULES
     tune_options = TuneOptions(
         dtypes=tuple(name for name in dtype or () if name != AUTO),
         ks=tuple(k or ()),

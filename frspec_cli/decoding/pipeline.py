@@ -16,13 +16,14 @@ from frspec_cli.decoding.drafters import Drafter, EagleDrafter, NoDrafter
 from frspec_cli.decoding.engine import Engine
 from frspec_cli.decoding.generation import Cycle, Generation
 from frspec_cli.decoding.lookup import LookupDrafter
+from frspec_cli.decoding.modules_drafter import head_drafter
 from frspec_cli.decoding.options import DEFAULTS, METHODS, GenerateOptions, Method, TreeConfig, check_method
 from frspec_cli.decoding.text import TextStream
 from frspec_cli.errors import FrspecError, option
 from frspec_cli.heads.checkpoint import load_head
 from frspec_cli.heads.draft_head import DraftHead
-from frspec_cli.heads.mtp import load_mtp
-from frspec_cli.heads.options import MTP
+from frspec_cli.heads.mtp import MtpModules, load_mtp
+from frspec_cli.heads.options import MODULES, MTP_PRENORM
 from frspec_cli.heads.row_check import foreign_rows
 from frspec_cli.models.lm_head import LmHead
 from frspec_cli.models.shipped import DEFAULT_MODEL, shipped_for
@@ -95,7 +96,7 @@ class Pipeline:
                 return LookupDrafter(tree.depth)
             case "eagle":
                 head = self._head(method)
-                return EagleDrafter(head, head.own_lm_head or self.target.lm_head, tree, compiler=self.compiler)
+                return head_drafter(head, head.own_lm_head or self.target.lm_head, tree, compiler=self.compiler)
             case "frspec":
                 head = self._head(method)
                 if self.subset is None:
@@ -106,7 +107,7 @@ class Pipeline:
                 rows = self._rows(head, self.subset.prefix(k) if k else self.subset)
                 full = head.own_lm_head or self.target.lm_head
                 slots = ContextSlots(rows, full, context_slots) if context_slots else None
-                return EagleDrafter(head, rows, tree, slots=slots, compiler=self.compiler)
+                return head_drafter(head, rows, tree, slots=slots, compiler=self.compiler)
 
     def draft_lm_head(self, drafter: Drafter) -> dict[str, int] | None:
         """What a drafter reads each draft step; None if it has no LM head.
@@ -147,8 +148,8 @@ def load_pipeline(
 ) -> Pipeline:
     """Loads head and subset for a target.
 
-    draft: a head's folder or hub id, or "mtp" for the target's own module. draft, vocab: default to what frspec ships for
-        the model.
+    draft: a head's folder or hub id, or one of `heads.options.MODULES` for the target's own. draft, vocab: default to what
+        frspec ships for the model.
     k: use the subset's first k tokens. Default: all of a user's subset, the usual number of a shipped one.
     norm_output: as in `load_head`.
     compiled: compile the steps of target and draft.
@@ -174,9 +175,9 @@ def load_pipeline(
 
 
 def _load_draft(target: Target, draft: str, *, norm_output: bool | None, warn: Callable[[str], None]) -> DraftHead:
-    if draft == MTP:
-        module = load_mtp(target, norm_output=norm_output)
-        use_kernel(module.mtp)
+    if draft in MODULES:
+        module = load_mtp(target, norm_output=norm_output, before_norm=draft == MTP_PRENORM)
+        use_kernel((module.modules_in_order[0] if isinstance(module, MtpModules) else module).mtp)
         return module
     head = load_head(
         draft,

@@ -1,16 +1,17 @@
-"""The target's own multi-token-prediction (MTP) module as a draft head: a layer in the target's checkpoint.
+"""The target's own multi-token-prediction (MTP) modules as a draft head: layers in the target's checkpoint.
 
-Its layers are transformers' (`MtpModel`), and so is the alignment: pair i is (token i+1, the target's post-norm state at i)
-at position i+1, as in an EAGLE head but for the position. What the module's own last norm yields goes into the target's LM
+Their layers are transformers' (`MtpModel`), and so is the alignment: pair i is (token i+1, the target's post-norm state at i)
+at position i+1, as in an EAGLE head but for the position. What a module's own last norm yields goes into the target's LM
 head. Engines with a single module use it for every step: transformers would feed that back as the state of the next step, as
-Qwen's modules are run; others feed back what the norm was given.
+Qwen's modules are run; others feed back what the norm was given, and some of them read the target's state before its norm.
+Several modules are for a step each (`decoding.modules_drafter`).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -50,24 +51,31 @@ class MtpSize:
 class MtpHead(nn.Module):
     """One module with the interface of a draft head.
 
-    mtp: transformers' MtpModel of one module, tied to the target's embedding and rotary positions.
+    mtp: transformers' MtpModel, tied to the target's embedding and rotary positions.
+    number: of the module in it.
     norm_output: whether the normed output is fed back, or what the norm was given.
+    unnorm: [H], the factors of the target's final norm if the module reads the state before it, up to its size (which the
+        module's own norm of it does not see); None for the state behind it.
     """
 
     own_lm_head: LmHead | None = None
     taps: tuple[int, ...] = ()
+    unnorm: torch.Tensor | None
 
-    def __init__(self, mtp: Any, *, norm_output: bool = True) -> None:
+    def __init__(
+        self, mtp: Any, *, number: int = 0, norm_output: bool = True, unnorm: torch.Tensor | None = None
+    ) -> None:
         super().__init__()
-        self.mtp = mtp
-        config, layer = mtp.config, mtp.layers[0]
+        self.mtp, self.number = mtp, number
+        self.register_buffer("unnorm", unnorm, persistent=False)
+        config, layer = mtp.config, mtp.layers[number]
         self.norm = layer.post_norm if layer.use_post_norm else getattr(mtp, "shared_post_norm", nn.Identity())
         layer.use_post_norm = False  # applied here
         self.config = MtpSize(
             num_key_value_heads=config.num_key_value_heads,
             head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
             hidden_size=config.hidden_size,
-            window=config.sliding_window if _layer_type(config) == "sliding_attention" else None,
+            window=config.sliding_window if _layer_type(config, number) == "sliding_attention" else None,
             norm_output=norm_output,
         )
 
@@ -76,8 +84,8 @@ class MtpHead(nn.Module):
         return self.mtp.embed_tokens(token_ids)
 
     def fuse(self, last: torch.Tensor, taps: tuple[torch.Tensor, ...] = ()) -> torch.Tensor:
-        """The target's post-norm last state, [B, T, H], as it is."""
-        return last
+        """The target's post-norm last state, [B, T, H], as it is, or the direction that it had before the norm."""
+        return last if self.unnorm is None else last / self.unnorm
 
     def forward(
         self,
@@ -96,7 +104,7 @@ class MtpHead(nn.Module):
         caches: the layer's, or none.
         """
         positions = position_ids + 1
-        hidden = self.mtp.layers[0](
+        hidden = self.mtp.layers[self.number](
             embeddings,
             features,
             position_embeddings=self._rotary(embeddings, positions),
@@ -113,8 +121,52 @@ class MtpHead(nn.Module):
     def _rotary(self, embeddings: torch.Tensor, positions: torch.Tensor) -> Any:
         if self.mtp.rotary_emb is None:
             return None
-        kinds = {"layer_type": self.mtp.config.layer_types[0]} if self.mtp.has_per_layer_rope else {}
+        kinds = {"layer_type": self.mtp.config.layer_types[self.number]} if self.mtp.has_per_layer_rope else {}
         return self.mtp.rotary_emb(embeddings, position_ids=positions, **kinds)
+
+
+class MtpModules(nn.Module):
+    """Several modules, each for its step. By itself it is the first one; `decoding.modules_drafter` runs the others behind it.
+
+    config: layers is their number, and hidden_size that of all their outputs side by side.
+    """
+
+    own_lm_head: LmHead | None = None
+    taps: tuple[int, ...] = ()
+
+    def __init__(self, modules: Sequence[MtpHead]) -> None:
+        super().__init__()
+        self.in_order = nn.ModuleList(modules)
+        first = modules[0].config
+        self.config = replace(first, layers=len(modules), hidden_size=len(modules) * first.hidden_size)
+
+    @property
+    def modules_in_order(self) -> list[MtpHead]:
+        """By step."""
+        return [module for module in self.in_order if isinstance(module, MtpHead)]
+
+    def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """int64 [B, T] -> the target's embeddings [B, T, H]."""
+        return self.modules_in_order[0].embed(token_ids)
+
+    def fuse(self, last: torch.Tensor, taps: tuple[torch.Tensor, ...] = ()) -> torch.Tensor:
+        """As the first module's."""
+        return self.modules_in_order[0].fuse(last)
+
+    def forward(
+        self,
+        embeddings: torch.Tensor,
+        features: torch.Tensor,
+        position_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        caches: Sequence[KeyValueCache] = (),
+    ) -> torch.Tensor:
+        """The first module's step."""
+        return self.modules_in_order[0](embeddings, features, position_ids, attention_mask, caches)
+
+    def lm_input(self, hidden: torch.Tensor) -> torch.Tensor:
+        """As the first module's."""
+        return self.modules_in_order[0].lm_input(hidden)
 
 
 class _OneLayer:
@@ -129,28 +181,33 @@ class _OneLayer:
         return self.layer.update(keys, values)
 
 
-def _layer_type(config: Any) -> str:
-    """Of the first module, from its own config."""
-    return (getattr(config, "layer_types", None) or ["full_attention"])[0]
+def _layer_type(config: Any, number: int) -> str:
+    """Of a module, from the modules' own config."""
+    return (getattr(config, "layer_types", None) or ["full_attention"] * (number + 1))[number]
 
 
-def load_mtp(target: Target, *, norm_output: bool | None = None) -> MtpHead:
-    """The MTP module of the target's checkpoint, ready to draft.
+def load_mtp(target: Target, *, norm_output: bool | None = None, before_norm: bool = False) -> MtpHead | MtpModules:
+    """The MTP modules of the target's checkpoint, ready to draft.
 
-    norm_output: as in `MtpHead`; None for transformers' way, the normed output.
+    before_norm: read the target's state before its final norm.
+    norm_output: as in `MtpHead`; None for a normed output behind normed states, and one as it is behind states as they are.
 
-    Raises `FrspecError` if the checkpoint has none, if transformers cannot load that of its family, or if frspec cannot run it.
+    Raises `FrspecError` if the checkpoint has none, if transformers cannot load those of its family, or if frspec cannot run
+    them.
     """
     from transformers.modeling_layers import MtpModel
 
     count = _declare_modules(target)
-    if count > 1:
-        raise _refused(target, f"has {count} MTP modules, of which frspec can run only a single one")
-    kind = (getattr(target.config, "mtp_layer_types", None) or ["full_attention"])[0]
-    if kind not in ("full_attention", "sliding_attention"):
-        raise _refused(target, f"has an MTP module with a {kind} layer: frspec runs only full and sliding attention")
-    if getattr(target.config, "kv_lora_rank", None) is not None:
-        raise _refused(target, "has an MTP module with latent attention (MLA), which frspec's cache cannot hold")
+    kinds = list(dict.fromkeys((getattr(target.config, "mtp_layer_types", None) or ["full_attention"])[:count]))
+    for kind in kinds:
+        if kind not in ("full_attention", "sliding_attention"):
+            raise _refused(
+                target, f"has an MTP module with a {kind} layer: frspec runs only full and sliding attention"
+            )
+    if len(kinds) > 1:
+        raise _refused(
+            target, f"has MTP modules of unlike attention ({', '.join(kinds)}), which frspec cannot run together"
+        )
     _refuse_own_rows(target)
     try:
         mtp = MtpModel.from_pretrained(target.model, device_map={"": target.device})
@@ -159,7 +216,21 @@ def load_mtp(target: Target, *, norm_output: bool | None = None) -> MtpHead:
             target, f"has an MTP module that transformers cannot load: {_first_line(error, target)}"
         ) from error
     _check(target, mtp)
-    return MtpHead(mtp, norm_output=norm_output is not False).requires_grad_(False).eval()
+    normed = not before_norm if norm_output is None else norm_output
+    unnorm = _factors(target) if before_norm else None
+    modules = [MtpHead(mtp, number=number, norm_output=normed, unnorm=unnorm) for number in range(count)]
+    head = modules[0] if count == 1 else MtpModules(modules)
+    return head.requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def _factors(target: Target) -> torch.Tensor:
+    """[H], the factors of the target's final norm. Raises `FrspecError` if one is 0: what it hid cannot be had back."""
+    norm, like = target.model.get_decoder().norm, target.embedding
+    factors = norm(torch.ones(like.shape[1], dtype=like.dtype, device=like.device))
+    if not bool((factors != 0).all()):
+        raise _refused(target, "has a final norm with a factor of 0, before which no state can be read")
+    return factors
 
 
 def _declare_modules(target: Target) -> int:

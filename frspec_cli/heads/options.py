@@ -11,7 +11,10 @@ from frspec_cli.errors import UsageError, not_one_of, option
 Peer = Literal["eagle", "sglang", "speculators"]
 PEERS: tuple[Peer, ...] = get_args(Peer)
 MTP = "mtp"
-"""What a user calls the target's own multi-token-prediction module in place of a draft head's folder."""
+"""What a user calls the target's own multi-token-prediction modules in place of a draft head's folder."""
+MTP_PRENORM = "mtp-prenorm"
+"""The same, reading the target's state before its final norm, and fed back as they are: as some engines run them."""
+MODULES = (MTP, MTP_PRENORM)
 ROWS = "safetensors"
 """What its LM head's rows of a subset are exported to."""
 

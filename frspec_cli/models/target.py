@@ -211,6 +211,8 @@ def _refuse_family(name: str, config: Any, *, hybrid: bool) -> None:
         reason = f"is of the family {text.model_type}, which has recurrent layers: frspec decodes only attention"
     elif getattr(text, "kv_lora_rank", None) is not None:
         reason = f"is of the family {text.model_type}, whose latent attention (MLA) frspec's cache cannot hold"
+    elif not getattr(model_class, "_supports_sdpa", True):
+        reason = f"is of the family {text.model_type}, whose attention has sinks or something else that frspec's lacks"
     else:
         return
     raise FrspecError(f"{name} {reason}.", hint="Its tokens can still be counted, and subsets built and exported.")

@@ -26,6 +26,7 @@ import torch
 from frspec_cli.answers.records import Answer
 from frspec_cli.answers.states import States
 from frspec_cli.decoding.drafters import DraftCache, EagleDrafter
+from frspec_cli.decoding.modules_drafter import head_drafter
 from frspec_cli.decoding.options import TreeConfig
 from frspec_cli.decoding.tree import Pool, chosen, drafted_levels
 from frspec_cli.heads.draft_head import DraftHead
@@ -96,7 +97,7 @@ def replay(
     A cycle that might look past the end of an unfinished answer is left out, for what it would have accepted is not known;
     past the end of a finished one nothing is accepted.
     """
-    drafter = EagleDrafter(head, lm_head, tree or TreeConfig(), slots=slots)
+    drafter = head_drafter(head, lm_head, tree or TreeConfig(), slots=slots)
     ahead = max(look_ahead, drafter.depth)
     replayed = [Replayed() for _ in texts]
     for group in groups(drafter, texts):

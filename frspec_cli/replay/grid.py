@@ -15,10 +15,11 @@ import torch
 
 from frspec_cli.answers.records import Answer
 from frspec_cli.answers.states import States
-from frspec_cli.decoding.drafters import EagleDrafter
+from frspec_cli.decoding.modules_drafter import head_drafter
 from frspec_cli.decoding.options import TreeConfig
 from frspec_cli.decoding.tree import Pool
 from frspec_cli.heads.draft_head import DraftHead
+from frspec_cli.heads.mtp import MtpModules
 from frspec_cli.models.lm_head import LmHead
 from frspec_cli.replay.cycles import Acceptance, BatchedTrees, groups, may_begin
 
@@ -50,7 +51,7 @@ def replay_grid(
     finished: Callable[[int], None] = lambda count: None,
 ) -> dict[TreeConfig, GridAcceptance]:
     """The acceptance of every tree of `beam` candidates a level that can be filled: a tree of more nodes than its candidates
-    and the root is left out.
+    and the root is left out, and one deeper than several MTP modules have steps.
 
     new_tokens, look_ahead: as in `cycles.replay`.
     finished: called with the number of texts that are done.
@@ -61,10 +62,12 @@ def replay_grid(
         for count in nodes
         if TreeConfig(depth=depth, beam=beam, nodes=count).within(lm_head.size).nodes == count and beam <= lm_head.size
     ]
+    if isinstance(head, MtpModules):
+        trees = [tree for tree in trees if tree.depth <= head.config.layers]
     if not trees:
         return {}
     largest = TreeConfig(depth=max(tree.depth for tree in trees), beam=beam, nodes=max(tree.nodes for tree in trees))
-    drafter = EagleDrafter(head, lm_head, largest)
+    drafter = head_drafter(head, lm_head, largest)
     cycles = {tree: [0] * len(texts) for tree in trees}
     accepted = {tree: [0] * len(texts) for tree in trees}
     for group in groups(drafter, texts):

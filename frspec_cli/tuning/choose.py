@@ -14,11 +14,12 @@ from typing import Any
 from frspec_cli.decoding.options import TreeConfig
 from frspec_cli.environment import machine
 from frspec_cli.heads.files import locate_head
-from frspec_cli.heads.options import MTP
+from frspec_cli.heads.options import MODULES
 from frspec_cli.models.identity import folder_identity
 from frspec_cli.models.locate import locate_model
 from frspec_cli.models.shipped import shipped_for
 from frspec_cli.models.target import resolve_device
+from frspec_cli.replay.options import MTP_TREE
 from frspec_cli.storage import sha256_file
 from frspec_cli.tuning.acceptance import lengths_at, recorded_length, scaled, shape
 from frspec_cli.tuning.options import AUTO, SAFE_TREE, SURE_OF_ESTIMATE, SURE_OF_MEASUREMENT, TreeChoice
@@ -135,7 +136,7 @@ class _Files:
     """What a user's names mean.
 
     head, subset: None if there is none, or no method that reads it.
-    module: whether the target's own MTP module drafts, of whose cost and acceptance nothing is known beforehand.
+    module: whether the target's own MTP modules draft, of whose cost and acceptance nothing is known beforehand.
     """
 
     model: Path
@@ -150,7 +151,7 @@ class _Files:
         if not _drafts(wanted):
             return _Files(model, None, None, None)
         shipped = shipped_for(wanted.model)
-        module = wanted.draft == MTP
+        module = wanted.draft in MODULES
         named = locate_head(wanted.draft) if wanted.draft and not module else None
         head = None if module else named or shipped.head
         if wanted.vocab is not None:
@@ -185,8 +186,11 @@ def about(wanted: Wanted) -> About:
 
 
 def _small(wanted: Wanted) -> TreeConfig:
-    """The tree if nothing is known: lookup drafts a chain, whose length costs next to nothing to draft."""
-    return TreeConfig() if wanted.method == "lookup" else SAFE_TREE
+    """The tree if nothing is known: lookup drafts a chain, whose length costs next to nothing to draft; MTP modules draft
+    chains in every engine, and several of them nothing else."""
+    if wanted.method == "lookup":
+        return TreeConfig()
+    return MTP_TREE if wanted.draft in MODULES else SAFE_TREE
 
 
 def _drafts(wanted: Wanted) -> bool:

@@ -15,7 +15,8 @@ from frspec_cli.answers.records import Answer
 from frspec_cli.decoding.options import TreeConfig
 from frspec_cli.decoding.pipeline import Pipeline
 from frspec_cli.environment import environment, machine
-from frspec_cli.errors import FrspecError
+from frspec_cli.errors import FrspecError, UsageError, option
+from frspec_cli.heads.mtp import MtpModules
 from frspec_cli.progress import Callbacks
 from frspec_cli.replay.arms import check_branches
 from frspec_cli.resume import RunFolder, run_folder
@@ -58,11 +59,16 @@ class Tune:
     def run(self, path: Path, *, out: Path, restart: bool = False) -> dict[str, Any]:
         """Tunes on the answers (or prompts) in `path`, writes the result to `out` and returns it.
 
-        Raises `FrspecError` if nothing in it can be replayed, or if a stopped run was begun with other inputs.
+        Raises `FrspecError` if nothing in it can be replayed, or if a stopped run was begun with other inputs, and `UsageError`
+        if several MTP modules are to be measured.
         """
         options, callbacks = self.options, self.callbacks
         check_texts(path, options)
         pipeline = self.pipeline(self._many_rows)
+        if self.costs is None and isinstance(pipeline.head, MtpModules):
+            raise UsageError(
+                f"tune cannot measure what several MTP modules cost, for it does so with trees: give {option('costs')} FILE."
+            )
         check_branches(pipeline.target, [TreeConfig(depth=1, beam=beam, nodes=beam + 1) for beam in options.beams])
         sizes = sizes_of(pipeline, options)
         with RunFolder.opened(run_folder(out)) as folder:

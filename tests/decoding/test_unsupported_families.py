@@ -81,6 +81,7 @@ def test_the_command_says_it_in_one_sentence(cli, tmp_path, family: str) -> None
     )
     assert (code, out) == (1, ""), err
     assert err.startswith("error: ")
+    assert err.splitlines()[0].count(". ") == 0
     assert "Traceback" not in err
 
 

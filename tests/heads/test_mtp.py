@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from transformers.cache_utils import MtpCache
 from transformers.modeling_layers import MtpModel
@@ -14,7 +15,7 @@ from transformers.modeling_layers import MtpModel
 from frspec_cli.errors import FrspecError
 from frspec_cli.heads.mtp import load_mtp
 from frspec_cli.models.target import load_target
-from tests.mtp import FAMILIES, save_mtp_target
+from tests.mtp import FAMILIES, STATED, save_mtp_target
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -57,7 +58,8 @@ def test_a_step_is_transformers_own(family) -> None:
         cache = MtpCache(config=target.model.config.get_mtp_config())
         positions = torch.arange(1, 12)[None]
         theirs = MtpModel.from_pretrained(target.model).forward_layer(0, states, positions, cache, input_ids=ids[:, 1:])
-        mask = torch.full((11, 11), torch.finfo(states.dtype).min, dtype=states.dtype).triu(1)[None, None]
+        seen = torch.ones(11, 11).tril().triu(1 - FAMILIES[family.name].get("sliding_window", 11)).bool()
+        mask = torch.zeros(11, 11, dtype=states.dtype).masked_fill(~seen, torch.finfo(states.dtype).min)[None, None]
         ours = head(head.embed(ids[:, 1:]), head.fuse(states), positions - 1, mask)
     assert torch.allclose(ours, theirs, rtol=0, atol=1e-12)
     assert torch.equal(head.lm_input(ours), ours)
@@ -94,7 +96,7 @@ def test_a_checkpoint_saved_without_its_module(family, tmp_path) -> None:
         edited(family, tmp_path, lambda all: {name: each for name, each in all.items() if not of_module(name)})
     )
     expected = (
-        "has no MTP module in its checkpoint" if "Glm" in family.name else "has no MTP module that transformers knows"
+        "has no MTP module in its checkpoint" if family.name in STATED else "has no MTP module that transformers knows"
     )
     assert expected in said
 
@@ -153,3 +155,37 @@ def test_a_head_of_its_own_is_refused(tmp_path) -> None:
     folder, name = save_mtp_target(tmp_path / "glm", "Glm4Moe"), "model.layers.3.shared_head.head.weight"
     load_mtp(loaded(edited(folder, tmp_path / "copy", lambda all: all | {name: all["lm_head.weight"].clone()})))
     assert name in refusal(edited(folder, tmp_path / "own", lambda all: all | {name: -all["lm_head.weight"]}))
+
+
+def test_families_that_frspec_cannot_run_are_named(tmp_path) -> None:
+    """DeepSeek-V3 (transformers has its module) by its cache, MiMo-V2-Flash (it has none) by its sinks: before any weights."""
+    small = {"vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "eos_token_id": 0}
+    for family, said in (
+        ("DeepseekV3", "is of the family deepseek_v3, whose latent attention (MLA) frspec's cache cannot hold."),
+        (
+            "MiMoV2Flash",
+            "is of the family mimo_v2_flash, whose attention has sinks or something else that frspec's lacks.",
+        ),
+    ):
+        getattr(transformers, f"{family}Config")(**small).save_pretrained(tmp_path / family)
+        with pytest.raises(FrspecError) as caught:
+            loaded(tmp_path / family)
+        assert str(caught.value).endswith(said)
+
+
+def test_a_family_whose_modules_transformers_does_not_know(tmp_path) -> None:
+    """EXAONE-MoE's checkpoints have them (`mtp.`); its config in transformers 5.23 does not."""
+    folder, plain = tmp_path / "exaone", save_mtp_target(tmp_path / "like", "Qwen3_5Text")
+    config = transformers.ExaoneMoeConfig(
+        vocab_size=320, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_experts=4,
+        num_key_value_heads=2, moe_intermediate_size=16, num_experts_per_tok=2, n_group=1, topk_group=1, head_dim=8,
+        max_position_embeddings=128, eos_token_id=0,
+    )  # fmt: skip
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(plain / name, folder / name)
+    stored = load_file(folder / "model.safetensors") | {"mtp.layers.0.enorm.weight": torch.ones(32)}
+    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+    assert "(family exaone_moe) has no MTP module that transformers knows: its config states no `num_mtp_layers`" in (
+        refusal(folder)
+    )

@@ -160,7 +160,7 @@ def test_all_rows_in_another_form_change_nothing(family) -> None:
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("family", ["Glm4Moe"], indirect=True)  # the engine decodes attention only
+@pytest.mark.parametrize("family", ["Glm4Moe", "Mellum"], indirect=True)  # the engine decodes attention only
 @pytest.mark.parametrize("shape", [TreeConfig(1, 1, 2), TreeConfig(3, 1, 4), TreeConfig(3, 2, 6)])
 @pytest.mark.parametrize("subset", [False, True])
 def test_replayed_cycles_are_the_engines(family, shape, subset) -> None:
@@ -221,7 +221,7 @@ def test_the_engine_still_refuses_linear_attention(cli, tmp_path) -> None:
     )
 
 
-@pytest.mark.parametrize("family", ["Glm4Moe"], indirect=True)
+@pytest.mark.parametrize("family", ["Glm4Moe", "Mellum"], indirect=True)
 def test_generate_and_verify_with_the_module(cli, family, tmp_path) -> None:
     """The text is plain decoding's, by chain and by tree, greedy and sampled; verify finds no difference."""
     common = ["--model", family[0], "--device", "cpu", "--dtype", "float64", "-n", 20]
