@@ -18,6 +18,7 @@ from frspec_cli.doctor.options import SURE, DoctorOptions
 from frspec_cli.doctor.readings import Reading
 from frspec_cli.doctor.replays import DraftSetup, Replays, Tried
 from frspec_cli.progress import Callbacks
+from frspec_cli.replay.cycles import Acceptance
 from frspec_cli.replay.groups import GROUPS
 from frspec_cli.replay.report import ReplayedAnswer, describe, figures, kept
 from frspec_cli.resume import RunFolder
@@ -49,31 +50,28 @@ def diagnose(
     readings: of each tried, its cause, words, acceptance length, what it accepts against the files' own (`times`) and what
         follows (`says`, see `compared`). around: the same against the best reading.
     changes: what to read otherwise, best first, with those of one cause that could not be told from it (`ties`).
-    limits: why cycles end, with the best reading and the subset. faults: cause and sentence of each. next: what to try.
+    limits: why cycles end, with the best reading. faults: cause and sentence of each. next: what to try.
     """
     callbacks = callbacks or Callbacks()
-    replays = Replays(setup, answers, options, folder, new_tokens=new_tokens)
-    seed = options.seed
-    first = replays.replayed(setup.filed)
-    best, changes, readings, around = _best_reading(replays, first, callbacks)
-    reading, replayed = best
-    found = figures(replayed, seed=seed)
-    length = found["acceptance_length"] or 1.0
+    replays, seed = Replays(setup, answers, options, folder, new_tokens=new_tokens), options.seed
+    now = first = replays.replayed(setup.filed)
+    if replays.ids is not None and _length(first) < HOPELESS:  # the subset would hide what the readings do
+        replays.ids = None
+        first = replays.replayed(setup.filed)
+    (reading, replayed), changes, readings, around = _best_reading(replays, first, callbacks)
+    served = replayed if replays.ids is setup.subset_ids else replays.replayed(reading, ids=setup.subset_ids)
     prompts = {
-        name: _otherwise(
-            Replays(setup, each, options, folder, name=f"otherwise-{number}", new_tokens=new_tokens), first
-        )
+        name: _otherwise(Replays(setup, each, options, folder, name=f"otherwise-{number}", new_tokens=new_tokens), now)
         for number, (name, each) in enumerate((other_prompts or {}).items())
     }
-    drafts = [length, *(each["acceptance"]["value"] for each in prompts.values() if each["acceptance"])]
-    hopeless = max(drafts) < HOPELESS and found["interval"] is not None
-    ceilings, served = expectations(replays, first, best, changed=bool(changes), hopeless=hopeless)
+    drafts = [_length(replayed), *(each["acceptance"]["value"] for each in prompts.values() if each["acceptance"])]
+    drafting = max(drafts) >= HOPELESS
     result: dict[str, Any] = {
         "answers": describe(replays.answers),
-        "verdict": "target" if hopeless else "reading" if changes else "own",
+        "verdict": "target" if not drafting else "reading" if changes else "own",
         "as_filed": figures(first, seed=seed)["interval"],
-        "acceptance_length": length,
-        "interval": found["interval"],
+        "acceptance_length": _length(replayed),
+        "interval": figures(replayed, seed=seed)["interval"],
         "times": kept(replayed, first, seed=seed),
         "changes": changes,
         "readings": sorted(readings, key=lambda row: -row["acceptance_length"]),
@@ -83,7 +81,7 @@ def diagnose(
         "checks": {**file_checks(setup, reading), **(checks or {})},
         "prompts": prompts,
         "usual_tree": options.tree == TreeConfig(),
-        **ceilings,
+        **expectations(replays, now, (reading, served), changed=bool(changes), ceilings=drafting and options.ceilings),
     }
     result["faults"] = faults(result)
     return result | {"next": next_steps(result)}
@@ -132,7 +130,7 @@ def compared(
         difference; else `unclear`.
     answers_needed: about how many would show an unclear difference of this size; None where it is clear, or tiny.
     """
-    found, times = figures(replayed, seed=seed), kept(replayed, base, seed=seed)
+    times = kept(replayed, base, seed=seed)
     says = _says(times)
     needed = None
     if times is not None and says == "unclear":
@@ -142,11 +140,16 @@ def compared(
     return {
         "cause": reading.cause,
         "what": reading.what,
-        "acceptance_length": found["acceptance_length"] or 1.0,
+        "acceptance_length": _length(replayed),
         "times": times or {"value": 1.0, "low": 1.0, "high": 1.0},
         "says": says,
         "answers_needed": needed,
     }
+
+
+def _length(replayed: Sequence[ReplayedAnswer]) -> float:
+    """The acceptance length."""
+    return Acceptance.of([each.cycles for each in replayed]).length
 
 
 def _says(times: dict[str, float] | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -47,11 +47,10 @@ class DraftSetup:
         """The head as its files say."""
         return as_filed(self.head, self.lm_head, exact=self.exact)
 
-    def subset_rows(self, rows: LmHead) -> LmHead:
-        """Those of some rows that the subset has; all of them without a subset."""
-        if self.subset is None:
-            return rows
-        return rows.restrict(torch.from_numpy(self.subset.token_ids.astype("int64")))
+    @cached_property
+    def subset_ids(self) -> torch.Tensor | None:
+        """int64, the subset's tokens; None without one."""
+        return None if self.subset is None else torch.from_numpy(self.subset.token_ids.astype("int64"))
 
 
 Tried = tuple[Reading, list[ReplayedAnswer]]
@@ -71,6 +70,7 @@ class Replays:
     folder: the run's; a resumed run asks for the same replays in the same order.
     name: of these answers, for the parts in the folder.
     new_tokens: no cycle begins once an answer has this many tokens; None for no limit.
+    ids: int64, the tokens that are drafted from unless others are asked for: the subset's; None for all.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Replays:
     ) -> None:
         self.setup, self.answers, self.options = setup, list(answers), options
         self.folder, self.name, self.new_tokens = folder, name, new_tokens
-        self.count = 0
+        self.count, self.ids = 0, setup.subset_ids
         taps, layers = setup.head.config.taps, setup.target.config.num_hidden_layers
         wanted = {tap + step for tap in taps for step in range(-options.changes, options.changes + 1)}
         self.layers = sorted(tap for tap in wanted if 0 <= tap < layers)
@@ -99,13 +99,24 @@ class Replays:
     def others(self, now: Reading) -> list[Reading]:
         """The readings that differ from `now` in one thing."""
         found = other_readings(now, target=self.setup.target.config, rows=self.setup.lm_head, longest=self.longest)
-        return [each for each in found if set(each.config.taps) <= set(self.layers)]
+        return [each for each in found if set(each.config.taps) <= set(self.layers) and self._can_draft(each)]
+
+    def _can_draft(self, reading: Reading) -> bool:
+        """Whether a reading's rows and the subset have a token in common."""
+        ids, rows = self.ids, reading.rows.ids
+        return ids is None or rows is None or bool(torch.isin(rows.cpu(), ids).any())
 
     def replayed(
-        self, reading: Reading, *, tree: TreeConfig | None = None, ids: torch.Tensor | None = None
+        self, reading: Reading, *, tree: TreeConfig | None = None, ids: torch.Tensor | Literal["all"] | None = None
     ) -> list[ReplayedAnswer]:
-        """Each answer's cycles. ids: draft from these tokens alone; None for all rows that the reading has."""
+        """Each answer's cycles.
+
+        tree: the options' if it is None.
+        ids: draft from these tokens, or from all that the reading has rows for; None for the usual ones.
+        """
         tree = tree or self.options.tree
+        if ids is None or isinstance(ids, str):
+            ids = self.ids if ids is None else None
         size = "" if ids is None else f", {len(ids)} tokens"
         what = f"{reading.what}, tree {tree.depth},{tree.beam},{tree.nodes}{size}"
         path = self.folder.path(f"{self.name}-{self.count:04d}.json")

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from frspec_cli import schema
 from frspec_cli.errors import FrspecError
+from frspec_cli.report.contradictions import contradictions
 
 Kind = Literal["bench", "replay", "profile", "coverage"]
 
@@ -153,7 +154,8 @@ class Result:
 def read_results(paths: Sequence[Path]) -> list[Result]:
     """The results in their order; equal names are told apart by a number.
 
-    Raises `FrspecError` for a file that holds none, and `ArtifactError` for a damaged one or one of an older version.
+    Raises `FrspecError` for a file that holds none, or that contradicts itself, and `ArtifactError` for a damaged one or one
+    of an older version.
     """
     names = _distinct([path.stem for path in paths])
     return [_read(path, name) for path, name in zip(paths, names, strict=True)]
@@ -173,6 +175,10 @@ def _read(path: Path, name: str) -> Result:
             hint="Give the JSON of frspec bench, replay or profile, or what frspec coverage --json printed.",
         )
     schema.check(_SCHEMAS[kind], record, path, hint="If an older version wrote it, run that command again.")
+    if (contradiction := next(contradictions(kind, record), None)) is not None:
+        raise FrspecError(
+            f"{path} contradicts itself: {contradiction}.", hint="Show what the command wrote, or run it again."
+        )
     return Result(name, kind, record)
 
 

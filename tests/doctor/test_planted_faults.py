@@ -221,7 +221,7 @@ def test_a_stale_subset(target, right, looked_into):
         "as it is served now",
         "with a subset of these texts' own tokens, as large",
         "with all tokens",
-        "with all tokens and a tree of depth 8, beam 8, 64 nodes",
+        "with a tree of depth 8, beam 8, 64 nodes",
         "the most that this tree can",
     ]
     assert stale["expect"][-1]["acceptance"]["value"] == 5
