@@ -1,6 +1,7 @@
 """frspec: frequency-ranked speculative sampling, from raw text to measured tokens per second.
 
-The public API in one screen. A function for each command, named as it is (`replay_answers` for `replay`):
+The public API in one screen. A function for each command, named as it is (`replay_answers` for `replay`, `diagnose_head`
+for `doctor`):
 
     import frspec_cli
 
@@ -26,6 +27,7 @@ _PUBLIC = {
     "Callbacks": "frspec_cli.progress",
     "CollectOptions": "frspec_cli.answers.options",
     "CountOptions": "frspec_cli.counting.options",
+    "DoctorOptions": "frspec_cli.doctor.options",
     "EagleHead": "frspec_cli.heads.head",
     "Engine": "frspec_cli.decoding.engine",
     "FrequencyTable": "frspec_cli.counting.table",
@@ -51,6 +53,7 @@ _PUBLIC = {
     "collect": "frspec_cli.api.drafts",
     "count_freq": "frspec_cli.api.vocabularies",
     "coverage": "frspec_cli.api.vocabularies",
+    "diagnose_head": "frspec_cli.api.drafts",
     "export_vocab": "frspec_cli.api.vocabularies",
     "generate": "frspec_cli.decoding.pipeline",
     "import_vocab": "frspec_cli.api.vocabularies",

@@ -3,6 +3,7 @@
 from frspec_cli.answers.options import CollectOptions as CollectOptions
 from frspec_cli.api.drafts import TrainedHead as TrainedHead
 from frspec_cli.api.drafts import collect as collect
+from frspec_cli.api.drafts import diagnose_head as diagnose_head
 from frspec_cli.api.drafts import replay_answers as replay_answers
 from frspec_cli.api.drafts import train_draft as train_draft
 from frspec_cli.api.drafts import tune as tune
@@ -24,6 +25,7 @@ from frspec_cli.decoding.pipeline import Pipeline as Pipeline
 from frspec_cli.decoding.pipeline import generate as generate
 from frspec_cli.decoding.pipeline import load_pipeline as load_pipeline
 from frspec_cli.decoding.sampling import Sampling as Sampling
+from frspec_cli.doctor.options import DoctorOptions as DoctorOptions
 from frspec_cli.errors import FrspecError as FrspecError
 from frspec_cli.heads.checkpoint import load_head as load_head
 from frspec_cli.heads.head import EagleHead as EagleHead

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from frspec_cli.answers.options import CollectOptions
 from frspec_cli.api.common import CALLBACKS, PathLike, Result, made_or_read
-from frspec_cli.errors import AlreadyThere, UsageError, option
+from frspec_cli.doctor.options import DoctorOptions
+from frspec_cli.errors import AlreadyThere, UsageError, as_fields, option
 from frspec_cli.models.shipped import DEFAULT_MODEL
 from frspec_cli.progress import Callbacks
 from frspec_cli.replay.options import ReplayOptions
@@ -174,6 +176,54 @@ def replay_answers(
     )
     run = partial(run_replay, pipelines, options, Path(answers), out=path, restart=restart, force=force)
     return made_or_read(partial(run, callbacks=callbacks), path)
+
+
+def diagnose_head(
+    answers: PathLike | None = None,
+    *,
+    model: PathLike = DEFAULT_MODEL,
+    draft: PathLike | None = None,
+    vocab: PathLike | None = None,
+    options: DoctorOptions = DoctorOptions(),
+    out: PathLike | None = None,
+    device: str | None = None,
+    dtype: str = "bfloat16",
+    restart: bool = False,
+    force: bool = False,
+    callbacks: Callbacks = CALLBACKS,
+) -> Result:
+    """Why a draft head accepts little: its answers replayed under every reading of its files that could be wrong.
+
+    >>> options = DoctorOptions(limit=2, tree=TreeConfig(depth=2, beam=1, nodes=3), ceilings=False)
+    >>> found = diagnose_head("answers.jsonl", model="model/", draft="head/", options=options, dtype="float64")
+    >>> found["verdict"] in ("own", "reading", "target"), found["readings"][0]["acceptance_length"] >= 1
+    (True, True)
+
+    answers: what `collect` recorded, or prompts, which the target then answers first; by default a dozen prompts.
+    out: also write the findings there; with it, a killed call resumes.
+    """
+    from frspec_cli import outputs
+    from frspec_cli.doctor.examine import examine
+    from frspec_cli.models.target import load_target
+
+    path = None
+    if out is not None:
+        inputs: list[PathLike | None] = [answers, model, draft, vocab]
+        path = outputs.check(out, inputs=inputs, replaces=outputs.JSON, what="a result", force=force)
+    run = partial(
+        examine,
+        load_target(str(model), device=device, dtype=dtype),
+        options,
+        draft=None if draft is None else str(draft),
+        vocab=None if vocab is None else str(vocab),
+        suite=None if answers is None else Path(answers),
+        out=path,
+        restart=restart,
+        force=force,
+        callbacks=callbacks,
+    )
+    found = run() if path is None else made_or_read(run, path)
+    return cast(Result, json.loads(as_fields(json.dumps(found))))
 
 
 def tune(

@@ -10,8 +10,8 @@ import typer
 from frspec_cli import outputs
 from frspec_cli.cli import options
 from frspec_cli.cli.output import Output
-from frspec_cli.doctor.options import DoctorOptions
-from frspec_cli.errors import UsageError, as_flags
+from frspec_cli.doctor.options import SMALLEST_GROUP, DoctorOptions
+from frspec_cli.errors import UsageError
 from frspec_cli.heads.options import yes_or_no
 from frspec_cli.replay.options import PROMPT_NEW_TOKENS, parse_tree
 from frspec_cli.tuning.options import AUTO
@@ -106,14 +106,8 @@ def command(
     output.result(({} if out is None else {"out": str(out)}) | shown, "" if out is None else f"wrote {out}")
 
 
-SAYS = {
-    "better": "accepts more",
-    "perhaps": "perhaps more",
-    "worse": "accepts less",
-    "same": "no difference",
-    "unclear": "cannot tell",
-}
-"""What follows for a reading, as the table says it."""
+SAYS = {"better": "more", "perhaps": "maybe more", "worse": "less", "same": "the same", "unclear": "open"}
+"""What a reading accepts, as the table says it; `open` is what the answers cannot tell."""
 LIMITS = {
     "outside": "outside the subset",
     "beam": "below the beam",
@@ -129,11 +123,11 @@ def _show(result: dict[str, Any], output: Output) -> None:
     tree = "depth {}, beam {}, {} nodes".format(*options["tree"])
     output.table(
         f"{answers['answers']:,} answers, {answers['tokens']:,} tokens, {options['dtype']} on {options['device']}, {tree}; "
-        "tokens accepted a cycle under each reading of the head's files:",
-        ["reading", "acceptance", "against its files' (95% CI)", "so it"],
+        "tokens accepted a cycle under each reading of the head's files, with 95% intervals:",
+        ["reading", "accepted", "against its files'", "accepts"],
         [
             [
-                row["what"],
+                row["name"],
                 f"{row['acceptance_length']:.2f}",
                 _times(row["times"]) if row["cause"] else "-",
                 SAYS[row["says"]] if row["cause"] else "-",
@@ -144,32 +138,34 @@ def _show(result: dict[str, Any], output: Output) -> None:
     output.say(_verdict(result))
     output.table(
         "What to expect:",
-        ["", "acceptance (95% CI)"],
-        [[row["what"], _interval(row["acceptance"])] for row in result["expect"]],
+        ["", "accepted", "against now"],
+        [[row["what"], f"{row['acceptance_length']:.2f}", _times(row["times"])] for row in result["expect"]],
     )
     for way, found in result["prompts"].items():
         output.say(
             f"{_upper(way)}, the same prompts have {_interval(found['acceptance'])}: {_times(found['times'])} as much, with "
             f"{found['repeated_4grams']:.0%} repeated 4-grams against {found['usual_4grams']:.0%}."
         )
-    if result["groups"]["task"].keys() - {""} or len(result["groups"]["language"]) > 1:
-        _show_groups(result["groups"], output)
+    for by, groups in result["groups"].items():
+        _show_groups(by, groups, output)
     limits = ", ".join(f"{share:.0%} {LIMITS[name]}" for name, share in result["limits"].items() if share)
     output.say(f"Cycles end: {limits}.")
     output.say("Next:")
     for line in result["next"] or ["Nothing: what it accepts is what such a head accepts."]:
-        output.say(as_flags(f"- {line}"))
+        output.say(f"- {line}")
 
 
-def _show_groups(groups: dict[str, Any], output: Output) -> None:
+def _show_groups(by: str, groups: dict[str, Any], output: Output) -> None:
+    """The groups that are large enough to say something."""
     rows = [
-        [f"{by} {name or '(none)'}", f"{each['answers']:,}", _interval(each["acceptance"])]
-        for by, found in groups.items()
-        if len(found) > 1
-        for name, each in found.items()
+        [name or "(none)", f"{each['answers']:,}", _interval(each["acceptance"])]
+        for name, each in groups.items()
+        if each["answers"] >= SMALLEST_GROUP
     ]
-    if rows:
-        output.table("By task and by language:", ["", "answers", "acceptance (95% CI)"], rows)
+    if len(groups) > 1 and rows:
+        output.table(f"By {by}, of {SMALLEST_GROUP} answers or more:", [by, "answers", "accepted"], rows)
+    elif len(groups) > 1:
+        output.say(f"Nothing is said by {by}: none has {SMALLEST_GROUP} answers.")
 
 
 def _verdict(result: dict[str, Any]) -> str:
@@ -181,14 +177,15 @@ def _verdict(result: dict[str, Any]) -> str:
         return f"Its files are read wrongly: {changes} gives {length}, {_times(result['times'])} as much as they say."
     around = result["around"]
     unclear = [row for row in around if row["says"] in ("unclear", "perhaps")]
-    line = f"No other reading surely accepts more than its files' own {length}; {_count(around, 'worse')} surely accept less"
-    if not unclear:
-        return f"{line}, and the others make no difference."
-    half = max(max(row["times"]["high"] - 1, 1 - row["times"]["low"]) for row in unclear)
-    return (
-        f"{line}. {len(unclear)} these answers cannot tell from it, and a difference of less than about {half:.0%} would not "
-        "show."
+    line = (
+        f"No other reading surely accepts more than its files' own {length}; {_count(around, 'worse')} surely accept less, "
+        f"{_count(around, 'same')} the same"
     )
+    if not unclear:
+        return f"{line}."
+    most, least = max(row["times"]["high"] for row in unclear), min(row["times"]["low"] for row in unclear)
+    within = f"each accepts between {least:.2f} and {most:.2f} times as much"
+    return f"{line}. {len(unclear)} the answers cannot tell from it: {within}."
 
 
 def _count(rows: list[dict[str, Any]], says: str) -> int:

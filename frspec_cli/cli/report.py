@@ -16,7 +16,7 @@ from frspec_cli.errors import UsageError, option
 def command(
     results: Annotated[
         list[Path],
-        typer.Argument(metavar="RESULT...", help="JSON of bench, replay or profile, or of coverage --json."),
+        typer.Argument(metavar="RESULT...", help="JSON of bench, replay, profile or tune, or of coverage --json."),
     ],
     out: Annotated[
         Path | None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,8 @@ import torch
 
 from frspec_cli.doctor.options import WIDE
 from frspec_cli.doctor.replays import Replays, Tried
-from frspec_cli.replay.report import ReplayedAnswer, figures, kept
+from frspec_cli.replay.cycles import Acceptance
+from frspec_cli.replay.report import ReplayedAnswer, kept
 
 
 def expectations(
@@ -19,15 +19,17 @@ def expectations(
     """{"expect", "ceilings"} of a head that drafts.
 
     first, best: as it is served now, and as it would be with the reading that accepts most.
-    expect: rows of what it is and the acceptance there, from how it is served now to the most that any head could accept.
+    expect: rows of what it is, the acceptance length there and the paired ratio to now (`times`, None where there is none),
+        from how it is served now to the most that any head could accept.
     ceilings: paired ratios; {} unless `ceilings`. subset: against all tokens. own_over_subset: a subset of these
         texts' own tokens against the given one. wide_tree: against the given one.
     """
     options, seed = replays.options, replays.options.seed
     reading, served = best
-    rows = [("as it is served now", first)]
+    length = Acceptance.of([each.cycles for each in first]).length
+    rows: list[tuple[str, dict[str, float] | None]] = [("as it is served now", None)]
     if changed:
-        rows.append(("with its files read rightly", served))
+        rows.append(("with its files read rightly", kept(served, first, seed=seed)))
     ratios: dict[str, Any] = {}
     if ceilings:
         if replays.setup.subset is not None:
@@ -35,19 +37,18 @@ def expectations(
             full = replays.replayed(reading, ids="all")
             ratios["subset"] = kept(served, full, seed=seed)
             ratios["own_over_subset"] = kept(own[1::2], served[1::2], seed=seed)
-            rows += [("with a subset of these texts' own tokens, as large", own[1::2]), ("with all tokens", full)]
+            rows.append(("with a subset of their own tokens", kept(own[1::2], first[1::2], seed=seed)))
+            rows.append(("with all tokens", kept(full, first, seed=seed)))
         wide = replays.replayed(reading, tree=WIDE, ids=replays.setup.subset_ids)
         ratios["wide_tree"] = kept(wide, served, seed=seed)
-        rows.append((f"with a tree of depth {WIDE.depth}, beam {WIDE.beam}, {WIDE.nodes} nodes", wide))
-    expect = [{"what": what, "acceptance": _interval(replayed, seed=seed)} for what, replayed in rows]
+        rows.append((f"with a tree of {WIDE.depth},{WIDE.beam},{WIDE.nodes}", kept(wide, first, seed=seed)))
+    expect = [
+        {"what": what, "acceptance_length": length * (times["value"] if times else 1.0), "times": times}
+        for what, times in rows
+    ]
     most = float(options.tree.depth + 1)
-    expect.append({"what": "the most that this tree can", "acceptance": {"value": most, "low": most, "high": most}})
+    expect.append({"what": "the most that this tree can", "acceptance_length": most, "times": None})
     return {"expect": expect, "ceilings": ratios}
-
-
-def _interval(replayed: Sequence[ReplayedAnswer], *, seed: int) -> dict[str, float] | None:
-    interval: dict[str, float] | None = figures(replayed, seed=seed)["interval"]
-    return interval
 
 
 def _own_subset(replays: Replays) -> torch.Tensor:

@@ -69,7 +69,7 @@ def diagnose(
     result: dict[str, Any] = {
         "answers": describe(replays.answers),
         "verdict": "target" if not drafting else "reading" if changes else "own",
-        "as_filed": figures(first, seed=seed)["interval"],
+        "as_served": figures(now, seed=seed)["interval"],
         "acceptance_length": _length(replayed),
         "interval": figures(replayed, seed=seed)["interval"],
         "times": kept(replayed, first, seed=seed),
@@ -140,6 +140,7 @@ def compared(
     return {
         "cause": reading.cause,
         "what": reading.what,
+        "name": reading.name,
         "acceptance_length": _length(replayed),
         "times": times or {"value": 1.0, "low": 1.0, "high": 1.0},
         "says": says,

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from frspec_cli.doctor.options import SURE, WIDE
+from frspec_cli.doctor.options import SMALLEST_GROUP, SURE, WIDE
 from frspec_cli.errors import option
 
-SMALLEST_GROUP = 8
-"""Answers of a task or a language below which nothing is said of it."""
 _REPEATS = 0.1  # a text that repeats itself by so much more is drafted more easily by any head
 _KEPT = 0.97
 
@@ -135,7 +133,7 @@ def _groups(groups: dict[str, dict[str, Any]]) -> Iterator[Fault]:
 
 def _domain(result: dict[str, Any]) -> Iterator[Fault]:
     """All of the prompts may be off it: then less is accepted than where it was trained."""
-    recorded, now = result["checks"]["recorded_acceptance"], result["expect"][0]["acceptance"]
+    recorded, now = result["checks"]["recorded_acceptance"], result["as_served"]
     if recorded is None or now is None or not result["usual_tree"] or now["high"] >= 0.9 * recorded:
         return
     here = f"{now['value']:.2f} ({now['low']:.2f} to {now['high']:.2f})"
@@ -149,12 +147,12 @@ def _unsure(result: dict[str, Any]) -> Iterator[str]:
     rows = [row for row in result["around"] if row["says"] == "perhaps"]
     for row in rows:
         yield f"Perhaps {row['what']}: {_times(row['times'])} as much, maybe by chance. Try more answers ({option('limit')})."
-    open_questions = [row for row in result["around"] if row["answers_needed"] and row["times"]["value"] > 1]
+    open_questions = [row for row in result["around"] if row["answers_needed"] and row["times"]["high"] >= SURE]
     if open_questions and not rows:
-        row = min(open_questions, key=lambda row: row["answers_needed"])
+        row = max(open_questions, key=lambda row: row["times"]["high"])
         count = _rounded(row["answers_needed"])
         yield (
-            f"Whether {row['what']} is open ({_times(row['times'])} as much): about {count:,} answers would tell "
+            f"Open is whether {row['what']} ({_times(row['times'])} as much): about {count:,} answers would tell "
             f"({option('limit')} {count})."
         )
 

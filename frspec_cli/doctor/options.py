@@ -12,6 +12,8 @@ WIDE = TreeConfig(depth=8, beam=8, nodes=64)
 SURE = 1.03
 """A gain of at least this many times is acted on, if its interval lies above 1 too: of the twenty or so readings that are
 tried, one may well lie above it by chance, but hardly by so much."""
+SMALLEST_GROUP = 8
+"""Answers of a task or a language below which nothing is said of it."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ class Reading:
 
     cause: what is read otherwise than the files say: taps, norm_output, norm_before_residual, tap_norm, window, rope, fc_order,
         input_order, d2t, dtype or embedding_scale; "" if nothing.
-    what: that in words, such as "norm_output is yes".
+    what: that as a clause, such as "norm_output is yes".
+    name: that in a few words, for a table.
     tensors: the head's, with all digits that its files have.
     rows: all rows that it may draft from, likewise.
     own: whether they are the head's own.
@@ -37,6 +38,7 @@ class Reading:
 
     cause: str
     what: str
+    name: str
     config: HeadConfig
     tensors: Mapping[str, torch.Tensor]
     rows: LmHead
@@ -55,9 +57,9 @@ class Reading:
         head.load_state_dict({name: self.tensors[name] for name in head.state_dict()})
         return head.requires_grad_(False).eval(), rows
 
-    def changed(self, cause: str, what: str, **fields: Any) -> Reading:
+    def changed(self, cause: str, what: str, name: str, **fields: Any) -> Reading:
         """The same with other fields of the config."""
-        return replace(self, cause=cause, what=what, config=replace(self.config, **fields))
+        return replace(self, cause=cause, what=what, name=name, config=replace(self.config, **fields))
 
 
 def as_filed(head: EagleHead, lm_head: LmHead, *, exact: EagleHead | None = None) -> Reading:
@@ -69,7 +71,8 @@ def as_filed(head: EagleHead, lm_head: LmHead, *, exact: EagleHead | None = None
     files = exact or head
     dtype = next(head.parameters()).dtype
     rows = files.own_lm_head or lm_head
-    return Reading("", "as its files say", head.config, files.state_dict(), rows, files.own_lm_head is not None, dtype)
+    words, own = "as its files say", files.own_lm_head is not None
+    return Reading("", words, words, head.config, files.state_dict(), rows, own, dtype)
 
 
 def other_readings(now: Reading, *, target: Any, rows: LmHead, longest: int) -> Iterator[Reading]:
@@ -83,40 +86,49 @@ def other_readings(now: Reading, *, target: Any, rows: LmHead, longest: int) -> 
     if config.layout == "eagle3":
         for name in ("norm_output", "norm_before_residual"):
             value = not getattr(config, name)
-            yield now.changed(name, f"{name} is {'yes' if value else 'no'}", **{name: value})
+            said = "yes" if value else "no"
+            yield now.changed(name, f"{name} is {said}", f"{name} {said}", **{name: value})
         if config.tap_norm != "none":
-            yield now.changed("tap_norm", "the taps are not normed", tap_norm="none")
-        yield _turned(now, "input_order", "attention reads the feature before the embedding", _INPUTS, 2)
+            yield now.changed("tap_norm", "the taps are not normed", "taps not normed", tap_norm="none")
+        what = "attention reads the feature before the embedding"
+        yield _turned(now, "input_order", what, "attention: feature first", _INPUTS, 2)
     for step in (-1, 1):
         taps = tuple(tap + step for tap in config.taps)
         if taps and min(taps) >= 0 and max(taps) < target.num_hidden_layers:
-            yield now.changed("taps", f"the taps are hidden states {', '.join(map(str, taps))}", taps=taps)
+            listed = ", ".join(map(str, taps))
+            yield now.changed("taps", f"the taps are hidden states {listed}", f"taps {listed}", taps=taps)
     yield from _fc_orders(now)
     windows = [1 << power for power in range(2, 20) if max(SMALLEST_WINDOW, longest // 16) <= 1 << power < longest]
     for window in dict.fromkeys([None, *windows]):
         if window != config.window:
             what = "attention is full" if window is None else f"attention has a window of {window} positions"
-            yield now.changed("window", what, window=window)
-    for rope in _ropes(config.rope, rope_of(target)):
-        yield now.changed("rope", f"RoPE has {_spelled(rope)}", rope=rope)
+            yield now.changed("window", what, "full attention" if window is None else f"window {window}", window=window)
+    ropes = _ropes(config.rope, rope_of(target))
+    for rope in ropes:
+        spelled = _spelled(
+            rope, bare=all(each.get("rope_type", "default") == "default" for each in (config.rope, *ropes))
+        )
+        yield now.changed("rope", f"RoPE has the {spelled}", f"RoPE {spelled}", rope=rope)
     scales = {1.0: "unscaled", float(config.hidden_size) ** 0.5: "scaled by the root of the hidden size"}
     for scale, words in scales.items() if config.layout == "eagle2" else ():  # the others norm their embeddings
         if abs(scale - config.embedding_scale) > 1e-3 * scale:
-            yield now.changed("embedding_scale", f"embeddings are {words}", embedding_scale=scale)
+            yield now.changed(
+                "embedding_scale", f"embeddings are {words}", f"embeddings {words[:8]}", embedding_scale=scale
+            )
     if now.dtype.itemsize < 4:
-        yield replace(now, cause="dtype", what="it is computed in float32", dtype=torch.float32)
+        yield replace(now, cause="dtype", what="it is computed in float32", name="float32", dtype=torch.float32)
     if now.own:
-        for what, named in _maps(now.rows, config.vocab_size, rows):
-            yield replace(now.changed("d2t", what, draft_vocab_size=named.size), rows=named)
+        for what, name, named in _maps(now.rows, config.vocab_size, rows):
+            yield replace(now.changed("d2t", what, name, draft_vocab_size=named.size), rows=named)
 
 
 _INPUTS = tuple(f"{LAYER}self_attn.{name}_proj.weight" for name in "qkv")
 
 
-def _turned(now: Reading, cause: str, what: str, names: tuple[str, ...], parts: int) -> Reading:
+def _turned(now: Reading, cause: str, what: str, name: str, tensors: tuple[str, ...], parts: int) -> Reading:
     """The same with the inputs of some projections, `parts` equal ones, in the opposite order."""
-    turned = {name: torch.cat(now.tensors[name].chunk(parts, dim=1)[::-1], dim=1) for name in names}
-    return replace(now, cause=cause, what=what, tensors={**now.tensors, **turned})
+    turned = {each: torch.cat(now.tensors[each].chunk(parts, dim=1)[::-1], dim=1) for each in tensors}
+    return replace(now, cause=cause, what=what, name=name, tensors={**now.tensors, **turned})
 
 
 def _fc_orders(now: Reading) -> Iterator[Reading]:
@@ -125,25 +137,29 @@ def _fc_orders(now: Reading) -> Iterator[Reading]:
     parts = len(now.config.taps) if wide else 2
     what = "fc reads the taps deepest first" if wide else "fc reads the feature before the embedding"
     if parts > 1:
-        yield _turned(now, "fc_order", what, ("fc.weight",), parts)
+        yield _turned(now, "fc_order", what, f"fc: {'deepest tap' if wide else 'feature'} first", ("fc.weight",), parts)
 
 
-def _maps(own: LmHead, vocabulary: int, target: LmHead) -> Iterator[tuple[str, LmHead]]:
-    """The head's rows under other tokens: other meanings of its map that give distinct tokens of the vocabulary."""
+def _maps(own: LmHead, vocabulary: int, target: LmHead) -> Iterator[tuple[str, str, LmHead]]:
+    """The head's rows under other tokens: other meanings of its map that give distinct tokens of the vocabulary.
+
+    Yields (what, name, rows).
+    """
     if own.ids is not None:
         places = torch.arange(len(own.ids), device=own.ids.device)
-        for what, other in (
-            ("d2t holds token ids, not offsets", own.ids - places),
-            ("d2t holds offsets, not token ids", own.ids + places),
-            ("d2t is one too high", (own.ids - 1) % vocabulary),
-            ("d2t is one too low", (own.ids + 1) % vocabulary),
-            ("row i is token i", places),
+        for what, name, other in (
+            ("d2t holds token ids, not offsets", "d2t as token ids", own.ids - places),
+            ("d2t holds offsets, not token ids", "d2t as offsets", own.ids + places),
+            ("d2t is one too high", "d2t less one", (own.ids - 1) % vocabulary),
+            ("d2t is one too low", "d2t plus one", (own.ids + 1) % vocabulary),
+            ("row i is token i", "without d2t", places),
         ):
             valid = int(other.min()) >= 0 and int(other.max()) < vocabulary and len(other.unique()) == len(other)
             if valid and not torch.equal(other, own.ids):
-                yield what, replace(own, ids=other)
+                yield what, name, replace(own, ids=other)
     if (nearest := rows_by_nearest(own, target.weight)) is not None:
-        yield "its rows belong to the tokens whose rows of the target they are nearest to", nearest
+        what = "its rows belong to the tokens whose rows of the target they are nearest to"
+        yield what, "rows by nearest token", nearest
 
 
 def _ropes(own: Mapping[str, Any], target: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -163,8 +179,9 @@ def _plain(rope: Mapping[str, Any]) -> dict[str, Any]:
     return {**rope, "rope_theta": float(rope.get("rope_theta", 10000.0)), "rope_type": rope.get("rope_type", "default")}
 
 
-def _spelled(rope: Mapping[str, Any]) -> str:
-    kind, base = rope.get("rope_type", "default"), f"the base {float(rope.get('rope_theta', 10000.0)):,.0f}"
+def _spelled(rope: Mapping[str, Any], *, bare: bool) -> str:
+    """bare: whether scaling is not to be mentioned, for there is none anywhere."""
+    kind, base = rope.get("rope_type", "default"), f"base {float(rope.get('rope_theta', 10000.0)):,.0f}"
     if kind == "default":
-        return f"{base}, unscaled"
+        return base if bare else f"{base}, unscaled"
     return f"{base} and {kind} scaling" + (f" by {rope['factor']:g}" if "factor" in rope else "")

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from frspec_cli.report.cells import ALL
 from frspec_cli.report.results import Result, of_kind
-from frspec_cli.report.tables import ALL
+from frspec_cli.report.tune import PARTS, cycle_parts, tune_of
 
 COLOURS = ("#2f7ed8", "#d55e00", "#009e73", "#cc79a7", "#7f7f7f", "#a6761d", "#7a5fd0", "#2a9d9d")
 DASHES = ((1, 0), (6, 2), (2, 2), (8, 2, 2, 2), (4, 4), (1, 3), (10, 3), (5, 1, 1, 1))
@@ -44,6 +45,7 @@ def charts(results: Sequence[Result]) -> list[Chart]:
     for result in of_kind(results, "replay"):
         made += [_acceptance_by_size(result), _predicted_speed(result, results)]
     made += [_cycle_parts(result) for result in of_kind(results, "profile")]
+    made += [_predicted_parts(result) for result in of_kind(results, "tune")]
     for result in of_kind(results, "replay"):
         made += [_misses(result), _depths(result), _lengths(result)]
     made += [_lengths(result) for result in of_kind(results, "bench")]
@@ -129,6 +131,24 @@ def _cycle_parts(result: Result) -> Chart:
     return _stacked(
         f"Where the time of a cycle goes ({result.name})", "Medians of each part, in ms.", rows, parts, x="ms per cycle"
     )
+
+
+def _predicted_parts(result: Result) -> Chart | None:
+    rows = [
+        {
+            "bar": name,
+            "series": part,
+            "part": number,
+            "value": parts[part],
+            "label": f"{part}: {parts[part]:.2f} ms of {name}",
+        }
+        for name, parts in cycle_parts(tune_of(result))
+        for number, part in enumerate(PARTS)
+    ]
+    if not rows:
+        return None
+    caption = "Predicted from the costs of single steps, in ms."
+    return _stacked(f"What a cycle is predicted to cost ({result.name})", caption, rows, PARTS, x="ms per cycle")
 
 
 def _misses(result: Result) -> Chart:

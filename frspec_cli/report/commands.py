@@ -23,6 +23,8 @@ def command_of(result: Result) -> str:
         words = [*subsets, *(word for text in texts for word in (option("on"), text))]
         return _line("coverage", words)
     recorded: dict[str, Any] = result.record["options"]
+    if result.kind == "tune":
+        return _line("tune", _tune_words(recorded))
     suite = str(recorded.get("suite") or "SUITE")
     words = [suite] if result.kind == "replay" else [option("prompts"), suite]
     skipped = _LEFT_OUT | ({"vocab"} if "vocabs" in recorded else set())
@@ -32,6 +34,15 @@ def command_of(result: Result) -> str:
         if name not in skipped:
             words += _words(_NAMES.get(name, name), value)
     return _line(result.kind, words)
+
+
+def _tune_words(recorded: dict[str, Any]) -> list[str]:
+    named = ("model", "draft", "vocab", "limit", "held_out", "max_new_tokens", "seed")
+    words = ["ANSWERS"] if "answers" in recorded else []
+    words += [] if recorded.get("measured_here") else [option("costs"), "COSTS"]
+    if words == ["ANSWERS"] or "ANSWERS" in words:
+        words += [word for name in named for word in _words(name, recorded.get(name))]
+    return words
 
 
 def environment_of(result: Result) -> dict[str, str]:

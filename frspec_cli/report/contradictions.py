@@ -143,11 +143,22 @@ def _coverage(record: Record) -> Iterator[str]:
             yield f"{where} counts {row['tokens']:,} tokens where another of the same text counts {tokens[text]:,}"
 
 
+def _tune(record: Record) -> Iterator[str]:
+    for number, way in enumerate(record["ways"], start=1):
+        where = f"way {number}"
+        if way["depth"] is not None and way["acceptance_length"] > way["depth"] + 1:
+            yield f"{where} has an acceptance length of {way['acceptance_length']:.2f} from trees of depth {way['depth']}"
+        if way["step_ms"] > 0:
+            rate = 1000 * way["acceptance_length"] / way["step_ms"]
+            yield from _differs(f"ways.{number - 1}.predicted", way["predicted"], rate, _ROUNDED)
+
+
 _OF_KIND: dict[str, Callable[[Record], Iterator[str]]] = {
     "bench": _bench,
     "replay": _replay,
     "profile": _profile,
     "coverage": _coverage,
+    "tune": _tune,
 }
 
 
@@ -179,7 +190,7 @@ def _depth(options: Record) -> int | None:
 
 def _differs(where: str, said: float, follows: float, tolerance: float) -> Iterator[str]:
     if abs(said - follows) > tolerance * max(abs(follows), 1e-9):
-        yield f"{where} is {said:,.4g}, and {follows:,.4g} follows from its rows"
+        yield f"{where} is {said:,.4g}, and {follows:,.4g} follows from the rest"
 
 
 def _whole(where: str, shares: Iterable[float]) -> Iterator[str]:

@@ -10,8 +10,9 @@ from typing import Any, Literal
 from frspec_cli import schema
 from frspec_cli.errors import FrspecError
 from frspec_cli.report.contradictions import contradictions
+from frspec_cli.tuning.tune_file import TuneFile
 
-Kind = Literal["bench", "replay", "profile", "coverage"]
+Kind = Literal["bench", "replay", "profile", "coverage", "tune"]
 
 
 class _Interval(schema.Schema):
@@ -132,6 +133,7 @@ _SCHEMAS: dict[Kind, type[schema.Schema]] = {
     "replay": _Replay,
     "profile": _Profile,
     "coverage": _Coverage,
+    "tune": TuneFile,
 }
 
 
@@ -172,7 +174,7 @@ def _read(path: Path, name: str) -> Result:
     if kind is None:
         raise FrspecError(
             f"{path} is not a result that a report shows.",
-            hint="Give the JSON of frspec bench, replay or profile, or what frspec coverage --json printed.",
+            hint="Give the JSON of frspec bench, replay, profile or tune, or what frspec coverage --json printed.",
         )
     schema.check(_SCHEMAS[kind], record, path, hint="If an older version wrote it, run that command again.")
     if (contradiction := next(contradictions(kind, record), None)) is not None:
@@ -183,8 +185,8 @@ def _read(path: Path, name: str) -> Result:
 
 
 def _kind(record: Mapping[str, Any]) -> Kind | None:
-    if record.get("kind") == "replay":
-        return "replay"
+    if record.get("kind") in ("replay", "tune"):
+        return "replay" if record["kind"] == "replay" else "tune"
     if "profile" in record:
         return "profile"
     if {"summary", "prompts"} <= record.keys():

@@ -6,9 +6,9 @@ import csv
 import io
 from collections.abc import Sequence
 
+from frspec_cli.report.cells import Table
 from frspec_cli.report.commands import command_of, environment_of
 from frspec_cli.report.results import Result
-from frspec_cli.report.tables import Table
 
 _TEX = str.maketrans(
     {

@@ -22,7 +22,7 @@ from tests.tiny import TEXT
 
 FUNCTIONS = [
     "count_freq", "build_vocab", "coverage", "export_vocab", "import_vocab", "collect", "train_draft", "replay_answers",
-    "tune", "verify", "generate",
+    "diagnose_head", "tune", "verify", "generate",
 ]  # fmt: skip
 
 

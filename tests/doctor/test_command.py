@@ -31,10 +31,7 @@ def test_recorded_answers(doctor, folder):
     assert found["prompts"] == {}
     assert found["checks"]["generation_prompt"] == {"text": "<|turn|>assistant\n", "share": 1.0}
     assert found["checks"]["tokenizer"] is None
-    assert found["expect"][-1] == {
-        "what": "the most that this tree can",
-        "acceptance": {"value": 4.0, "low": 4.0, "high": 4.0},
-    }
+    assert found["expect"][-1] == {"what": "the most that this tree can", "acceptance_length": 4.0, "times": None}
     assert abs(sum(found["limits"].values()) - 1) < 1e-9
 
 
@@ -42,12 +39,13 @@ def test_prompts_are_put_in_other_ways_too(doctor, folder):
     code, out, err = doctor("--answers", folder / "prompts.jsonl", "--limit", 3, "-n", 6)
     assert code == 0, err
     said = " ".join(err.split())
-    assert "tokens accepted a cycle under each reading of the head's files:" in said
+    assert "tokens accepted a cycle under each reading of the head's files, with 95% intervals:" in said
     assert "Without the chat template, the same prompts have " in said
     assert "Without the generation prompt, the same prompts have " in said
     assert "Cycles end: " in said
     assert "Next: - " in said
-    assert out.splitlines()[0].split("\t") == ["reading", "acceptance", "against its files' (95% CI)", "so it"]
+    assert out.splitlines()[0].split("\t") == ["reading", "accepted", "against its files'", "accepts"]
+    assert "Nothing is said by task: none has 8 answers." in said
     assert "as it is served now\t" in out
 
 

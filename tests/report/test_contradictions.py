@@ -77,7 +77,26 @@ def coverage():
     return {"rows": [row, {**row, "k": 20, "coverage": 0.92}]}
 
 
-MADE = {"bench": bench, "replay": replay, "profile": profile, "coverage": coverage}
+def tune():
+    """One way, whose cycle takes 50 ms: 20 for the target, 3 once, 3 levels of 4 and 4 LM heads, of 3 and 4 ms."""
+    way = {
+        "method": "frspec", "dtype": "float32", "k": 64, "depth": 4, "beam": 2, "nodes": 8, "predicted": 60.0,
+        "acceptance_length": 3.0, "step_ms": 50.0, "measured": None,
+    }  # fmt: skip
+    costs = {
+        "dtype": "float32", "k": 64, "plain": [{"ms": 15.0, "context": 32}], "cycle": {"ms": 3.0},
+        "target": [{"ms": 20.0, "context": 32, "rows": 8}, {"ms": 30.0, "context": 32, "rows": 16}],
+        "level": [{"ms": 4.0, "rows": 2}], "head": [{"ms": 3.0, "k": 64, "rows": 1}, {"ms": 4.0, "k": 64, "rows": 2}],
+    }  # fmt: skip
+    return {
+        "kind": "tune", "schema": 1, "environment": {}, "compiled": False, "context": 32, "acceptance": [], "ways": [way],
+        "options": {"model": "m", "limit": 5, "measured_here": True},
+        "about": {"model": "m", "head": None, "subset": None},
+        "costs": {"kind": "costs", "schema": 1, "machine": {}, "source": "here", "model": "m", "costs": [costs]},
+    }  # fmt: skip
+
+
+MADE = {"bench": bench, "replay": replay, "profile": profile, "coverage": coverage, "tune": tune}
 
 
 @pytest.mark.parametrize("kind", MADE)
@@ -88,10 +107,10 @@ def test_what_follows_is_read(kind, tmp_path):
 
 
 EDITED = {  # a field and its new value: what is said of it
-    "bench summary.eagle.acceptance_length = 5.0": "summary.eagle.acceptance_length is 5, and 2.333 follows from its rows",
-    "bench summary.eagle.tokens_per_second = 4.0": "summary.eagle.tokens_per_second is 4, and 3.2 follows from its rows",
+    "bench summary.eagle.acceptance_length = 5.0": "summary.eagle.acceptance_length is 5, and 2.333 follows from the rest",
+    "bench summary.eagle.tokens_per_second = 4.0": "summary.eagle.tokens_per_second is 4, and 3.2 follows from the rest",
     "bench summary.ar.decode_tokens_per_second = 2.0": "summary.ar.decode_tokens_per_second is 2, and 1.75 follows",
-    "bench summary.eagle.speedup.value = 2.2": "summary.eagle.speedup is 2.2, and 2 follows from its rows",
+    "bench summary.eagle.speedup.value = 2.2": "summary.eagle.speedup is 2.2, and 2 follows from the rest",
     "bench summary.eagle.speedup.low = 2.6": "summary.eagle.speedup is an interval from 2.6 to 2.5",
     "bench summary.eagle.identical.equal = 1": "summary.eagle.identical says 1 of 2 texts, and the token ids of 2 of 2",
     "bench prompts.2.token_ids.0 = 8": "summary.eagle.identical says 2 of 2 texts, and the token ids of 1 of 2",
@@ -101,7 +120,7 @@ EDITED = {  # a field and its new value: what is said of it
     "bench prompts.2.seconds.prefill = 9.0": "row 3 of prompts has seconds below zero, or a prefill of more than the total",
     "bench prompts.2.method = lookup": "eagle has 1 rows under prompts where another method has 2",
     "replay summary.eagle.cycles = 7": "summary.eagle has 7 cycles, and its rows have 6",
-    "replay summary.eagle.interval.value = 2.5": "summary.eagle.interval is 2.5, and 2.333 follows from its rows",
+    "replay summary.eagle.interval.value = 2.5": "summary.eagle.interval is 2.5, and 2.333 follows from the rest",
     "replay summary.eagle.misses.beam = 5": "summary.eagle has 6 cycles, and reasons for 7",
     "replay summary.eagle.miss_shares.beam = 0.9": "summary.eagle.miss_shares add up to 1.233, not to 1",
     "replay summary.eagle.depth = 2": "summary.eagle has trees of depth 2, and a cycle accepted 3 tokens",
@@ -110,6 +129,8 @@ EDITED = {  # a field and its new value: what is said of it
     "replay answers.answers = 3": "eagle has 2 rows under prompts of 3 answers",
     "profile profile.methods.eagle.shares.rest = 0.5": "profile.methods.eagle.shares add up to 1.25, not to 1",
     "profile profile.methods.eagle.acceptance_length = 4.5": "of 4.50 from trees of depth 3: it is from 1 to 4",
+    "tune ways.0.predicted = 70.0": "ways.0.predicted is 70, and 60 follows from the rest",
+    "tune ways.0.acceptance_length = 5.5": "way 1 has an acceptance length of 5.50 from trees of depth 4",
     "coverage rows.0.coverage = 0.99": "row 1 of rows has a coverage of 0.9900 (0.8000 to 0.9500)",
     "coverage rows.1.tokens = 51": "row 2 of rows counts 51 tokens where another of the same text counts 50",
 }
