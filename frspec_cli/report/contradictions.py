@@ -89,7 +89,7 @@ def _identity(name: str, said: Record | None, texts: Record, plain: Record) -> I
 def _speedups(summary: Record, names: list[str]) -> Iterator[str]:
     for name in names:
         found = summary[name]["speedup"]
-        base = summary.get((found or {}).get("against"))
+        base = summary.get(found.get("against", "")) if found else None
         if base is not None and base["tokens_per_second"] > 0:
             speed = summary[name]["tokens_per_second"] / base["tokens_per_second"]
             yield from _differs(f"summary.{name}.speedup", found["value"], speed, _ROUNDED)

@@ -81,7 +81,7 @@ def _costs(name: str, costs: StepCosts) -> Iterator[Table]:
         tuple(f"{each:,}" for each in rows),
         tuple((f"{c:,} tokens of text", tuple(_ms(found.get((c, each))) for each in rows)) for c in contexts),
     )
-    draft_rows = sorted({point.rows for point in [*costs.head, *costs.level]})
+    draft_rows = sorted({point.rows for point in costs.head} | {point.rows for point in costs.level})
     heads: dict[Any, Figure] = {(point.k, point.rows): point for point in costs.head}
     levels: dict[Any, Figure] = {point.rows: point for point in costs.level}
     drafts = [("its layer", tuple(_ms(levels.get(each)) for each in draft_rows))]
