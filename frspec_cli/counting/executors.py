@@ -221,6 +221,7 @@ class _Throttled:
             self.flush()
 
     def flush(self) -> None:
-        """Passes on what is held back."""
-        self.send(dict(self.sums))
+        """Passes on what is held back, if anything is."""
+        if self.sums:
+            self.send(dict(self.sums))
         self.sums, self.last = Counter(), time.monotonic()

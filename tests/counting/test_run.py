@@ -621,6 +621,18 @@ def test_spawned_workers_count_the_same(
     assert out.read_bytes() == _undisturbed(tmp_path, corpus, tokenizer)
 
 
+def test_progress_always_says_how_much_was_read(
+    tmp_path: Path, corpus: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Passed on at once, so that nothing is held back when a shard ends: an empty report then ended the command."""
+    monkeypatch.setattr(executors, "PROGRESS_SECONDS", -1)
+    seen: list[dict[str, int]] = []
+    callbacks = Callbacks(advance=lambda **amounts: seen.append(amounts))
+    count([corpus], tokenizer, tmp_path / "out.parquet", callbacks=callbacks, workers=2, encoder="reference")
+    assert all(set(amounts) == {"documents", "bytes", "tokens", "read"} for amounts in seen)
+    assert seen
+
+
 GATED = """
 import sys, time
 from pathlib import Path
