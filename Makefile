@@ -62,7 +62,7 @@ package: setup ## wheel and sdist, and a smoke test of the wheel in a clean envi
 
 docs: setup ## the site of docs/, in out/site
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
-	$(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 attack: setup ## kills, damaged files, pickles, hostile records and templates: what fails (10 minutes)
 	$(BIN)/python -m benchmarks.attack $(ARGS)

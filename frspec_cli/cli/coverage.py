@@ -118,6 +118,8 @@ def _show_rows(
     output: Output, evaluation: Evaluation, ks: list[int], rows: list[CoverageRow], *, verbose: bool
 ) -> None:
     """One table: sources and scripts down, sizes across. verbose: small ones too."""
+    from frspec_cli.report.tables import group_name
+
     cells = {(row.k, row.source, row.script): row for row in rows}
     total = cells[ks[0], "all", "all"].tokens
     lines, scripts, hidden = [], 0, 0
@@ -128,7 +130,7 @@ def _show_rows(
         if small and not verbose:
             hidden += 1
             continue
-        name = "all" if source == script == "all" else _script(script) if source == "all" else source
+        name = group_name(source, script)
         shares = [_share(cells.get((size, source, script))) for size in ks]
         lines.append([name, f"{row.tokens:,}", f"{row.tokens / total:.1%}", *shares])
     spread = ", ± 95% CI" if any("±" in cell for line in lines for cell in line) else ""
@@ -136,10 +138,6 @@ def _show_rows(
     output.table(title, ["source or script", "tokens", "share", *(f"k = {size:,}" for size in ks)], lines)
     if hidden:
         output.say(f"{hidden} smaller sources and scripts are not shown: --verbose")
-
-
-def _script(name: str) -> str:
-    return {"none": "no letters (digits, signs)", "partial": "partial bytes"}.get(name, f"script {name}")
 
 
 def _share(row: CoverageRow | None) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from frspec_cli.report.cells import ALL
 from frspec_cli.report.results import Result, of_kind
+from frspec_cli.report.tables import script_name
 from frspec_cli.report.tune import PARTS, cycle_parts, tune_of
 
 COLOURS = ("#2f7ed8", "#d55e00", "#009e73", "#cc79a7", "#7f7f7f", "#a6761d", "#7a5fd0", "#2a9d9d")
@@ -236,7 +237,7 @@ def _covers(row: Mapping[str, Any]) -> str:
 
 def _covered(result: Result, row: Mapping[str, Any]) -> str:
     pairs = {(each["subset"], each["on"]) for each in result.record["rows"]}
-    group = row["script"] if row["script"] != ALL else row["source"]
+    group = script_name(row["script"]) if row["script"] != ALL else row["source"]
     return group if len(pairs) < 2 else f"{group}, {row['subset']} on {row['on']}"
 
 

@@ -186,7 +186,12 @@ def _coverage(result: Result) -> list[Table]:
 
 def group_name(source: str, script: str) -> str:
     """What a row of coverage is of."""
-    return ALL if source == script == ALL else f"script {script}" if source == ALL else source
+    return ALL if source == script == ALL else script_name(script) if source == ALL else source
+
+
+def script_name(script: str) -> str:
+    """A script as a reader is told of it: two of them are none."""
+    return {"none": "no letters (digits, signs)", "partial": "partial bytes"}.get(script, f"script {script}")
 
 
 def _covered(row: Mapping[str, Any] | None) -> Cell:

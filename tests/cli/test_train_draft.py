@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
+import signal
 
 import pytest
 import torch
 
 from frspec_cli.training.card import quoted_command
+from tests.terminals import on_terminal
 
 
 @pytest.fixture
@@ -177,3 +180,34 @@ def test_the_terms_are_not_guessed_from_a_folders_name(cli, answers, tiny_folder
     (target / "README.md").write_text("---\nlicense: mit\n---\n# A model\n")
     assert cli("train-draft", answers, *options, "--out", tmp_path / "second")[0] == 0
     assert "The target's model card names the licence `mit`" in (tmp_path / "second" / "README.md").read_text()
+
+
+def test_ctrl_c_on_a_terminal_names_the_command_that_resumes(answers, tiny_folder, tmp_path, monkeypatch):
+    """Once in the second step of four, then before a step is taken, then not at all."""
+    from frspec_cli.training import trainer
+
+    words = ["train-draft", answers, "--model", tiny_folder, "-o", tmp_path / "head", "--epochs", 2, "--taps", "1,2"]
+    words += ["--device", "cpu", "--dtype", "float32", "--batch-tokens", 32]
+    run, features = trainer.Trainer.run, "preparing the head and the answers"
+
+    def pressed(self):
+        for record in run(self):
+            if record.step == 2:
+                signal.raise_signal(signal.SIGINT)
+            yield record
+
+    def at_once(self):
+        raise KeyboardInterrupt
+        yield
+
+    for steps in (pressed, at_once):
+        with monkeypatch.context() as patch:
+            patch.setattr(trainer.Trainer, "run", steps)
+            code, shown = on_terminal(200, *words)
+        command = f"frspec {shlex.join(map(str, words))}"
+        said = f"interrupted: what is done is kept in {tmp_path}/head.training. To resume, run: {command}"
+        assert (code, " ".join(shown.split()).endswith(said)) == (130, True), shown
+        assert f"loading {tiny_folder}" in shown
+        assert features in shown
+    code, shown = on_terminal(200, *words)
+    assert (code, "resumed from step 2 of" in shown) == (0, True)

@@ -178,6 +178,7 @@ def test_tables_hold_the_results_numbers(results, files):
     covered = {
         name: [cell.value for cell in cells] for name, cells in made["coverage", "coverage of answers by s"].rows
     }
+    assert "no letters (digits, signs)" in covered
     assert covered["all"] == [row["coverage"] for row in rows if row["source"] == row["script"] == "all"]
     assert len(made) == 9
 
