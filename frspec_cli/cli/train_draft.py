@@ -285,7 +285,7 @@ def command(
     with open_run(inputs, callbacks=Callbacks(say=output.say, warn=output.warn), ranks=ranks) as run:
         total, threads = run.trainer.total_steps, torch.get_num_threads()
         output.say(
-            f"{len(run.answers.trained_on):,} answers, {total:,} steps, {threads} thread{'s' * (threads > 1)}"
+            f"{len(run.answers.trained_on):,} answers, {total:,} step{'s' * (total > 1)}, {threads} thread{'s' * (threads > 1)}"
             f"{f', {ranks.count} processes' * (ranks.count > 1)}"
         )
         with output.long_progress("training", whole_numbers=True) as bar:

@@ -247,8 +247,8 @@ class TrainingRun:
         self.saved.log({"step": record.step, "acceptance_length": length, "cycles": acceptance.cycles})
         agreement = ", ".join(f"{share:.0%}" for share in record.agreement)
         self.callbacks.say(
-            f"step {record.step}: acceptance length {acceptance.length:.3f} on held-out answers{', the best' * better}; in "
-            f"training the draft's steps agree with the target in {agreement}"
+            f"step {record.step}: acceptance length {acceptance.length:.3f} on held-out answers{', best so far' * better}; "
+            f"agreement with the target at draft steps 1 to {len(record.agreement)}: {agreement}"
         )
         if better:
             self.best = acceptance.length
