@@ -116,7 +116,7 @@ def _answer(record: RecordedAnswer, number: int, *, where: str, vocab_size: int)
         bad = int(ids[ids >= vocab_size][0])
         raise FrspecError(
             f"{where}: token id {bad:,} is outside the target's vocabulary of {vocab_size:,}.",
-            hint="These answers were recorded from another model, whose name belongs there.",
+            hint="These answers were recorded from another model: name that one.",
         )
     return Answer(
         ids,

@@ -235,7 +235,8 @@ def _discover_url(source: str, selection: Selection, passed: _PassedOver) -> Ite
         for file in sorted(files):
             yield _remote_entry(fs, file, source)
     except (OSError, ValueError, ImportError) as error:
-        hint = f"pip install 'fsspec[{source.partition('://')[0]}]'" if isinstance(error, ImportError) else ""
+        extra = source.partition("://")[0].replace("https", "http")
+        hint = f"pip install 'fsspec[{extra}]'" if isinstance(error, ImportError) else ""
         raise FrspecError(f"{source} cannot be listed: {str(error).splitlines()[0].rstrip('.')}.", hint=hint) from error
 
 

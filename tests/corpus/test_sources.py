@@ -240,3 +240,14 @@ def test_a_name_that_is_not_utf8_is_shown_escaped(tmp_path: Path) -> None:
 def test_a_dataset_that_leads_out_of_its_folder_is_refused(name: str) -> None:
     with pytest.raises(FrspecError, match="is not the name of a dataset: it leads out of the folder"):
         find_shards([name])
+
+
+@pytest.mark.parametrize(("url", "extra"), [("https://no.invalid/x.txt", "http"), ("s3://bucket/x.txt", "s3")])
+def test_a_url_whose_package_is_missing_names_what_to_install(url: str, extra: str, monkeypatch) -> None:
+    def missing(*_: object) -> None:
+        raise ImportError("a package is missing.")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", missing)
+    with pytest.raises(FrspecError, match="cannot be listed: a package is missing") as caught:
+        find_shards([url])
+    assert caught.value.hint == f"pip install 'fsspec[{extra}]'"
