@@ -13,7 +13,7 @@ from frspec_cli.cli.output import Output
 from frspec_cli.doctor.options import SMALLEST_GROUP, DoctorOptions
 from frspec_cli.errors import UsageError
 from frspec_cli.heads.options import yes_or_no
-from frspec_cli.replay.options import PROMPT_NEW_TOKENS, parse_tree
+from frspec_cli.replay.options import parse_tree
 from frspec_cli.tuning.options import AUTO
 
 DEFAULTS = DoctorOptions()
@@ -36,23 +36,12 @@ def command(
         Path | None,
         typer.Option("--out", "-o", help="Also write the findings here; with it, an interrupted run resumes."),
     ] = None,
-    held_out: Annotated[
-        bool,
-        typer.Option("--held-out", help="Use only the answers that `frspec train-draft` never trains on (every 32nd)."),
-    ] = DEFAULTS.held_out,
+    held_out: options.HeldOut = DEFAULTS.held_out,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Use the first N answers or prompts.")] = DEFAULTS.limit,
     tree: Annotated[
         str, typer.Option("--tree", metavar="DEPTH,BEAM,NODES", help="The draft tree.")
     ] = f"{_TREE.depth},{_TREE.beam},{_TREE.nodes}",
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--max-new-tokens",
-            "-n",
-            min=1,
-            help=f"Begin no cycle after N tokens of an answer. Default: all; for prompts {PROMPT_NEW_TOKENS}.",
-        ),
-    ] = DEFAULTS.max_new_tokens,
+    max_new_tokens: options.ReplayedTokens = DEFAULTS.max_new_tokens,
     norm_output: options.NormOutput = None,
     seed: options.Seed = DEFAULTS.seed,
     restart: options.Restart = False,

@@ -12,6 +12,7 @@ from frspec_cli.cli import complete
 from frspec_cli.decoding.sampling import LARGEST_SEED, TEMPERATURES
 from frspec_cli.errors import UsageError
 from frspec_cli.models.shipped import DEFAULT_MODEL
+from frspec_cli.replay.options import PROMPT_NEW_TOKENS
 
 
 def names(text: str) -> list[str]:
@@ -93,6 +94,19 @@ Suite = Annotated[
     ),
 ]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use the first N prompts.")]
+HeldOut = Annotated[
+    bool,
+    typer.Option("--held-out", help="Use only the answers that `frspec train-draft` never trains on (every 32nd)."),
+]
+ReplayedTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--max-new-tokens",
+        "-n",
+        min=1,
+        help=f"Begin no cycle after N tokens of an answer. Default: all; for prompts {PROMPT_NEW_TOKENS}.",
+    ),
+]
 ResultFile = Annotated[
     Path, typer.Option("--out", "-o", help="The result to write, such as result.json; an interrupted run resumes.")
 ]

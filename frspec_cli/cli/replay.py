@@ -15,7 +15,6 @@ from frspec_cli.replay.options import (
     GROUPINGS,
     METHODS,
     MTP_TREE,
-    PROMPT_NEW_TOKENS,
     SMALLEST_ON_CURVE,
     ReplayOptions,
     parse_tree,
@@ -81,22 +80,11 @@ def command(
             f"for --draft mtp {MTP_TREE.depth},{MTP_TREE.beam},{MTP_TREE.nodes}, a chain.",
         ),
     ] = None,
-    held_out: Annotated[
-        bool,
-        typer.Option("--held-out", help="Use only the answers that `frspec train-draft` never trains on (every 32nd)."),
-    ] = DEFAULTS.held_out,
+    held_out: options.HeldOut = DEFAULTS.held_out,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Use the first N answers or prompts.")
     ] = DEFAULTS.limit,
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--max-new-tokens",
-            "-n",
-            min=1,
-            help=f"Begin no cycle after N tokens of an answer. Default: all; for prompts {PROMPT_NEW_TOKENS}.",
-        ),
-    ] = DEFAULTS.max_new_tokens,
+    max_new_tokens: options.ReplayedTokens = DEFAULTS.max_new_tokens,
     ignore_eos: Annotated[
         bool,
         typer.Option(

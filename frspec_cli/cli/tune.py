@@ -68,10 +68,7 @@ def command(
         ),
     ] = list(DEFAULTS.contexts),  # noqa: B006
     limit: Annotated[int, typer.Option("--limit", min=1, help="Replay the first N answers.")] = DEFAULTS.limit,
-    held_out: Annotated[
-        bool,
-        typer.Option("--held-out", help="Use only the answers that `frspec train-draft` never trains on (every 32nd)."),
-    ] = DEFAULTS.held_out,
+    held_out: options.HeldOut = DEFAULTS.held_out,
     max_new_tokens: options.MaxNewTokens = DEFAULTS.max_new_tokens,
     measured: Annotated[
         int, typer.Option("--measured", min=1, help="Measure the N best trees in the engine.")

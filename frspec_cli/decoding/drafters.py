@@ -303,9 +303,9 @@ class EagleDrafter:
         """hidden [R, T, H] -> the `beam` likeliest rows at each."""
         return likeliest(self._logits(hidden), self.tree.beam)
 
-    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """hidden [R, T, H] -> the LM head's logits [R, T, V]."""
-        logits = self.lm_head(self.head.lm_input(hidden))
+    def _logits(self, hidden: torch.Tensor, head: DraftHead | None = None) -> torch.Tensor:
+        """hidden [R, T, H] -> the LM head's logits [R, T, V]. head: which gave them; None for the drafter's own."""
+        logits = self.lm_head((self.head if head is None else head).lm_input(hidden))
         return logits if self.context_slots is None else logits + self.context_slots.unused_mask
 
 

@@ -142,7 +142,4 @@ class ModulesDrafter(EagleDrafter):
 
     def _candidates_of(self, number: int, hidden: torch.Tensor) -> Candidates:
         """Module `number`'s hidden states [R, 1, H] -> its likeliest row."""
-        logits = self.lm_head(self.head.modules_in_order[number].lm_input(hidden))
-        if self.context_slots is not None:
-            logits = logits + self.context_slots.unused_mask
-        return likeliest(logits, 1)
+        return likeliest(self._logits(hidden, self.head.modules_in_order[number]), 1)
