@@ -23,7 +23,7 @@ def command(
     local: Annotated[Path | None, typer.Option("--local", help="A subset of your own, shown as one more row.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for summary.json.")] = Path("out/demo"),
     tree: options.Tree = AUTO,
-    dtype: options.AutoDtype = AUTO,
+    dtype: options.AutoDtype = "float32",  # identity is shown token by token; shorter ones part at ties
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
